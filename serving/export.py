@@ -1,0 +1,260 @@
+"""Signatures: how a trained model becomes a SavedModel that the rest of the house can query.
+
+Evaluators, TokenTransform and the server meet a model only through what is written here. Any
+tokenizer with `encode` and `decode`, and any image model with `generate`, `score` and `features`,
+can take the place of ViT-VQGAN and VIM.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from serving import images
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a model says of itself: the JSON constant behind the signature `metadata`."""
+
+    kind: str  # "tokenizer", "generator" or "classifier"
+    preset: str
+    image_size: int
+    tokens: int
+    codebook_size: int
+    class_names: tuple[str, ...]
+    versions: Mapping[str, str]
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Metadata:
+        """The metadata that `to_json` wrote."""
+        fields = json.loads(text)
+        return cls(**{**fields, "class_names": tuple(fields["class_names"])})
+
+    def to_json(self) -> str:
+        """One line of JSON, the same for the same metadata."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def read_metadata(model: Any) -> Metadata:
+    """The metadata of a loaded SavedModel (`tf.saved_model.load`)."""
+    return Metadata.from_json(model.signatures["metadata"]()["metadata"].numpy())
+
+
+def export_tokenizer(
+    directory: str,
+    model: tf.Module,
+    metadata: Metadata,
+    *,
+    encode: Callable[[tf.Tensor], tf.Tensor],
+    decode: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+) -> None:
+    """Writes the tokenizer SavedModel.
+
+    Args:
+      directory: where to, a path of any file system TensorFlow knows.
+      model: holds every variable that `encode` and `decode` use.
+      metadata: its `image_size` S and `tokens` N fix the shapes.
+      encode: pixels float32 [B, S, S, 3] in [0, 1] -> tokens int32 [B, N], raster order.
+      decode: tokens int32 [B, N] -> (pixels float32 [B, S, S, 3] in [0, 1], log_scale [B, S, S, 3],
+        the ln b of the logit-laplace density, 0 where the model has a constant scale).
+    """
+    size = metadata.image_size
+    image_bytes = tf.TensorSpec([None], tf.string, "image_bytes")
+    pixels = tf.TensorSpec([None, size, size, 3], tf.float32, "pixels")
+    tokens = tf.TensorSpec([None, metadata.tokens], tf.int32, "tokens")
+
+    def known(tokens: tf.Tensor) -> tf.Tensor:
+        allowed = f"tokens must be in [0, {metadata.codebook_size})"
+        with tf.control_dependencies(
+            [
+                tf.debugging.assert_non_negative(tokens, allowed),
+                tf.debugging.assert_less(tokens, metadata.codebook_size, allowed),
+            ]
+        ):
+            return tf.identity(tokens)
+
+    @tf.function(input_signature=[image_bytes])
+    def encode_bytes(image_bytes):
+        return {"tokens": encode(images.decode_batch(image_bytes, size))}
+
+    @tf.function(input_signature=[pixels])
+    def encode_pixels(pixels):
+        return {"tokens": encode(pixels)}
+
+    @tf.function(input_signature=[tokens])
+    def decode_bytes(tokens):
+        return {"image_bytes": images.encode_batch(decode(known(tokens))[0])}
+
+    @tf.function(input_signature=[tokens])
+    def decode_pixels(tokens):
+        pixels, log_scale = decode(known(tokens))
+        return {"pixels": pixels, "log_scale": log_scale}
+
+    @tf.function(input_signature=[image_bytes])
+    def reconstruct(image_bytes):
+        pixels, _ = decode(encode(images.decode_batch(image_bytes, size)))
+        return {"image_bytes": images.encode_batch(pixels)}
+
+    _save(
+        directory,
+        model,
+        metadata,
+        {
+            "encode": encode_bytes,
+            "encode_pixels": encode_pixels,
+            "decode": decode_bytes,
+            "decode_pixels": decode_pixels,
+            "reconstruct": reconstruct,
+        },
+        default="reconstruct",
+    )
+
+
+def export_generator(
+    directory: str,
+    model: tf.Module,
+    metadata: Metadata,
+    *,
+    encode: Callable[[tf.Tensor], tf.Tensor],
+    decode: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    sample: Callable[..., tf.Tensor],
+    log_likelihood: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    features: Callable[[tf.Tensor], tf.Tensor],
+) -> None:
+    """Writes the generator SavedModel: the image model and its tokenizer in one.
+
+    Args:
+      directory: where to.
+      model: holds every variable that the functions use.
+      metadata: `image_size` S, `tokens` N and the classes C fix the shapes and the allowed ids.
+      encode, decode: the tokenizer's, as in `export_tokenizer`.
+      sample: (class_id int32 [B], seed int64 [B], temperature, top_k, top_p, guidance [B]) -> tokens
+        int32 [B, N]; each row depends on its own inputs alone.
+      log_likelihood: (tokens int32 [B, N], class_id int32 [B]) -> log p(tokens | class) in nats,
+        float32 [B].
+      features: tokens int32 [B, N] -> float32 [B, L, D], mean over tokens of every block's output,
+        started without a class.
+    """
+    size = metadata.image_size
+    classes = len(metadata.class_names)
+    image_bytes = tf.TensorSpec([None], tf.string, "image_bytes")
+    class_id = tf.TensorSpec([None], tf.int32, "class_id")
+
+    def tokenize(image_bytes: tf.Tensor) -> tf.Tensor:
+        return encode(images.decode_batch(image_bytes, size))
+
+    def known(class_id: tf.Tensor) -> tf.Tensor:
+        if not classes:  # an unconditional model has nothing to choose from
+            return class_id
+        allowed = f"class_id must be in [0, {classes})"
+        with tf.control_dependencies(
+            [
+                tf.debugging.assert_non_negative(class_id, allowed),
+                tf.debugging.assert_less(class_id, classes, allowed),
+            ]
+        ):
+            return tf.identity(class_id)
+
+    @tf.function(
+        input_signature=[
+            class_id,
+            tf.TensorSpec([None], tf.int64, "seed"),
+            tf.TensorSpec([None], tf.float32, "temperature"),
+            tf.TensorSpec([None], tf.int32, "top_k"),
+            tf.TensorSpec([None], tf.float32, "top_p"),
+            tf.TensorSpec([None], tf.float32, "guidance"),
+        ]
+    )
+    def generate(class_id, seed, temperature, top_k, top_p, guidance):
+        checks = [
+            tf.debugging.assert_non_negative(temperature, "temperature must be 0 (greedy) or more"),
+            tf.debugging.assert_non_negative(top_k, "top_k must be 0 (off) or more"),
+            tf.debugging.assert_positive(top_p, "top_p must be in (0, 1]"),
+            tf.debugging.assert_less_equal(top_p, 1.0, "top_p must be in (0, 1]"),
+            tf.debugging.assert_non_negative(guidance, "guidance must be 0 or more"),
+        ]
+        with tf.control_dependencies(checks):
+            tokens = sample(known(class_id), seed, temperature, top_k, top_p, guidance)
+        return {"tokens": tokens, "image_bytes": images.encode_batch(decode(tokens)[0])}
+
+    @tf.function(input_signature=[image_bytes, class_id])
+    def score(image_bytes, class_id):
+        nats = log_likelihood(tokenize(image_bytes), known(class_id))
+        # bits per dim: -log2 p(x), spread over the 3 S^2 sub-pixels of the picture.
+        return {"log_likelihood": nats, "bits_per_dim": -nats / (tf.math.log(2.0) * 3 * size * size)}
+
+    @tf.function(input_signature=[image_bytes])
+    def pooled_features(image_bytes):
+        return {"features": features(tokenize(image_bytes))}
+
+    _save(
+        directory,
+        model,
+        metadata,
+        {"generate": generate, "score": score, "features": pooled_features},
+        default="generate",
+    )
+
+
+def export_classifier(
+    directory: str,
+    model: tf.Module,
+    metadata: Metadata,
+    *,
+    classify: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+) -> None:
+    """Writes the classifier SavedModel: signatures `classify` (image_bytes) and `classify_pixels`.
+
+    Args:
+      directory: where to.
+      model: holds every variable that `classify` uses.
+      metadata: `image_size` S and the classes C fix the shapes.
+      classify: pixels float32 [B, S, S, 3] -> (logits float32 [B, C], features float32 [B, D]), the
+        features being the pooled activations in front of the last layer.
+    """
+    size = metadata.image_size
+
+    def answer(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits, features = classify(pixels)
+        return {"logits": logits, "features": features}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    def classify_bytes(image_bytes):
+        return answer(images.decode_batch(image_bytes, size))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32, "pixels")])
+    def classify_pixels(pixels):
+        return answer(pixels)
+
+    _save(
+        directory,
+        model,
+        metadata,
+        {"classify": classify_bytes, "classify_pixels": classify_pixels},
+        default="classify",
+    )
+
+
+def _save(
+    directory: str,
+    model: tf.Module,
+    metadata: Metadata,
+    signatures: Mapping[str, Any],
+    *,
+    default: str,
+) -> None:
+    @tf.function(input_signature=[])
+    def describe():
+        return {"metadata": tf.constant(metadata.to_json())}
+
+    # Bare clients of TF Serving ask for `serving_default`.
+    tf.saved_model.save(
+        model,
+        directory,
+        signatures={**signatures, "metadata": describe, "serving_default": signatures[default]},
+    )

@@ -1,0 +1,97 @@
+"""Tiny models with the house's signatures, whose every answer can be told by hand.
+
+Components and servers know a model only by its signatures; these stand in for ViT-VQGAN, VIM and
+the ResNet where a test is about the component and not about the model.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from serving.export import Metadata, export_classifier, export_generator, export_tokenizer
+
+SIZE = 8
+PATCH = 4
+TOKENS = (SIZE // PATCH) ** 2
+CODES = 16
+CLASSES = ("dark", "grey", "bright")
+VERSIONS = {"tensorflow": tf.__version__}
+
+
+def metadata(kind: str, class_names: tuple[str, ...] = CLASSES) -> Metadata:
+    return Metadata(kind, "stand-in", SIZE, TOKENS, CODES, class_names, VERSIONS)
+
+
+def encode(pixels: tf.Tensor) -> tf.Tensor:
+    """A patch's token is its mean brightness in 16 levels."""
+    patches = tf.nn.avg_pool2d(tf.reduce_mean(pixels, axis=-1, keepdims=True), PATCH, PATCH, "VALID")
+    return tf.cast(tf.reshape(tf.round(patches * (CODES - 1)), [-1, TOKENS]), tf.int32)
+
+
+def decode(tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """A token's patch is flat grey; the scale b is 1."""
+    side = SIZE // PATCH
+    grey = tf.reshape(tf.cast(tokens, tf.float32) / (CODES - 1), [-1, side, side, 1])
+    pixels = tf.tile(tf.repeat(tf.repeat(grey, PATCH, axis=1), PATCH, axis=2), [1, 1, 1, 3])
+    return pixels, tf.zeros_like(pixels)
+
+
+def sample(class_id, seed, temperature, top_k, top_p, guidance) -> tf.Tensor:
+    """Tokens scatter around the class's brightness (0, 7 or 14) by at most 1; greedy has no scatter."""
+    del top_k, top_p, guidance
+
+    def row(inputs):
+        label, row_seed, heat = inputs
+        jitter = tf.random.stateless_uniform(
+            [TOKENS], tf.stack([row_seed, 0]), minval=0, maxval=2, dtype=tf.int32
+        )
+        return 7 * label + jitter * tf.cast(heat > 0, tf.int32)
+
+    return tf.map_fn(
+        row,
+        (class_id, seed, temperature),
+        fn_output_signature=tf.TensorSpec([TOKENS], tf.int32),
+    )
+
+
+def log_likelihood(tokens: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
+    """Uniform over the codes: -N ln K nats."""
+    del class_id
+    return -TOKENS * tf.math.log(float(CODES)) * tf.ones_like(tokens[:, 0], tf.float32)
+
+
+def features(tokens: tf.Tensor) -> tf.Tensor:
+    """Two blocks of width 4: the first knows nothing, the second is the scaled tokens."""
+    scaled = tf.cast(tokens, tf.float32) / (CODES - 1)
+    return tf.stack([tf.zeros_like(scaled), scaled], axis=1)
+
+
+def classify(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Nearest of the brightnesses 0, 7/15 and 14/15; the features are the mean of each quarter."""
+    quarters = tf.nn.avg_pool2d(tf.reduce_mean(pixels, axis=-1, keepdims=True), PATCH, PATCH, "VALID")
+    quarters = tf.reshape(quarters, [-1, TOKENS])
+    mean = tf.reduce_mean(quarters, axis=-1, keepdims=True)
+    return -50.0 * tf.abs(mean - tf.constant([[0.0, 7 / 15, 14 / 15]])), quarters
+
+
+def write_tokenizer(directory: str, class_names: tuple[str, ...] = CLASSES) -> None:
+    export_tokenizer(
+        directory, tf.Module(), metadata("tokenizer", class_names), encode=encode, decode=decode
+    )
+
+
+def write_generator(directory: str, class_names: tuple[str, ...] = CLASSES) -> None:
+    export_generator(
+        directory,
+        tf.Module(),
+        metadata("generator", class_names),
+        encode=encode,
+        decode=decode,
+        sample=sample,
+        log_likelihood=log_likelihood,
+        features=features,
+    )
+
+
+def write_classifier(directory: str) -> None:
+    export_classifier(directory, tf.Module(), metadata("classifier"), classify=classify)
