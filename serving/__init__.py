@@ -1,0 +1,1 @@
+"""Models behind signatures: exporting, serving, asking them."""

@@ -7,37 +7,13 @@ can take the place of ViT-VQGAN and VIM.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import tensorflow as tf
 
 from serving import images
-
-
-@dataclass(frozen=True)
-class Metadata:
-    """What a model says of itself: the JSON constant behind the signature `metadata`."""
-
-    kind: str  # "tokenizer", "generator" or "classifier"
-    preset: str
-    image_size: int
-    tokens: int
-    codebook_size: int
-    class_names: tuple[str, ...]
-    versions: Mapping[str, str]
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Metadata:
-        """The metadata that `to_json` wrote."""
-        fields = json.loads(text)
-        return cls(**{**fields, "class_names": tuple(fields["class_names"])})
-
-    def to_json(self) -> str:
-        """One line of JSON, the same for the same metadata."""
-        return json.dumps(asdict(self), sort_keys=True)
+from serving.metadata import Metadata
 
 
 def read_metadata(model: Any) -> Metadata:

@@ -1,12 +1,13 @@
 """The typed configuration of a run: one YAML file, one frozen tree.
 
-A preset is a YAML file under `configs/`. `load` reads one by name or path, lays `--set key=value`
-overrides over it, optionally shrinks it (`small`), and validates the whole; whatever is wrong is
-one line that names the key, what was given and what is allowed.
+A preset is a YAML file under `configs/`. `load` reads one by name or by path, shrinks it on demand
+(its own `small:` overlay), lays `key=value` overrides over it and validates the whole. Whatever is
+wrong is one line that names the key, what was given and what is allowed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,32 +15,21 @@ import pydantic
 import yaml
 from pydantic import Field, PositiveInt
 
-PRESETS = Path(__file__).resolve().parent.parent / "configs"
+from trainers.classifier.config import Classifier
+from trainers.training.config import Augmentation, Count, Fraction, NonNegative, Positive, Section
+from trainers.vim.config import Stage2
+from trainers.vit_vqgan.config import Stage1
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Positive = Annotated[float, Field(gt=0.0)]
+PRESETS = Path(__file__).resolve().parent.parent / "configs"
+SOURCES = "digits, folder:DIR, tfds:NAME, tfrecord:PATTERN"
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message is one line for the user."""
 
 
-class Section(pydantic.BaseModel):
-    """Base of every part of the tree: immutable, and closed to unknown keys."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-
-class Augmentation(Section):
-    """Random resized crop and horizontal flip, drawn anew for each variant of an image."""
-
-    min_scale: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    flip: bool = False
-
-
 class Data(Section):
-    """Where images come from and how they are split and stored."""
+    """Where images come from, how they are split and how they are stored."""
 
     source: str
     image_size: PositiveInt
@@ -51,10 +41,10 @@ class Data(Section):
 
     @pydantic.field_validator("source")
     @classmethod
-    def _known_source(cls, source: str) -> str:
+    def _known_kind(cls, source: str) -> str:
         kind, _, rest = source.partition(":")
         if source != "digits" and not (kind in ("folder", "tfds", "tfrecord") and rest):
-            raise ValueError("allowed are digits, folder:DIR, tfds:NAME and tfrecord:PATTERN")
+            raise ValueError(f"allowed are {SOURCES}")
         return source
 
     @pydantic.field_validator("splits")
@@ -65,119 +55,12 @@ class Data(Section):
         return splits
 
 
-class Transformer(Section):
-    """Size of a stack of Transformer blocks (Table 2)."""
-
-    blocks: PositiveInt
-    heads: PositiveInt
-    width: PositiveInt
-    hidden: PositiveInt
-
-    @pydantic.model_validator(mode="after")
-    def _heads_divide_width(self) -> Transformer:
-        if self.width % self.heads:
-            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
-        return self
-
-
-class Codebook(Section):
-    """Factorized, l2-normalized codes (section 3.2)."""
-
-    size: PositiveInt = 8192
-    dim: PositiveInt = 32
-    l2_normalized: bool = True
-    beta: NonNegative = 0.25
-    revive_below: Fraction = 0.0
-
-
-class Optimizer(Section):
-    """AdamW under linear warm-up and cosine decay to a floor (section 5.1)."""
-
-    learning_rate: Positive
-    final_learning_rate: NonNegative = 0.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    beta_1: Fraction = 0.9
-    beta_2: Fraction = 0.99
-    weight_decay: NonNegative = 1e-4
-    clip_norm: Positive | None = None
-
-
-class Train(Section):
-    """How long, how large and how often: one training run."""
-
-    steps: PositiveInt
-    batch_size: PositiveInt
-    optimizer: Optimizer
-    steps_per_call: PositiveInt = 10
-    log_every: PositiveInt = 50
-    checkpoint_every: PositiveInt = 500
-    keep_checkpoints: PositiveInt = 2
-    jit_compile: bool = False
-
-
-class Stage1Model(Section):
-    """ViT-VQGAN: encoder, quantizer, decoder (section 3)."""
-
-    patch_size: PositiveInt = 8
-    encoder: Transformer
-    decoder: Transformer
-    codebook: Codebook = Codebook()
-    positions: Literal["learned", "sincos"] = "learned"
-    output_channels: Literal[3, 6] = 6
-
-
-class Stage1Loss(Section):
-    """Weights of the tokenizer's losses (section 3.3)."""
-
-    vq: NonNegative = 1.0
-    l2: NonNegative = 1.0
-    logit_laplace: NonNegative = 0.1
-
-
-class Stage1(Section):
-    """The tokenizer."""
-
-    model: Stage1Model
-    loss: Stage1Loss = Stage1Loss()
-    train: Train
-
-
-class ClassifierModel(Section):
-    """ResNet for small images (He et al. 2016, section 4.2): 6 n + 2 layers."""
-
-    blocks_per_stage: PositiveInt = 3
-    width: PositiveInt = 16
-
-
-class Classifier(Section):
-    """The domain classifier behind FID, IS and class accuracy."""
-
-    model: ClassifierModel = ClassifierModel()
-    train: Train
-
-
 class Tokens(Section):
-    """TokenTransform: how images become tokens."""
+    """TokenTransform: `augmentations` variants of a training image beside its centre crop."""
 
-    augmentations: Annotated[int, Field(ge=0)] = 0
+    augmentations: Count = 0
     batch_size: PositiveInt = 64
     num_shards: PositiveInt = 1
-
-
-class Stage2Model(Section):
-    """VIM: a decoder-only Transformer over tokens (section 4)."""
-
-    transformer: Transformer
-    dropout: Fraction = 0.1
-    class_conditional: bool = True
-    label_drop: Fraction = 0.1
-
-
-class Stage2(Section):
-    """The image model."""
-
-    model: Stage2Model
-    train: Train
 
 
 class Bound(Section):
@@ -187,20 +70,20 @@ class Bound(Section):
     max: float | None = None
 
 
-class Sampling(Section):
-    """How the evaluator draws; 1.0, 0 and 1.0 draw from the model itself, as the paper does."""
-
-    temperature: NonNegative = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    guidance: NonNegative = 1.0
-
-
 class ReconstructionEvaluation(Section):
     """Held-out images against their reconstructions."""
 
     batch_size: PositiveInt = 64
     thresholds: dict[str, Bound] = {}
+
+
+class Sampling(Section):
+    """How the evaluator draws; the defaults draw from the model itself, as the paper does."""
+
+    temperature: NonNegative = 1.0
+    top_k: Count = 0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    guidance: NonNegative = 1.0
 
 
 class GenerationEvaluation(Section):
@@ -214,7 +97,7 @@ class GenerationEvaluation(Section):
 
 
 class LinearProbeEvaluation(Section):
-    """A linear layer on the frozen features of every block."""
+    """A linear layer on the frozen features of every block (section 4.2, Appendix A)."""
 
     batch_size: PositiveInt = 64
     epochs: PositiveInt = 90
@@ -233,7 +116,7 @@ class Config(Section):
     """A whole run."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Count = 0
     data: Data
     stage1: Stage1
     classifier: Classifier
@@ -247,3 +130,88 @@ class Config(Section):
         if size % patch:
             raise ValueError(f"data.image_size {size} is not a multiple of stage1.model.patch_size {patch}")
         return self
+
+
+def presets() -> list[str]:
+    """Names of the presets that come with the project, sorted."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load(preset: str, overrides: Sequence[str] = (), *, small: bool = False) -> Config:
+    """The configuration of a preset.
+
+    Args:
+      preset: a preset's name, or the path of a YAML file.
+      overrides: `key=value` each, the key dotted (`stage1.train.steps=100`), the value in YAML.
+      small: lay the preset's own `small:` overlay over it first, a few steps of tiny models.
+
+    Raises:
+      ConfigError: the preset is unknown or unreadable, or a value is not allowed.
+    """
+    tree = _read(preset)
+    shrunk = tree.pop("small", None)
+    if small:
+        if shrunk is None:
+            raise ConfigError(f"preset {preset} has no small: overlay, so --small cannot shrink it")
+        _merge(tree, shrunk)
+    for override in overrides:
+        _merge(tree, _parse_override(override))
+    try:
+        return Config.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise ConfigError(_first_line(error)) from None
+
+
+def _read(preset: str) -> dict[str, Any]:
+    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"unknown preset {preset!r}; allowed are {', '.join(presets())}, or a .yaml file")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds no mapping of keys to values")
+    return tree
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"--set {override!r} is not of the form key.key=value")
+    try:
+        value: Any = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(tree: dict[str, Any], overlay: dict[str, Any]) -> None:
+    for key, value in overlay.items():
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def _first_line(error: pydantic.ValidationError) -> str:
+    """The first complaint of pydantic's, as one line: key, what was given, what is allowed."""
+    complaint = error.errors()[0]
+    key = ".".join(str(part) for part in complaint["loc"])
+    message = complaint["msg"].removeprefix("Value error, ")
+    if complaint["type"] == "extra_forbidden":
+        return f"unknown key {key}; allowed are {', '.join(_allowed_keys(complaint['loc'][:-1]))}"
+    if complaint["type"] == "missing":
+        return f"{key} is missing"
+    given = complaint["input"]
+    shown = "" if isinstance(given, (dict, Section)) else f" (given: {given!r})"
+    return f"{key}: {message}{shown}" if key else message
+
+
+def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
+    section: Any = Config
+    for part in location:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)

@@ -1,0 +1,112 @@
+"""From metrics to a verdict: the evaluation that people read and the blessing that Pusher obeys."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from tfx.components.evaluator import constants
+from tfx.types import Artifact
+
+from components.evaluators import files
+
+EVALUATION_FILE = "evaluation.json"
+
+Thresholds = Mapping[str, Mapping[str, float | None]]
+
+
+def thresholds_to_json(thresholds: Thresholds | None, known: Collection[str]) -> str:
+    """Thresholds as an execution property.
+
+    Args:
+      thresholds: metric -> {"min": bound, "max": bound}, either one absent or None.
+      known: the metrics that the evaluator has.
+
+    Raises:
+      ValueError: a metric or a bound that is not known.
+    """
+    thresholds = thresholds or {}
+    for metric, bounds in thresholds.items():
+        if metric not in known:
+            raise ValueError(f"thresholds: unknown metric {metric!r}, allowed are {', '.join(sorted(known))}")
+        if unknown := set(bounds) - {"min", "max"}:
+            raise ValueError(f"thresholds.{metric}: unknown bound {min(unknown)!r}, allowed are min, max")
+    return json.dumps(thresholds, sort_keys=True)
+
+
+def failed_thresholds(metrics: Mapping[str, float], thresholds: Thresholds) -> list[dict[str, Any]]:
+    """Every reason not to bless: {"metric", "value", "bound", "limit", "reason"}.
+
+    A value that is not finite fails whether it has a threshold or not. A threshold on a metric that
+    was not measured, because these data do not have it, fails nothing.
+    """
+    failed = [
+        _failure(metric, value, None, None, f"{metric} is not a finite number")
+        for metric, value in metrics.items()
+        if not math.isfinite(value)
+    ]
+    for metric, bounds in thresholds.items():
+        value = metrics.get(metric, math.nan)
+        lower, upper = bounds.get("min"), bounds.get("max")
+        if lower is not None and value < lower:
+            failed.append(_failure(metric, value, "min", lower, f"{metric} {value:.4g} is below {lower:g}"))
+        if upper is not None and value > upper:
+            failed.append(_failure(metric, value, "max", upper, f"{metric} {value:.4g} is above {upper:g}"))
+    return failed
+
+
+def write_evaluation(
+    evaluation: Artifact,
+    *,
+    metrics: Mapping[str, Any],
+    protocol: Mapping[str, Any],
+    counts: Mapping[str, int],
+    seconds: float,
+    **more: Any,
+) -> None:
+    """Writes `evaluation.json`, and every single number into the metadata store too."""
+    for metric, value in metrics.items():
+        if isinstance(value, int | float) and math.isfinite(value):
+            evaluation.set_float_custom_property(metric, float(value))
+    content = {"metrics": metrics, "protocol": protocol, "counts": counts, "seconds": seconds, **more}
+    files.write_json(os.path.join(evaluation.uri, EVALUATION_FILE), content)
+
+
+def judge(
+    evaluation: Artifact,
+    blessing: Artifact,
+    model: Artifact,
+    *,
+    metrics: Mapping[str, float],
+    thresholds: Thresholds,
+    protocol: Mapping[str, Any],
+    counts: Mapping[str, int],
+    seconds: float,
+) -> None:
+    """Writes the evaluation with its reasons, and the blessing as Pusher reads it, whatever it says."""
+    failed = failed_thresholds(metrics, thresholds)
+    write_evaluation(
+        evaluation,
+        metrics=metrics,
+        protocol=protocol,
+        counts=counts,
+        seconds=seconds,
+        thresholds=thresholds,
+        blessed=not failed,
+        failed_thresholds=failed,
+    )
+    blessed = constants.NOT_BLESSED_VALUE if failed else constants.BLESSED_VALUE
+    name = constants.NOT_BLESSED_FILE_NAME if failed else constants.BLESSED_FILE_NAME
+    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, blessed)
+    blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri)
+    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
+    files.write_bytes(os.path.join(blessing.uri, name), b"")
+
+
+def _failure(
+    metric: str, value: float, bound: str | None, limit: float | None, reason: str
+) -> dict[str, Any]:
+    return {"metric": metric, "value": value, "bound": bound, "limit": limit, "reason": reason}

@@ -1,0 +1,94 @@
+"""Image Examples as evaluators read them: encoded images with keys and labels, in batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import tensorflow as tf
+from tfx.dsl.io import fileio
+from tfx.types import Artifact, artifact_utils
+
+from components.dataset import Dataset
+
+UNLABELLED = -1
+
+_FEATURES = {
+    "image/encoded": tf.io.FixedLenFeature([], tf.string),
+    "image/key": tf.io.FixedLenFeature([], tf.string),
+    "image/label": tf.io.FixedLenFeature([], tf.int64, UNLABELLED),
+}
+
+
+class ImageBatch(NamedTuple):
+    """B images as they lie in the Examples."""
+
+    image_bytes: np.ndarray  # object [B], JPEG or PNG
+    keys: np.ndarray  # object [B], bytes
+    labels: np.ndarray  # int64 [B], -1 where unlabelled
+
+
+class ReadImages(beam.PTransform):
+    """The images of one split as `ImageBatch`es; workers share it out shard by shard."""
+
+    def __init__(self, examples: list[Artifact], split: str, batch_size: int):
+        super().__init__()
+        self._files = split_files(examples, split)
+        self._batch_size = batch_size
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[ImageBatch]:
+        """Reads."""
+        return (
+            pipeline
+            | "Shards" >> beam.Create(self._files)
+            | "Spread" >> beam.Reshuffle()
+            | "Read" >> beam.FlatMap(_read_shard, self._batch_size)
+        )
+
+
+def read_dataset(examples: list[Artifact], split: str, batch_size: int) -> tf.data.Dataset:
+    """The images of one split in stored order, as dicts of the tensors of an `ImageBatch`."""
+    return _parse(split_files(examples, split), batch_size)
+
+
+def split_files(examples: list[Artifact], split: str) -> list[str]:
+    """The TFRecord files of a split, in order."""
+    folder = artifact_utils.get_split_uri(examples, split)
+    return sorted(os.path.join(folder, str(name)) for name in fileio.listdir(folder))
+
+
+def dataset(examples: list[Artifact]) -> Dataset:
+    """What the artifact says of itself: classes, counts, fingerprint."""
+    return Dataset.read(artifact_utils.get_single_uri(examples))
+
+
+def count(examples: list[Artifact], split: str) -> int:
+    """How many images a split holds.
+
+    Raises:
+      ValueError: it holds none, so nothing can be measured on it.
+    """
+    records = dataset(examples).records(split)
+    if not records:
+        raise ValueError(f"examples: split {split!r} holds no image, an evaluation needs at least one")
+    return records
+
+
+def _read_shard(path: str, batch_size: int) -> Iterator[ImageBatch]:
+    for batch in _parse([path], batch_size).as_numpy_iterator():
+        yield ImageBatch(**batch)
+
+
+def _parse(files: list[str], batch_size: int) -> tf.data.Dataset:
+    def parse(records: tf.Tensor) -> dict[str, tf.Tensor]:
+        parsed = tf.io.parse_example(records, _FEATURES)
+        return {
+            "image_bytes": parsed["image/encoded"],
+            "keys": parsed["image/key"],
+            "labels": parsed["image/label"],
+        }
+
+    return tf.data.TFRecordDataset(files).batch(batch_size).map(parse).prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,1 @@
+"""How close drawn images come to real ones."""

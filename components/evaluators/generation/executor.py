@@ -1,0 +1,160 @@
+"""Images drawn from the generator against real ones: how alike the sets are, how clear the classes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+from tfx.dsl.components.base import base_beam_executor
+from tfx.types import Artifact, artifact_utils
+
+from components.evaluators import blessing, examples, features, files, scores
+from components.evaluators.generation.draw import Draw, Drawn, Plan
+from components.evaluators.models import SavedModel
+from components.metrics.frechet import frechet_distance
+from components.metrics.inception import mean_and_deviation
+from components.metrics.moments import Moments, MomentsFn
+
+METRICS = ("fid", "fid_eval", "is", "is_std", "class_accuracy")
+
+SAMPLES_FILE = "samples.npz"
+SHOWN_CLASSES = 16
+SHOWN_PER_CLASS = 8
+SHOWN_WITHOUT_CLASS = 64
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Does the work of GenerationEvaluator."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[Artifact]],
+        output_dict: dict[str, list[Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Draws, measures, writes `evaluation.json` and `samples.npz`, and blesses.
+
+        `fid` is the drawn set's distance from the train split, and `fid_eval` the eval split's: what
+        real images reach, as Table 6's row "validation data" has it. `class_accuracy`, the share in
+        which the classifier sees the wanted class, exists only where the generator takes the classes
+        that the classifier knows.
+
+        Args:
+          input_dict: `examples`, `model` (a generator), `classifier`.
+          output_dict: `evaluation`, `blessing`.
+          exec_properties: `samples`, `batch_size`, `seed`, `temperature`, `top_k`, `top_p`,
+            `guidance`, `thresholds` (JSON).
+
+        Raises:
+          ValueError: a split is empty.
+        """
+        started = time.monotonic()
+        evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
+        scores_path = os.path.join(evaluation.uri, "scores.json")
+        real, batch_size = input_dict["examples"], exec_properties["batch_size"]
+        counts = {f"{split}_images": examples.count(real, split) for split in ("train", "eval")}
+        generator, classifier = SavedModel(input_dict["model"]), SavedModel(input_dict["classifier"])
+        metadata = generator.metadata()
+        labelled = bool(metadata.class_names) and metadata.class_names == classifier.metadata().class_names
+        plan = Plan(
+            classes=len(metadata.class_names),
+            **{field: exec_properties[field] for field in Plan._fields if field != "classes"},
+        )
+        splits = features.inception_splits(plan.samples)
+
+        with self._make_beam_pipeline() as pipeline:
+            drawn = (
+                pipeline
+                | beam.Create(plan.starts())
+                | beam.Reshuffle()
+                | beam.ParDo(Draw(generator, classifier, plan, metadata.image_size))
+            )
+            reals = {
+                f"real_{split}": pipeline
+                | f"Read {split}" >> examples.ReadImages(real, split, batch_size)
+                | f"Describe {split}" >> beam.ParDo(features.Describe(classifier, metadata.image_size))
+                | f"Combine {split}" >> scores.Combine("features", MomentsFn())
+                for split in ("train", "eval")
+            }
+            scores.write_scores(
+                pipeline,
+                scores_path,
+                _score,
+                drawn=drawn | scores.Combine("description.features", MomentsFn()),
+                recognized=drawn | scores.Combine("recognized", MomentsFn()),
+                inception=drawn | beam.Map(_answers, plan.samples, splits) | scores.InceptionScores(),
+                **reals,
+            )
+            _ = (
+                drawn
+                | beam.FlatMap(_shown, plan.classes)
+                | beam.combiners.ToList()
+                | beam.Map(_write_samples, os.path.join(evaluation.uri, SAMPLES_FILE))
+            )
+
+        measured = scores.take_scores(scores_path)
+        if not labelled:
+            del measured["class_accuracy"]
+        blessing.judge(
+            evaluation,
+            artifact_utils.get_single_instance(output_dict["blessing"]),
+            artifact_utils.get_single_instance(input_dict["model"]),
+            metrics=measured,
+            thresholds=json.loads(exec_properties["thresholds"]),
+            protocol={
+                "features": features.PROTOCOL,
+                "reference": "train split",
+                "classes": "in turn" if plan.classes else "none",
+                "seed": plan.seed,
+                "sampling": {
+                    "temperature": plan.temperature,
+                    "top_k": plan.top_k,
+                    "top_p": plan.top_p,
+                    "guidance": plan.guidance,
+                },
+                "inception_splits": splits,
+            },
+            counts={"samples": plan.samples, **counts},
+            seconds=time.monotonic() - started,
+        )
+
+
+def _score(
+    drawn: Moments, recognized: Moments, inception: list[float], real_train: Moments, real_eval: Moments
+) -> dict[str, float]:
+    mean, deviation = mean_and_deviation(inception)
+    return {
+        "fid": frechet_distance(drawn, real_train),
+        "fid_eval": frechet_distance(real_eval, real_train),
+        "is": mean,
+        "is_std": deviation,
+        "class_accuracy": float(recognized.mean[0]),
+    }
+
+
+def _answers(batch: Drawn, samples: int, splits: int) -> tuple[np.ndarray, np.ndarray]:
+    # Neighbours share a split, so each split is balanced over the classes.
+    return batch.indices * splits // samples, batch.description.probabilities
+
+
+def _shown(batch: Drawn, classes: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    shown = SHOWN_PER_CLASS * classes if classes else SHOWN_WITHOUT_CLASS
+    for index, class_id, image in zip(batch.indices, batch.class_ids, batch.images, strict=True):
+        if index < shown and class_id < SHOWN_CLASSES:
+            yield int(class_id), int(index), image
+
+
+def _write_samples(samples: list[tuple[int, int, np.ndarray]], path: str) -> None:
+    ordered = sorted(samples, key=lambda sample: sample[:2])
+    files.write_arrays(
+        path,
+        {
+            "classes": np.array([class_id for class_id, _, _ in ordered], np.int32),
+            "images": np.stack([image for _, _, image in ordered]),
+        },
+    )

@@ -1,0 +1,1 @@
+"""How much of the classes the image model's blocks know, unasked."""

@@ -1,0 +1,65 @@
+"""The component LinearProbeEvaluator."""
+
+from __future__ import annotations
+
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import BaseChannel, Channel, component_spec, standard_artifacts
+
+from components.evaluators.linear_probe import executor
+
+
+class LinearProbeEvaluatorSpec(component_spec.ComponentSpec):
+    """What goes in and comes out."""
+
+    PARAMETERS = {  # noqa: RUF012
+        "batch_size": component_spec.ExecutionParameter(type=int),
+        "epochs": component_spec.ExecutionParameter(type=int),
+        "learning_rate": component_spec.ExecutionParameter(type=float),
+        "seed": component_spec.ExecutionParameter(type=int),
+    }
+    INPUTS = {  # noqa: RUF012
+        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+    }
+    OUTPUTS = {  # noqa: RUF012
+        "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
+    }
+
+
+class LinearProbeEvaluator(base_component.BaseComponent):
+    """Trains a linear classifier on the frozen output of every block of an image model."""
+
+    SPEC_CLASS = LinearProbeEvaluatorSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+
+    def __init__(
+        self,
+        examples: BaseChannel,
+        model: BaseChannel,
+        *,
+        batch_size: int = 64,
+        epochs: int = 90,
+        learning_rate: float = 1e-2,
+        seed: int = 0,
+    ):
+        """Builds the component.
+
+        Args:
+          examples: image Examples with splits `train` and `eval`; unlabelled ones are passed over.
+          model: a generator SavedModel (`features`).
+          batch_size: images in one call of the model and in one step of the probe.
+          epochs: passes over the train split.
+          learning_rate: Adam's peak.
+          seed: of the order of the images.
+        """
+        super().__init__(
+            spec=LinearProbeEvaluatorSpec(
+                examples=examples,
+                model=model,
+                batch_size=batch_size,
+                epochs=epochs,
+                learning_rate=learning_rate,
+                seed=seed,
+                evaluation=Channel(type=standard_artifacts.ModelEvaluation),
+            )
+        )

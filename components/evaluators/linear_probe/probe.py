@@ -1,0 +1,99 @@
+"""Linear classifiers on the frozen features of every block, all blocks at once."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# The share of the steps that warm up: 10 of 90 epochs at full scale.
+WARMUP = 1 / 9
+
+SHUFFLE_BUFFER = 10_000
+
+
+class Accuracy(NamedTuple):
+    """Shares of the images whose class is the likeliest, or among the five likeliest, by block."""
+
+    top1: np.ndarray  # float64 [L]
+    top5: np.ndarray  # float64 [L]
+
+
+def train(
+    features: tf.data.Dataset,
+    count: int,
+    classes: int,
+    *,
+    batch_size: int,
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+) -> keras.Model:
+    """Trains the probes.
+
+    Features are standardized by the train split's mean and variance: batch norm without affine, at
+    the statistics that it converges to on features that do not change. Weights start at zero and
+    the problem is convex, so `seed` only orders the images.
+
+    Args:
+      features: (features float32 [L, D], label int64 []), one image an element.
+      count: how many elements there are.
+      classes: C.
+      batch_size: images in a step.
+      epochs: passes over the features.
+      learning_rate: Adam's peak, after linear warm-up and before cosine decay to 0; no weight decay.
+      seed: of the order of the images.
+
+    Returns:
+      Features [B, L, D] -> logits [B, L, C].
+    """
+    blocks, width = features.element_spec[0].shape
+    standardize = keras.layers.Normalization(axis=(1, 2))
+    standardize.adapt(features.map(lambda feature, _: feature).batch(batch_size))
+    inputs = keras.Input([blocks, width])
+    linear = keras.layers.EinsumDense(
+        "bld,ldc->blc", output_shape=(blocks, classes), bias_axes="lc", kernel_initializer="zeros"
+    )
+    model = keras.Model(inputs, linear(standardize(inputs)))
+
+    steps = epochs * math.ceil(count / batch_size)
+    warmup = round(WARMUP * steps)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else learning_rate,
+        max(steps - warmup, 1),
+        warmup_target=learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    model.compile(
+        optimizer=keras.optimizers.Adam(schedule),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        steps_per_execution=32,  # calls from Python would take longer than the steps
+        jit_compile=False,  # a step of this size is over before XLA has compiled it
+    )
+    batches = (
+        features.shuffle(min(count, SHUFFLE_BUFFER), seed=seed)
+        .batch(batch_size)
+        .map(lambda feature, label: (feature, tf.repeat(label[:, None], blocks, axis=1)))
+        .repeat(epochs)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+    model.fit(batches, verbose=0)
+    return model
+
+
+def evaluate(model: keras.Model, features: tf.data.Dataset, batch_size: int) -> Accuracy:
+    """Accuracy by block on features as `train` takes them."""
+
+    @tf.function(reduce_retracing=True)
+    def ranks(feature: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+        logits = model(feature, training=False)
+        wanted = tf.gather(tf.transpose(logits, [0, 2, 1]), label, batch_dims=1)
+        # Counted from below, so that a tie, or a logit that is not a number, is no success.
+        below = tf.reduce_sum(tf.cast(logits < wanted[:, :, None], tf.int32), axis=2)
+        return tf.shape(logits)[2] - 1 - below
+
+    rank = np.concatenate([ranks(*batch).numpy() for batch in features.batch(batch_size)])
+    return Accuracy((rank < 1).mean(axis=0), (rank < 5).mean(axis=0))

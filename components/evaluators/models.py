@@ -1,0 +1,29 @@
+"""SavedModels inside Beam: a worker gets the path, and each process loads it once."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import tensorflow as tf
+from apache_beam.utils import shared
+from tfx.types import Artifact, artifact_utils
+from tfx.utils import path_utils
+
+from serving.export import Metadata, read_metadata
+
+
+class SavedModel:
+    """A model by its path, light enough to be sent to a worker."""
+
+    def __init__(self, model: list[Artifact]):
+        self.path = path_utils.serving_model_path(artifact_utils.get_single_uri(model))
+        self._shared = shared.Shared()
+
+    def load(self) -> Any:
+        """The loaded model, the same object for whoever asks in this process."""
+        return self._shared.acquire(functools.partial(tf.saved_model.load, self.path))
+
+    def metadata(self) -> Metadata:
+        """What the model says of itself."""
+        return read_metadata(self.load())

@@ -1,0 +1,1 @@
+"""How well the tokenizer gives held-out images back."""

@@ -1,0 +1,64 @@
+"""The component ReconstructionEvaluator."""
+
+from __future__ import annotations
+
+from tfx.dsl.components.base import base_beam_component, executor_spec
+from tfx.types import BaseChannel, Channel, component_spec, standard_artifacts
+
+from components.evaluators import blessing
+from components.evaluators.reconstruction import executor
+
+
+class ReconstructionEvaluatorSpec(component_spec.ComponentSpec):
+    """What goes in and comes out."""
+
+    PARAMETERS = {  # noqa: RUF012
+        "batch_size": component_spec.ExecutionParameter(type=int),
+        "thresholds": component_spec.ExecutionParameter(type=str),
+    }
+    INPUTS = {  # noqa: RUF012
+        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "classifier": component_spec.ChannelParameter(type=standard_artifacts.Model),
+    }
+    OUTPUTS = {  # noqa: RUF012
+        "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
+        "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
+    }
+
+
+class ReconstructionEvaluator(base_beam_component.BaseBeamComponent):
+    """Measures a tokenizer on the eval split and blesses it, or not, for Pusher."""
+
+    SPEC_CLASS = ReconstructionEvaluatorSpec
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
+
+    def __init__(
+        self,
+        examples: BaseChannel,
+        model: BaseChannel,
+        classifier: BaseChannel,
+        *,
+        batch_size: int = 64,
+        thresholds: blessing.Thresholds | None = None,
+    ):
+        """Builds the component.
+
+        Args:
+          examples: image Examples with a split `eval`.
+          model: a tokenizer SavedModel (`encode_pixels`, `decode_pixels`).
+          classifier: a classifier SavedModel (`classify_pixels`).
+          batch_size: images in one call of a model.
+          thresholds: metric -> {"min": bound, "max": bound}; all must hold for a blessing.
+        """
+        super().__init__(
+            spec=ReconstructionEvaluatorSpec(
+                examples=examples,
+                model=model,
+                classifier=classifier,
+                batch_size=batch_size,
+                thresholds=blessing.thresholds_to_json(thresholds, executor.METRICS),
+                evaluation=Channel(type=standard_artifacts.ModelEvaluation),
+                blessing=Channel(type=standard_artifacts.ModelBlessing),
+            )
+        )

@@ -1,0 +1,1 @@
+"""ImageExampleGen: a collection of images becomes an Examples artifact."""

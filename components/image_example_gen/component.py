@@ -1,0 +1,72 @@
+"""The component ImageExampleGen."""
+
+from __future__ import annotations
+
+import json
+
+from tfx import types
+from tfx.dsl.components.base import base_beam_component, executor_spec
+from tfx.types import standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ExecutionParameter
+
+from components.image_example_gen import executor
+from components.image_example_gen.splits import DEFAULT_SHARES
+
+
+class ImageExampleGenSpec(types.ComponentSpec):
+    """What ImageExampleGen takes and gives."""
+
+    PARAMETERS = {  # noqa: RUF012, the shape TFX asks for
+        "source": ExecutionParameter(type=str),
+        "splits": ExecutionParameter(type=str),
+        "num_shards": ExecutionParameter(type=int),
+        "max_broken": ExecutionParameter(type=float),
+        "tfds_data_dir": ExecutionParameter(type=str, optional=True),
+        "dataset_version": ExecutionParameter(type=str),
+    }
+    INPUTS = {}  # noqa: RUF012
+    OUTPUTS = {"examples": ChannelParameter(type=standard_artifacts.Examples)}  # noqa: RUF012
+
+
+class ImageExampleGen(base_beam_component.BaseBeamComponent):
+    """Turns a collection of images into Examples of the splits `train` and `eval`.
+
+    Output `examples`: uncompressed TFRecords of tf.Example with `image/encoded`, `image/format`,
+    `image/height`, `image/width`, `image/key`, `image/label` and `image/class`, and the sidecars
+    `dataset.json` and `quarantine.jsonl` (see `components.dataset`).
+    """
+
+    SPEC_CLASS = ImageExampleGenSpec
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
+
+    def __init__(
+        self,
+        source: str,
+        splits: dict[str, int] | None = None,
+        num_shards: int = 1,
+        max_broken: float = 0.01,
+        tfds_data_dir: str | None = None,
+        dataset_version: str = "",
+    ):
+        """Describes one reading of `source`.
+
+        Args:
+          source: digits, folder:DIR, tfds:NAME or tfrecord:PATTERN (see `sources`).
+          splits: the shares of train and eval where the source has no splits of its own.
+          num_shards: files a split, at least 1; also how many workers can write at once.
+          max_broken: the fraction of images, 0 to 1, that may be broken before the run stops.
+          tfds_data_dir: where TensorFlow Datasets keeps its data.
+          dataset_version: `sources.source_version` of the source. TFX reads a cached result as long
+            as no parameter changes, so this one must change with the data.
+        """
+        super().__init__(
+            ImageExampleGenSpec(
+                source=source,
+                splits=json.dumps(splits or DEFAULT_SHARES),
+                num_shards=num_shards,
+                max_broken=max_broken,
+                tfds_data_dir=tfds_data_dir,
+                dataset_version=dataset_version,
+                examples=types.Channel(type=standard_artifacts.Examples),
+            )
+        )

@@ -1,0 +1,142 @@
+"""The work of ImageExampleGen: find, split, verify and write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from tfx import types
+from tfx.dsl.components.base import base_beam_executor
+from tfx.types import artifact_utils
+
+from components.dataset import Broken, Dataset, check_broken, read_quarantine, write_quarantine
+from components.image_example_gen.images import Image, serialize
+from components.image_example_gen.sources import Source, SourceError, open_source
+from components.image_example_gen.splits import SPLITS, split_of
+from components.tfrecords import (
+    BrokenRecord,
+    Item,
+    Shard,
+    WriteShards,
+    count_records,
+    describe_artifact,
+    fingerprint,
+    order_of,
+    whole_or_nothing,
+)
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Writes the Examples artifact of a source."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Reads the source and fills the output `examples`.
+
+        Raises:
+          SourceError: where the source cannot be read, or leaves a split empty.
+          TooManyBroken: where more than `max_broken` of its images are broken.
+        """
+        self._log_startup(input_dict, output_dict, exec_properties)
+        examples = artifact_utils.get_single_instance(output_dict["examples"])
+        name = exec_properties["source"]
+        source = open_source(name, exec_properties.get("tfds_data_dir"))
+        with whole_or_nothing(examples.uri):
+            with self._make_beam_pipeline() as pipeline:
+                _write_examples(
+                    pipeline,
+                    examples.uri,
+                    name,
+                    source,
+                    json.loads(exec_properties["splits"]),
+                    exec_properties["num_shards"],
+                )
+            _check(examples.uri, exec_properties["max_broken"])
+        describe_artifact(examples, SPLITS)
+
+
+def _write_examples(
+    pipeline: beam.Pipeline,
+    uri: str,
+    name: str,
+    source: Source,
+    shares: Mapping[str, int],
+    num_shards: int,
+) -> None:
+    images = pipeline | "Find images" >> source.images()
+    written = (
+        images
+        | "Split" >> beam.Map(_item, shares)
+        | "Write shards" >> WriteShards(uri, SPLITS, num_shards, _serialize)
+    )
+    labels = images | "Labels" >> beam.FlatMap(_label) | beam.Distinct()
+    _ = (
+        pipeline
+        | beam.Create([uri])
+        | "Write sidecars"
+        >> beam.Map(
+            _write_sidecars,
+            source=name,
+            class_names=source.class_names,
+            labels=beam.pvalue.AsList(labels),
+            shards=beam.pvalue.AsList(written.shards),
+            broken=beam.pvalue.AsList(written.broken),
+        )
+    )
+
+
+def _item(image: Image, shares: Mapping[str, int]) -> Item:
+    split = image.split or split_of(image.key, shares)
+    return Item(split, image.key, order_of(image.key, image.content), image)
+
+
+def _label(image: Image) -> Iterator[tuple[int, str]]:
+    if image.label is not None:
+        yield image.label, image.class_name
+
+
+def _serialize(image: Image) -> bytes:
+    try:
+        record = serialize(image)
+    except BrokenRecord:
+        Metrics.counter("ImageExampleGen", "broken").inc()
+        raise
+    Metrics.counter("ImageExampleGen", "images").inc()
+    return record
+
+
+def _write_sidecars(
+    uri: str,
+    *,
+    source: str,
+    class_names: tuple[str, ...],
+    labels: list[tuple[int, str]],
+    shards: list[Shard],
+    broken: list[Broken],
+) -> None:
+    seen = dict(sorted(labels))
+    named = tuple(seen.get(label, str(label)) for label in range(max(seen, default=-1) + 1))
+    write_quarantine(uri, sorted(broken))
+    Dataset(
+        source=source,
+        fingerprint=fingerprint(shards),
+        class_names=class_names or named,
+        splits=count_records(shards, SPLITS),
+        broken=len(broken),
+    ).write(uri)
+
+
+def _check(uri: str, max_broken: float) -> None:
+    dataset = Dataset.read(uri)
+    counts = {split: dataset.records(split) for split in SPLITS}
+    check_broken(read_quarantine(uri), sum(counts.values()) + dataset.broken, max_broken)
+    for split, count in counts.items():
+        if not count:
+            raise SourceError(f"{dataset.source} leaves the split {split} without an image: {counts}")

@@ -1,0 +1,41 @@
+"""The source `digits`: scikit-learn's 1,797 handwritten digits of 8x8 pixels in 17 levels.
+
+They come with the library (Alpaydin and Kaynak 1998, UCI repository), so a run needs no data.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import apache_beam as beam
+import numpy as np
+import PIL.Image
+import sklearn
+from sklearn.datasets import load_digits
+
+from components.image_example_gen.images import Image
+
+LEVELS = 16  # the brightest
+
+
+class Digits:
+    """Keys `digits/0000` to `digits/1796`, classes "0" to "9"."""
+
+    class_names = tuple(str(digit) for digit in range(10))
+
+    def version(self) -> str:
+        """The library's version, which ships the images."""
+        return f"scikit-learn-{sklearn.__version__}"
+
+    def images(self) -> beam.PTransform:
+        """Grey PNGs."""
+        return beam.Create(list(_images()))
+
+
+def _images() -> Iterator[Image]:
+    digits = load_digits()
+    for index, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(np.round(pixels * 255 / LEVELS).astype(np.uint8)).save(buffer, "PNG")
+        yield Image(f"digits/{index:04d}", int(label), str(label), content=buffer.getvalue())

@@ -1,0 +1,137 @@
+"""The source `folder:DIR`: image files, in one folder, in a folder a class, or in splits of either.
+
+    DIR/*.jpg                        unlabelled
+    DIR/<class>/**/*.jpg             labelled; the sorted class names count from 0
+    DIR/train/..., DIR/val/...       the source's own splits, each laid out as above
+
+Own splits are taken where every sub-folder is named like one: `train`, and the first that is there
+of `val`, `valid`, `validation`, `eval` and `test` (the others are left aside). Files and folders
+whose names start with a dot are ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+import tensorflow as tf
+
+from components.image_example_gen.images import Image
+from components.image_example_gen.sources.base import SourceError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+EVAL_FOLDERS = ("val", "valid", "validation", "eval", "test")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Images that share split and class: all files under a folder (relative, "" for the root)."""
+
+    folder: str
+    split: str | None = None
+    label: int | None = None
+    class_name: str = ""
+
+
+class Folder:
+    """Images of a folder of any file system TensorFlow knows; keys are the paths within it."""
+
+    def __init__(self, directory: str):
+        if "://" not in directory:
+            directory = os.path.abspath(os.path.expanduser(directory))
+        self._directory = directory
+        try:
+            if not tf.io.gfile.isdir(directory):
+                there = tf.io.gfile.exists(directory)
+                raise SourceError(f"folder:{directory} {'is no folder' if there else 'does not exist'}")
+            self._parts, self.class_names = _layout(directory)
+            for part in self._parts:
+                if next(_image_files(directory, part.folder), None) is None:
+                    place = f" in its sub-folder {part.folder}" if part.folder else ""
+                    raise SourceError(f"folder:{directory} has no image{place} ({', '.join(SUFFIXES)})")
+        except (tf.errors.OpError, UnicodeDecodeError) as error:
+            reason = str(error).splitlines()[0]
+            raise SourceError(f"folder:{directory} cannot be read: {reason}") from error
+
+    def version(self) -> str:
+        """16 hex digits over names, sizes and modification times."""
+        digest = hashlib.sha256()
+        for part in self._parts:
+            for file in _image_files(self._directory, part.folder):
+                status = tf.io.gfile.stat(posixpath.join(self._directory, file))
+                digest.update(f"{part.split} {file} {status.length} {status.mtime_nsec}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def images(self) -> beam.PTransform:
+        """References to the files, listed a class at a time; the bytes are read when written."""
+        # The folders travel in the pipeline's description, which has a size limit on some runners.
+        return _ListImages(self._directory, self._parts)
+
+
+class _ListImages(beam.PTransform):
+    def __init__(self, directory: str, parts: list[_Part]):
+        super().__init__()
+        self._directory = directory
+        self._parts = parts
+
+    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection:
+        return (
+            root
+            | beam.Create(self._parts)
+            | beam.Reshuffle()
+            | beam.FlatMap(_images_of, directory=self._directory)
+        )
+
+
+def _images_of(part: _Part, directory: str) -> Iterator[Image]:
+    for file in _image_files(directory, part.folder):
+        yield Image(file, part.label, part.class_name, part.split, path=posixpath.join(directory, file))
+
+
+def _layout(directory: str) -> tuple[list[_Part], tuple[str, ...]]:
+    """The parts of a folder and its class names."""
+    folders = _folders(directory, "")
+    own_eval = next((name for name in EVAL_FOLDERS if name in folders), None)
+    if own_eval and "train" in folders and set(folders) <= {"train", *EVAL_FOLDERS}:
+        roots: dict[str, str | None] = {"train": "train", own_eval: "eval"}
+    else:
+        roots = {"": None}
+
+    classes = sorted({name for root in roots for name in _folders(directory, root)})
+    if not classes:
+        return [_Part(root, split) for root, split in roots.items()], ()
+    for root in roots:
+        stray = next(_image_files(directory, root, recursive=False), None)
+        if stray:
+            raise SourceError(f"folder:{directory} has class folders and, beside them, the image {stray}")
+    parts = [
+        _Part(posixpath.join(root, name), split, classes.index(name), name)
+        for root, split in roots.items()
+        for name in _folders(directory, root)
+    ]
+    return parts, tuple(classes)
+
+
+def _folders(directory: str, relative: str) -> list[str]:
+    """The sorted names of the sub-folders, hidden ones left out."""
+    names = tf.io.gfile.listdir(os.path.join(directory, relative))
+    # Object stores list folders with a slash behind the name.
+    return sorted(
+        name.rstrip("/")
+        for name in names
+        if not name.startswith(".") and tf.io.gfile.isdir(os.path.join(directory, relative, name))
+    )
+
+
+def _image_files(directory: str, relative: str, *, recursive: bool = True) -> Iterator[str]:
+    """The image files under a folder, in order, as paths relative to `directory`."""
+    for folder, folders, files in tf.io.gfile.walk(os.path.join(directory, relative)):
+        # The walk goes into what is left here, in this order.
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
+        for name in sorted(files):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield posixpath.join(folder, name)[len(directory) :].lstrip("/")

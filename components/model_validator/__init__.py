@@ -1,0 +1,1 @@
+"""ModelValidator: loads a SavedModel, queries every signature, and blesses it for serving."""

@@ -1,0 +1,147 @@
+"""Loads a SavedModel, queries every signature, writes what was checked, and blesses or does not.
+
+A model that fails is not an error of the pipeline: the run goes on to its report and Pusher refuses
+the model. Only where the machine fails (storage, rights, memory) is there no verdict, and it raises.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tensorflow as tf
+from absl import logging
+from tfx import types
+from tfx.dsl.components.base import base_executor
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils
+from tfx.types.standard_component_specs import BLESSING_KEY, MODEL_KEY
+from tfx.utils import path_utils
+
+from components.model_validator import answers, queries
+from serving.export import Metadata, read_metadata
+
+# How TFX's InfraValidator marks its blessing, and how Pusher reads it.
+BLESSED_PROPERTY = "blessed"
+BLESSED_FILE = "INFRA_BLESSED"
+NOT_BLESSED_FILE = "INFRA_NOT_BLESSED"
+
+REASON_PROPERTY = "reason"
+CHECKS_FILE = "checks.json"
+
+# These say something about the machine and nothing about the model.
+INFRASTRUCTURE_ERRORS = (
+    MemoryError,
+    PermissionError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.ResourceExhaustedError,
+    tf.errors.UnauthenticatedError,
+    tf.errors.UnavailableError,
+)
+
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One thing that was asked of the model: how long it took, and why it failed, if it did."""
+
+    name: str
+    milliseconds: float
+    reason: str | None
+
+
+class Executor(base_executor.BaseExecutor):
+    """Model -> InfraBlessing."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Validates the one model and writes `checks.json` and the blessing's file and properties."""
+        self._log_startup(input_dict, output_dict, exec_properties)
+        model = artifact_utils.get_single_instance(input_dict[MODEL_KEY])
+        blessing = artifact_utils.get_single_instance(output_dict[BLESSING_KEY])
+
+        checks = validate(path_utils.serving_model_path(model.uri))
+        reasons = [f"{check.name}: {check.reason}" for check in checks if check.reason]
+        _write(
+            os.path.join(blessing.uri, CHECKS_FILE),
+            json.dumps(
+                {"blessed": not reasons, "checks": [dataclasses.asdict(check) for check in checks]}, indent=1
+            ),
+        )
+        if reasons:
+            logging.warning("Model %s is not blessed: %s", model.uri, "; ".join(reasons))
+            blessing.set_string_custom_property(REASON_PROPERTY, reasons[0])
+        blessing.set_int_custom_property(BLESSED_PROPERTY, int(not reasons))
+        _write(os.path.join(blessing.uri, NOT_BLESSED_FILE if reasons else BLESSED_FILE), "")
+
+
+def validate(path: str) -> list[Check]:
+    """Everything that was asked of the SavedModel at `path`, in order.
+
+    The list ends early where nothing further can be asked. Raises only `INFRASTRUCTURE_ERRORS`.
+    """
+    checks: list[Check] = []
+
+    def ask(name: str, question: Callable[[], Result]) -> Result | None:
+        start = time.perf_counter()
+        result, reason = None, None
+        try:
+            result = question()
+        except INFRASTRUCTURE_ERRORS:
+            raise
+        except Exception as error:  # whatever else a model raises, it is the model that fails
+            reason = " ".join(str(error).split())[:500] or type(error).__name__
+        checks.append(Check(name, round(1000 * (time.perf_counter() - start), 1), reason))
+        return result
+
+    model = ask("load", functools.partial(tf.saved_model.load, path))
+    if model is None:
+        return checks
+    metadata = ask("metadata", functools.partial(_read_known_metadata, model))
+    if metadata is None:
+        return checks
+    for name in sorted({*answers.CONTRACT[metadata.kind], *model.signatures} - {"metadata"}):
+        ask(name, functools.partial(_query, model, name, metadata))
+    return checks
+
+
+def _read_known_metadata(model: Any) -> Metadata:
+    metadata = read_metadata(model)
+    if metadata.kind not in answers.CONTRACT:
+        raise ValueError(f"kind {metadata.kind!r} is unknown; allowed are {sorted(answers.CONTRACT)}")
+    return metadata
+
+
+def _query(model: Any, name: str, metadata: Metadata) -> None:
+    """Queries one signature with a batch, and with the batch's last row alone."""
+    if name not in model.signatures:
+        raise answers.WrongAnswerError(f"missing; a {metadata.kind} must have it")
+    signature = model.signatures[name]
+    rows = queries.rows(signature.structured_input_signature[1], metadata)
+    together = signature(**rows)
+    answers.check(name, together, queries.ROWS, metadata)
+    alone = signature(**{argument: values[-1:] for argument, values in rows.items()})
+    answers.check(name, alone, 1, metadata)
+    if "seed" in rows:
+        answers.check_same_draws(together, alone)
+
+
+def _write(path: str, text: str) -> None:
+    """Writes a file that appears whole or not at all."""
+    fileio.makedirs(os.path.dirname(path))
+    with fileio.open(path + ".part", "w") as file:
+        file.write(text)
+    fileio.rename(path + ".part", path, overwrite=True)

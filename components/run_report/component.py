@@ -1,0 +1,77 @@
+"""The component RunReport."""
+
+from __future__ import annotations
+
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import BaseChannel, Channel, component_spec, standard_artifacts
+
+from components.run_report import executor
+
+
+class RunReportSpec(component_spec.ComponentSpec):
+    """What goes in and comes out."""
+
+    PARAMETERS = {  # noqa: RUF012
+        "config": component_spec.ExecutionParameter(type=str),
+        "output_dir": component_spec.ExecutionParameter(type=str),
+    }
+    INPUTS = {  # noqa: RUF012
+        "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        "reconstruction": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
+        "generation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
+        "linear_probe": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
+        "tokenizer_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
+        "classifier_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
+        "vim_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
+    }
+    OUTPUTS = {  # noqa: RUF012
+        "report": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
+    }
+
+
+class RunReport(base_component.BaseComponent):
+    """Writes what a person reads after a run: one page, one file of numbers, two pictures."""
+
+    SPEC_CLASS = RunReportSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+
+    def __init__(
+        self,
+        examples: BaseChannel,
+        reconstruction: BaseChannel,
+        generation: BaseChannel,
+        linear_probe: BaseChannel,
+        tokenizer_run: BaseChannel,
+        classifier_run: BaseChannel,
+        vim_run: BaseChannel,
+        *,
+        config: str,
+        output_dir: str,
+    ):
+        """Builds the component.
+
+        Args:
+          examples: the image Examples of the run.
+          reconstruction: ReconstructionEvaluator's `evaluation`.
+          generation: GenerationEvaluator's `evaluation`.
+          linear_probe: LinearProbeEvaluator's `evaluation`.
+          tokenizer_run: the tokenizer Trainer's `model_run`, with `history.jsonl`.
+          classifier_run: the classifier Trainer's `model_run`.
+          vim_run: the image model Trainer's `model_run`.
+          config: the run's configuration as JSON.
+          output_dir: the run's folder, where the report is published too; empty for nowhere.
+        """
+        super().__init__(
+            spec=RunReportSpec(
+                examples=examples,
+                reconstruction=reconstruction,
+                generation=generation,
+                linear_probe=linear_probe,
+                tokenizer_run=tokenizer_run,
+                classifier_run=classifier_run,
+                vim_run=vim_run,
+                config=config,
+                output_dir=output_dir,
+                report=Channel(type=standard_artifacts.ModelEvaluation),
+            )
+        )

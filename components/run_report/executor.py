@@ -1,0 +1,65 @@
+"""From the artifacts of a run to its report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+from tfx.dsl.components.base import base_executor
+from tfx.types import Artifact, artifact_utils
+
+from components.dataset import Dataset
+from components.evaluators import blessing, files
+from components.evaluators.generation.executor import SAMPLES_FILE
+from components.evaluators.reconstruction.executor import PAIRS_FILE
+from components.run_report import folder
+from components.run_report.page import EVALUATIONS, STAGES
+from components.run_report.report import Report
+
+HISTORY_FILE = "history.jsonl"
+
+
+class Executor(base_executor.BaseExecutor):
+    """Does the work of RunReport."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[Artifact]],
+        output_dict: dict[str, list[Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Writes the report into its artifact, and into the run's folder.
+
+        Args:
+          input_dict: `examples`; `reconstruction`, `generation`, `linear_probe` (evaluations);
+            `tokenizer_run`, `classifier_run`, `vim_run` (model runs).
+          output_dict: `report`.
+          exec_properties: `config` (JSON), `output_dir` (empty for nowhere).
+        """
+        uris = {name: artifact_utils.get_single_uri(artifacts) for name, artifacts in input_dict.items()}
+        report = Report(
+            config=json.loads(exec_properties["config"]),
+            dataset=dataclasses.asdict(Dataset.read(uris["examples"])),
+            metrics={name: _read_evaluation(uris[name]) for name in EVALUATIONS},
+            histories={stage: _read_history(uris[f"{stage}_run"]) for stage in STAGES},
+            samples=files.read_arrays(os.path.join(uris["generation"], SAMPLES_FILE)),
+            pairs=files.read_arrays(os.path.join(uris["reconstruction"], PAIRS_FILE)),
+        )
+        artifact_uri = artifact_utils.get_single_uri(output_dict["report"])
+        folder.write(artifact_uri, report)
+        if exec_properties["output_dir"]:
+            folder.publish(artifact_uri, exec_properties["output_dir"])
+
+
+def _read_evaluation(uri: str) -> dict[str, Any]:
+    """Scores side by side with their protocol and counts, as `metrics.json` has them."""
+    evaluation = files.read_json(os.path.join(uri, blessing.EVALUATION_FILE))
+    return {**evaluation.pop("metrics"), **evaluation}
+
+
+def _read_history(uri: str) -> list[dict[str, Any]]:
+    """What training logged, a dict a step."""
+    lines = files.read_bytes(os.path.join(uri, HISTORY_FILE)).decode().splitlines()
+    return [json.loads(line) for line in lines]

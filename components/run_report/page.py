@@ -1,0 +1,215 @@
+"""The page: what a person must see in ten seconds first, everything else below."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import yaml
+
+from components.run_report import charts, pictures
+from components.run_report.report import Report, Row
+
+STAGES = {
+    "tokenizer": "Tokenizer (ViT-VQGAN)",
+    "classifier": "Classifier (ResNet)",
+    "vim": "Image model (VIM)",
+}
+EVALUATIONS = {
+    "reconstruction": "Reconstruction",
+    "generation": "Generation",
+    "linear_probe": "Linear probe",
+}
+
+# More points than these do not show in a chart, and without them the page stays small.
+MAX_POINTS = 400
+
+
+class Metric(NamedTuple):
+    """How a score is called and read."""
+
+    title: str
+    unit: str  # "%", "dB" or nothing
+    note: str
+
+
+METRICS = {
+    "psnr": Metric("PSNR", "dB", "higher is better"),
+    "l1": Metric("l1", "", "mean absolute difference, lower is better"),
+    "l2": Metric("l2", "", "mean squared difference, lower is better"),
+    "logit_laplace": Metric("Logit-laplace", "", "nats a value, lower is better"),
+    "codebook_usage": Metric("Codebook usage", "%", "codes used by a batch of test images"),
+    "codebook_perplexity": Metric("Codebook perplexity", "", "codes in use, weighed by how often"),
+    "fid": Metric("FID", "", "lower is better"),
+    "fid_eval": Metric("FID of real images", "", "eval split against train split: the floor"),
+    "is": Metric("Inception score", "", "higher is better, at most the number of classes"),
+    "is_std": Metric("Inception score, deviation", "", "over splits"),
+    "class_accuracy": Metric("Class accuracy", "%", "samples in which the classifier sees the wanted class"),
+    "top1": Metric("Top-1", "%", "at the best block"),
+    "top5": Metric("Top-5", "%", "at the best block"),
+    "best_block": Metric("Best block", "", "counted from 1"),
+}
+
+
+def render(report: Report) -> str:
+    """The whole page as HTML that needs nothing but itself."""
+    components = report.metrics.get("components", [])
+    html = _template().render(
+        config=report.config,
+        dataset=report.dataset,
+        verdicts=list(_verdicts(report.metrics)),
+        headline=list(_headline(report.metrics)),
+        samples=_gallery(report.sample_rows()),
+        pairs=_gallery(report.pair_rows()),
+        stages=[
+            (STAGES.get(stage, stage), *_training_charts(history))
+            for stage, history in report.histories.items()
+        ],
+        probe=_probe_chart(report.metrics["linear_probe"]),
+        evaluations=[
+            (title, report.metrics[name], list(_rows(report.metrics[name])))
+            for name, title in EVALUATIONS.items()
+        ],
+        components=components,
+        longest=max((component["seconds"] for component in components), default=0) or 1,
+        total=sum(component["seconds"] for component in components if component["state"] != "cached"),
+        configuration=yaml.safe_dump(dict(report.config), sort_keys=False),
+    )
+    return html.lstrip()  # the macros before the page leave empty lines
+
+
+def show(metric: str, value: float | None) -> str:
+    """A score as the page writes it."""
+    if value is None:
+        return "not a number"
+    unit = METRICS[metric].unit if metric in METRICS else ""
+    if unit == "%":
+        return charts.percentage(value)
+    return f"{value:.1f} {unit}" if unit else charts.number(value)
+
+
+def duration(seconds: float) -> str:
+    """3.4 s, 35 s, 4 min 05 s, 2 h 10 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(duration=duration)
+    return environment.get_template("report.html")
+
+
+def _verdicts(metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for model, name in (("Tokenizer", "reconstruction"), ("Image model", "generation")):
+        evaluation = metrics[name]
+        thresholds = len(evaluation["thresholds"])
+        passed = f"{thresholds} of {thresholds} thresholds met" if thresholds else "no threshold was set"
+        yield {
+            "model": model,
+            "blessed": evaluation["blessed"],
+            "reasons": [failure["reason"] for failure in evaluation["failed_thresholds"]] or [passed],
+        }
+
+
+def _headline(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(title, value, explanation) of the few numbers that stand on top."""
+    reconstruction, generation, probe = (metrics[name] for name in EVALUATIONS)
+    images = reconstruction["counts"]["images"]
+    yield "Reconstruction", show("psnr", reconstruction["psnr"]), f"PSNR of {images:,} held-out images"
+    yield "Codebook in use", show("codebook_usage", reconstruction["codebook_usage"]), _codes(reconstruction)
+    if "class_accuracy" in generation:
+        accuracy = show("class_accuracy", generation["class_accuracy"])
+        yield "Recognized", accuracy, f"of {generation['counts']['samples']:,} samples, by the classifier"
+    floor = show("fid_eval", generation["fid_eval"])
+    yield "FID of samples", show("fid", generation["fid"]), f"real images reach {floor}"
+    if "top1" in probe:
+        blocks = len(probe["by_block"])
+        yield "Linear probe", show("top1", probe["top1"]), f"top-1 at block {probe['best_block']} of {blocks}"
+
+
+def _codes(reconstruction: Mapping[str, Any]) -> str:
+    perplexity = show("codebook_perplexity", reconstruction["codebook_perplexity"])
+    return f"by {reconstruction['protocol']['usage_batch']} images; perplexity {perplexity}"
+
+
+def _gallery(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
+    return [(label, [pictures.data_uri(image) for image in images]) for label, images in rows]
+
+
+def _rows(evaluation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for name, metric in METRICS.items():
+        deviates = name != "is_std" or evaluation["protocol"].get("inception_splits", 1) > 1
+        if name in evaluation and deviates:
+            bounds = evaluation.get("thresholds", {}).get(name, {})
+            yield {
+                "title": metric.title,
+                "value": show(name, evaluation[name]),
+                "note": metric.note,
+                "bounds": ", ".join(
+                    f"{word} {show(name, bounds[bound])}"
+                    for bound, word in (("min", "at least"), ("max", "at most"))
+                    if bounds.get(bound) is not None
+                ),
+                "failed": any(
+                    failure["metric"] == name for failure in evaluation.get("failed_thresholds", [])
+                ),
+            }
+
+
+def _probe_chart(probe: Mapping[str, Any]) -> charts.Bars | None:
+    if "by_block" not in probe:
+        return None
+    blocks = probe["by_block"]
+    return charts.bars(
+        "Top-1 accuracy by block, in percent",
+        [str(row["block"]) for row in blocks],
+        [row["top1"] for row in blocks],
+        highlighted=probe["best_block"] - 1,
+    )
+
+
+def _training_charts(history: Sequence[Mapping[str, Any]]) -> tuple[list[charts.Lines], list[charts.Lines]]:
+    """The charts of one stage: those always shown, and those of everything else it logged."""
+    names = list(dict.fromkeys(key for row in history for key in row if key != "step"))
+    series = {name: one for name in names if (one := _series(history, name)).steps}
+    bases = list(dict.fromkeys(name.removeprefix("eval_") for name in series))
+    main: list[charts.Lines] = []
+    rest: list[charts.Lines] = []
+    for base in bases:
+        both = [series[name] for name in (base, f"eval_{base}") if name in series]
+        percent = any(word in base for word in ("usage", "accuracy", "top1"))
+        chart = charts.lines(base.replace("_", " "), both, percent=percent)
+        shown = base in ("loss", "codebook_perplexity") or percent
+        (main if shown else rest).append(chart)
+    return main, rest
+
+
+def _series(history: Sequence[Mapping[str, Any]], name: str) -> charts.Series:
+    points = [
+        (row["step"], row[name])
+        for row in history
+        if isinstance(row.get(name), int | float) and math.isfinite(row[name])
+    ]
+    # Evenly thinned; the last value, which the legend quotes, always stays.
+    stride = -(-len(points) // MAX_POINTS) or 1
+    points = points[::-1][::stride][::-1]
+    label = "eval" if name.startswith("eval_") else "train"
+    return charts.Series(label, [step for step, _ in points], [value for _, value in points])

@@ -1,0 +1,78 @@
+"""The component TokenTransform."""
+
+from __future__ import annotations
+
+from tfx import types
+from tfx.dsl.components.base import base_beam_component, executor_spec
+from tfx.types import standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ExecutionParameter
+
+from components.token_transform import executor
+
+
+class TokenTransformSpec(types.ComponentSpec):
+    """What TokenTransform takes and gives."""
+
+    PARAMETERS = {  # noqa: RUF012, the shape TFX asks for
+        "augmentations": ExecutionParameter(type=int),
+        "min_scale": ExecutionParameter(type=float),
+        "flip": ExecutionParameter(type=int),
+        "seed": ExecutionParameter(type=int),
+        "batch_size": ExecutionParameter(type=int),
+        "num_shards": ExecutionParameter(type=int),
+    }
+    INPUTS = {  # noqa: RUF012
+        # Not "examples": TFX wants the keys of inputs and outputs distinct.
+        "images": ChannelParameter(type=standard_artifacts.Examples),
+        "model": ChannelParameter(type=standard_artifacts.Model),
+    }
+    OUTPUTS = {"examples": ChannelParameter(type=standard_artifacts.Examples)}  # noqa: RUF012
+
+
+class TokenTransform(base_beam_component.BaseBeamComponent):
+    """Encodes image Examples with a tokenizer: the data the image model is trained on (section 4).
+
+    Output `examples`: the same splits, uncompressed TFRecords of tf.Example with `tokens` (int64 [N],
+    raster order), `image/key`, `image/label` where there is one, and `augmentation` (0 is the centre
+    crop), and the sidecars `dataset.json` and `quarantine.jsonl` (see `components.dataset`).
+    """
+
+    SPEC_CLASS = TokenTransformSpec
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
+
+    def __init__(
+        self,
+        examples: types.BaseChannel,
+        model: types.BaseChannel,
+        augmentations: int = 0,
+        min_scale: float = 1.0,
+        flip: bool = False,
+        seed: int = 0,
+        batch_size: int = 64,
+        num_shards: int = 1,
+    ):
+        """Describes one encoding.
+
+        Args:
+          examples: image Examples.
+          model: a tokenizer with the signature `encode_pixels`.
+          augmentations: random crops of each training image, beside its centre crop.
+          min_scale: the least fraction of the area that such a crop keeps, in (0, 1].
+          flip: whether such a crop is mirrored half the time.
+          seed: decides the crops, together with the image's key.
+          batch_size: images the tokenizer sees at once.
+          num_shards: files a split of the output; the files of the input are what workers share.
+        """
+        super().__init__(
+            TokenTransformSpec(
+                images=examples,
+                model=model,
+                augmentations=augmentations,
+                min_scale=min_scale,
+                flip=int(flip),
+                seed=seed,
+                batch_size=batch_size,
+                num_shards=num_shards,
+                examples=types.Channel(type=standard_artifacts.Examples),
+            )
+        )

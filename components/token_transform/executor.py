@@ -1,0 +1,150 @@
+"""The work of TokenTransform: read, crop, encode and write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+import tensorflow as tf
+from tfx import types
+from tfx.components.util import examples_utils
+from tfx.dsl.components.base import base_beam_executor
+from tfx.types import artifact_utils
+from tfx.utils import path_utils
+
+from components.dataset import (
+    Broken,
+    Dataset,
+    TokenDataset,
+    check_broken,
+    read_quarantine,
+    write_quarantine,
+)
+from components.tfrecords import (
+    BROKEN,
+    Shard,
+    WriteShards,
+    count_records,
+    describe_artifact,
+    fingerprint,
+    whole_or_nothing,
+)
+from components.token_transform.encode import EncodeFiles, release_model
+from serving.export import Metadata, read_metadata
+
+# ImageExampleGen has decoded every image: what breaks now is damaged storage, not messy data.
+MAX_BROKEN = 0.01
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Writes the token Examples artifact."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Encodes the input `images` with the input `model` into the output `examples`.
+
+        Raises:
+          TooManyBroken: where more than 1 % of the images cannot be decoded.
+        """
+        self._log_startup(input_dict, output_dict, exec_properties)
+        images = artifact_utils.get_single_instance(input_dict["images"])
+        model = artifact_utils.get_single_instance(input_dict["model"])
+        examples = artifact_utils.get_single_instance(output_dict["examples"])
+        splits = artifact_utils.decode_split_names(images.split_names)
+        dataset = Dataset.read(images.uri)
+        with whole_or_nothing(examples.uri):
+            with self._make_beam_pipeline() as pipeline:
+                _encode_examples(
+                    pipeline,
+                    files=[(split, file) for split in splits for file in _files(images, split)],
+                    uri=examples.uri,
+                    model=path_utils.serving_model_path(model.uri),
+                    dataset=dataset,
+                    splits=splits,
+                    **exec_properties,
+                )
+            release_model()
+            check_broken(
+                read_quarantine(examples.uri), sum(dataset.records(split) for split in splits), MAX_BROKEN
+            )
+        describe_artifact(examples, splits)
+
+
+def _files(examples: types.Artifact, split: str) -> list[str]:
+    """The files of a split, in order."""
+    patterns = examples_utils.get_split_file_patterns([examples], split)
+    return sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+
+
+def _encode_examples(
+    pipeline: beam.Pipeline,
+    *,
+    files: Sequence[tuple[str, str]],
+    uri: str,
+    model: str,
+    dataset: Dataset,
+    splits: Sequence[str],
+    augmentations: int,
+    min_scale: float,
+    flip: int,
+    seed: int,
+    batch_size: int,
+    num_shards: int,
+) -> None:
+    encode = EncodeFiles(
+        model,
+        augmentations=augmentations,
+        min_scale=min_scale,
+        flip=bool(flip),
+        seed=seed,
+        batch_size=batch_size,
+    )
+    encoded = (
+        pipeline
+        | "Files" >> beam.Create(files)
+        | beam.Reshuffle()
+        | "Encode" >> beam.ParDo(encode).with_outputs(BROKEN, main="rows")
+    )
+    written = encoded.rows | "Write shards" >> WriteShards(uri, splits, num_shards, bytes)
+    _ = (
+        pipeline
+        | "Uri" >> beam.Create([uri])
+        | "Write sidecars"
+        >> beam.Map(
+            _write_sidecars,
+            images=dataset,
+            augmentations=augmentations,
+            metadata=read_metadata(tf.saved_model.load(model)),
+            splits=splits,
+            shards=beam.pvalue.AsList(written.shards),
+            broken=beam.pvalue.AsList(encoded[BROKEN]),
+        )
+    )
+
+
+def _write_sidecars(
+    uri: str,
+    *,
+    images: Dataset,
+    augmentations: int,
+    metadata: Metadata,
+    splits: Sequence[str],
+    shards: list[Shard],
+    broken: list[Broken],
+) -> None:
+    write_quarantine(uri, sorted(broken))
+    TokenDataset(
+        source=images.source,
+        fingerprint=fingerprint(shards),
+        class_names=images.class_names,
+        splits=count_records(shards, splits),
+        broken=len(broken),
+        augmentations=augmentations,
+        tokens=metadata.tokens,
+        codebook_size=metadata.codebook_size,
+    ).write(uri)

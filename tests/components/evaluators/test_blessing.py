@@ -1,0 +1,74 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+from tfx.components.util import model_utils
+from tfx.types import standard_artifacts
+
+from components.evaluators import blessing
+from tests.components.evaluators.artifacts import artifact, outputs
+
+
+def judge(tmp_path, metrics, thresholds):
+    made = outputs(tmp_path)
+    model = artifact(standard_artifacts.Model, tmp_path / "model", identity=7)
+    blessing.judge(
+        made["evaluation"],
+        made["blessing"],
+        model,
+        metrics=metrics,
+        thresholds=thresholds,
+        protocol={},
+        counts={},
+        seconds=1.0,
+    )
+    evaluation = json.loads(Path(made["evaluation"].uri, "evaluation.json").read_text())
+    return evaluation, made["blessing"], made["evaluation"]
+
+
+def test_thresholds_met_bless_as_pusher_reads_it(tmp_path):
+    evaluation, blessed, _ = judge(tmp_path, {"psnr": 22.0}, {"psnr": {"min": 21.0, "max": None}})
+    assert evaluation["blessed"]
+    assert model_utils.is_model_blessed(blessed)
+    assert blessed.get_int_custom_property("current_model_id") == 7
+    assert [path.name for path in Path(blessed.uri).iterdir()] == ["BLESSED"]
+
+
+def test_a_missed_threshold_says_which_by_how_much_and_does_not_bless(tmp_path):
+    evaluation, blessed, _ = judge(
+        tmp_path, {"psnr": 18.25, "fid": 9.0}, {"psnr": {"min": 21.0}, "fid": {"max": 5}}
+    )
+    assert not evaluation["blessed"]
+    assert [failure["reason"] for failure in evaluation["failed_thresholds"]] == [
+        "psnr 18.25 is below 21",
+        "fid 9 is above 5",
+    ]
+    assert not model_utils.is_model_blessed(blessed)
+    assert [path.name for path in Path(blessed.uri).iterdir()] == ["NOT_BLESSED"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("thresholds", [{}, {"fid": {"max": 5.0}}, {"fid": {"min": 0.0}}])
+def test_what_is_not_finite_is_never_blessed(tmp_path, value, thresholds):
+    evaluation, blessed, _ = judge(tmp_path, {"fid": value}, thresholds)
+    assert not model_utils.is_model_blessed(blessed)
+    assert evaluation["metrics"]["fid"] is None
+    assert "fid is not a finite number" in [failure["reason"] for failure in evaluation["failed_thresholds"]]
+
+
+def test_a_threshold_on_what_these_data_do_not_have_fails_nothing(tmp_path):
+    evaluation, _, _ = judge(tmp_path, {"fid": 1.0}, {"class_accuracy": {"min": 0.8}})
+    assert evaluation["blessed"]
+
+
+def test_metrics_are_in_the_metadata_store_too(tmp_path):
+    _, _, artifact = judge(tmp_path, {"psnr": 22.0}, {})
+    assert artifact.get_float_custom_property("psnr") == 22.0
+
+
+def test_an_unknown_metric_or_bound_is_one_line_that_names_what_is_allowed():
+    with pytest.raises(ValueError, match=r"unknown metric 'pnsr', allowed are l1, psnr$"):
+        blessing.thresholds_to_json({"pnsr": {"min": 1.0}}, ["psnr", "l1"])
+    with pytest.raises(ValueError, match=r"thresholds.psnr: unknown bound 'mni', allowed are min, max$"):
+        blessing.thresholds_to_json({"psnr": {"mni": 1.0}}, ["psnr"])

@@ -1,0 +1,24 @@
+"""Tiny real images."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+
+def encoded(brightness: int = 128, encoding: str = "PNG", size: tuple[int, int] = (12, 8)) -> bytes:
+    """A picture of noise around a brightness; size is (width, height)."""
+    noise = np.random.default_rng(brightness).integers(-5, 6, (size[1], size[0], 3))
+    pixels = np.clip(brightness + noise, 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, encoding)
+    return buffer.getvalue()
+
+
+def write(path: Path, brightness: int = 128, encoding: str = "PNG") -> None:
+    """The picture as a file, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded(brightness, encoding))

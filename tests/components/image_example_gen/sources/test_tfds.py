@@ -1,0 +1,97 @@
+import io
+
+import pytest
+import tensorflow_datasets as tfds
+
+from components.image_example_gen.sources import SourceError, open_source, source_version
+from tests.components.image_example_gen import pictures
+from tests.components.image_example_gen.sources.reading import assert_images
+
+CLASSES = ("dark", "grey", "bright")
+BYTES = {level: pictures.encoded(level) for level in (20, 120, 220)}
+
+
+def prepare(data_dir, splits):
+    """A data set on disk, version 1.2.0, whose code TFDS does not know: split -> labels."""
+
+    def rows(labels):
+        for index, label in enumerate(labels):
+            image = io.BytesIO(BYTES[20 + 100 * max(label, 0)])
+            yield index, {"image": image, "label": label, "note": "not wanted"}
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="shapes",
+        version="1.2.0",
+        features=tfds.features.FeaturesDict(
+            {
+                "note": tfds.features.Text(),
+                "image": tfds.features.Image(encoding_format="png"),
+                "label": tfds.features.ClassLabel(names=CLASSES),
+            }
+        ),
+        split_datasets={split: list(rows(labels)) for split, labels in splits.items()},
+        data_dir=str(data_dir),
+    )
+
+
+def assert_found(data_dir, expected):
+    def check(images):
+        assert sorted((image.split, image.class_name, image.label) for image in images) == expected
+        assert {image.content for image in images} <= set(BYTES.values())
+        assert len({image.key for image in images}) == len(images)
+        assert all(image.key.startswith("shapes-") for image in images)
+
+    assert_images(open_source("tfds:shapes", str(data_dir)), check)
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_a_prepared_data_set_is_read_as_stored_with_its_own_splits(tmp_path, name):
+    prepare(tmp_path, {"train": [0, 1, 2], name: [1]})
+    assert open_source("tfds:shapes:1.2.0", str(tmp_path)).class_names == CLASSES
+    assert_found(
+        tmp_path,
+        [("eval", "grey", 1), ("train", "bright", 2), ("train", "dark", 0), ("train", "grey", 1)],
+    )
+
+
+def test_other_splits_are_left_to_the_hash(tmp_path):
+    prepare(tmp_path, {"train": [0], "extra": [1]})
+
+    def check(images):
+        assert [(image.split, image.label) for image in images] == [(None, 1), (None, 0)]
+
+    assert_images(open_source("tfds:shapes", str(tmp_path)), check)
+
+
+def test_the_version_is_the_data_sets_own(tmp_path):
+    prepare(tmp_path, {"train": [0], "test": [1]})
+    assert source_version("tfds:shapes", str(tmp_path)) == "shapes/1.2.0"
+
+
+def test_a_data_set_that_nobody_knows_is_one_clear_line(tmp_path):
+    with pytest.raises(SourceError, match=r"^tfds:no_such_thing cannot be had: Dataset no_such_thing"):
+        open_source("tfds:no_such_thing", str(tmp_path))
+
+
+def test_a_data_set_without_images_names_its_features(tmp_path):
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="words",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict({"word": tfds.features.Text()}),
+        split_datasets={"train": [(0, {"word": "a"})]},
+        data_dir=str(tmp_path),
+    )
+    with pytest.raises(SourceError, match=r"has no image among its features \['word'\]"):
+        open_source("tfds:words", str(tmp_path))
+
+
+def test_a_download_that_fails_is_one_clear_line_and_only_comes_when_images_are_asked_for(
+    tmp_path, monkeypatch
+):
+    def fail(builder):
+        raise ConnectionError("Name or service not known\nand a long story")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
+    assert source_version("tfds:mnist:3.0.1", str(tmp_path)) == "mnist/3.0.1"
+    with pytest.raises(SourceError, match=r"^tfds:mnist:3.0.1 cannot be downloaded: Name or service"):
+        open_source("tfds:mnist:3.0.1", str(tmp_path)).images()

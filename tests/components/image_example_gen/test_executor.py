@@ -1,0 +1,138 @@
+import json
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+import tensorflow as tf
+from tfx.types import artifact_utils, standard_artifacts
+
+from components.dataset import Broken, Dataset, TooManyBroken, read_quarantine
+from components.image_example_gen.executor import Executor
+from components.image_example_gen.sources import SourceError
+from components.tfrecords import read_records
+from tests.components.image_example_gen import pictures
+
+
+def run(uri, source, workers=1, **properties):
+    examples = standard_artifacts.Examples()
+    examples.uri = str(uri)
+    beam_args = ["--runner=FnApiRunner", f"--direct_num_workers={workers}"]
+    if workers > 1:
+        beam_args.append("--direct_running_mode=multi_threading")
+    # Arguments alone would make TFX build a package of itself for remote workers.
+    context = Executor.Context(make_beam_pipeline_fn=lambda: beam.Pipeline(argv=beam_args))
+    defaults = {
+        "splits": '{"train": 1, "eval": 1}',
+        "num_shards": 1,
+        "max_broken": 0.0,
+        "dataset_version": "",
+    }
+    Executor(context).Do({}, {"examples": [examples]}, {"source": source, **defaults, **properties})
+    return examples
+
+
+def files(uri):
+    return {str(path.relative_to(uri)): path.read_bytes() for path in Path(uri).rglob("*") if path.is_file()}
+
+
+def records(uri, split):
+    for path in sorted(Path(uri).glob(f"Split-{split}/*")):
+        for record in read_records(str(path)):
+            yield tf.train.Example.FromString(record).features.feature
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for index in range(12):
+        pictures.write(
+            tmp_path / "photos" / ("cat", "dog")[index % 2] / f"{index:02d}.jpg", 20 * index, "JPEG"
+        )
+    return tmp_path / "photos"
+
+
+def test_digits_become_examples_in_mixed_order(tmp_path):
+    examples = run(tmp_path / "out", "digits", splits='{"train": 85, "eval": 15}')
+    dataset = Dataset.read(examples.uri)
+    assert dataset.class_names == tuple("0123456789")
+    assert dataset.records("train") + dataset.records("eval") == 1797
+    assert sorted(files(examples.uri)) == [
+        "Split-eval/data_tfrecord-00000-of-00001",
+        "Split-train/data_tfrecord-00000-of-00001",
+        "dataset.json",
+    ]
+    assert artifact_utils.decode_split_names(examples.split_names) == ["train", "eval"]
+    rows = list(records(examples.uri, "train"))
+    assert len(rows) == dataset.records("train")
+    # Neighbours are of many classes: ten in a row are not the ten digits of the source's order.
+    assert len({row["image/label"].int64_list.value[0] for row in rows[:30]}) > 5
+
+
+def test_every_image_is_in_one_split_with_its_bytes_and_class(tmp_path, photos):
+    examples = run(tmp_path / "out", f"folder:{photos}")
+    found = {
+        row["image/key"].bytes_list.value[0].decode(): row
+        for split in ("train", "eval")
+        for row in records(examples.uri, split)
+    }
+    assert sorted(found) == sorted(str(path.relative_to(photos)) for path in photos.rglob("*.jpg"))
+    for key, row in found.items():
+        assert row["image/encoded"].bytes_list.value[0] == (photos / key).read_bytes()
+        assert row["image/class"].bytes_list.value[0].decode() == key.split("/")[0]
+        assert row["image/label"].int64_list.value[0] == ("cat", "dog").index(key.split("/")[0])
+
+
+def test_the_files_are_the_same_whatever_the_workers(tmp_path, photos):
+    source = f"folder:{photos}"
+    one = run(tmp_path / "one", source, num_shards=3)
+    two = run(tmp_path / "two", source, workers=2, num_shards=3)
+    assert files(one.uri) == files(two.uri)
+    assert len(files(one.uri)) == 7
+
+
+def test_the_fingerprint_changes_with_a_single_image(tmp_path, photos):
+    before = run(tmp_path / "before", f"folder:{photos}")
+    pictures.write(photos / "cat" / "00.jpg", 255, "JPEG")
+    after = run(tmp_path / "after", f"folder:{photos}")
+    assert Dataset.read(before.uri).fingerprint != Dataset.read(after.uri).fingerprint
+
+
+def test_broken_images_within_the_limit_are_skipped_counted_and_listed(tmp_path, photos):
+    (photos / "cat" / "half.jpg").write_bytes(pictures.encoded(9, "JPEG")[:-20])
+    (photos / "dog" / "empty.png").write_bytes(b"")
+    examples = run(tmp_path / "out", f"folder:{photos}", max_broken=2 / 14)
+    dataset = Dataset.read(examples.uri)
+    assert dataset.broken == 2
+    assert dataset.records("train") + dataset.records("eval") == 12
+    assert [entry.key for entry in read_quarantine(examples.uri)] == ["cat/half.jpg", "dog/empty.png"]
+    assert read_quarantine(examples.uri)[1] == Broken("dog/empty.png", "is empty")
+
+
+def test_more_broken_images_stop_the_run_and_leave_nothing(tmp_path, photos):
+    (photos / "cat" / "half.jpg").write_bytes(b"no image")
+    with pytest.raises(TooManyBroken, match=r"^1 of 13 images .*7\.7%.*, allowed are 5\.0%: cat/half"):
+        run(tmp_path / "out", f"folder:{photos}", max_broken=0.05)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_without_an_image_stops_the_run(tmp_path):
+    pictures.write(tmp_path / "photos" / "only.png")
+    with pytest.raises(SourceError, match=r"leaves the split (train|eval) without an image"):
+        run(tmp_path / "out", f"folder:{tmp_path}/photos")
+    assert not (tmp_path / "out").exists()
+
+
+def test_own_splits_come_before_the_shares(tmp_path):
+    for split, count in (("train", 2), ("val", 3)):
+        for index in range(count):
+            pictures.write(tmp_path / "photos" / split / f"{index}.png", index)
+    dataset = Dataset.read(run(tmp_path / "out", f"folder:{tmp_path}/photos").uri)
+    assert dataset.splits == {"train": {"records": 2}, "eval": {"records": 3}}
+    assert dataset.class_names == ()
+
+
+def test_the_class_names_of_tfrecords_come_from_the_records(tmp_path, photos):
+    first = run(tmp_path / "first", f"folder:{photos}")
+    again = run(tmp_path / "again", f"tfrecord:{first.uri}/Split-*/data_tfrecord-*")
+    assert Dataset.read(again.uri).class_names == ("cat", "dog")
+    content = json.loads((Path(again.uri) / "dataset.json").read_text())
+    assert content["splits"]["train"]["records"] + content["splits"]["eval"]["records"] == 12

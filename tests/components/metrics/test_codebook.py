@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from components.metrics.codebook import CodebookUsageFn, Usage, codebook_usage, perplexity
+
+
+def measure(parts, codebook_size):
+    fn = CodebookUsageFn(codebook_size)
+    accumulators = [fn.add_input(fn.create_accumulator(), part) for part in parts]
+    return fn.extract_output(fn.merge_accumulators(accumulators))
+
+
+def test_usage_counts_distinct_codes():
+    assert codebook_usage(np.array([[0, 1], [1, 1]]), 8) == 2 / 8
+
+
+def test_perplexity_is_the_number_of_codes_when_all_are_used_alike_and_one_when_one_is():
+    assert perplexity(np.full(16, 3)) == pytest.approx(16.0)
+    assert perplexity(np.array([5, 0, 0])) == pytest.approx(1.0)
+
+
+def test_usage_is_averaged_over_full_batches_of_256_images():
+    # 256 images of code 0 alone, 256 of codes 0 and 1, and a rest of code 3 that fills no batch.
+    tokens = np.zeros([600, 2], np.int32)
+    tokens[256:512, 1] = 1
+    tokens[512:] = 3
+    measured = measure([tokens], 4)
+    assert measured.usage == pytest.approx((1 / 4 + 2 / 4) / 2)
+    assert (measured.batches, measured.batch_size) == (2, 256)
+
+
+@pytest.mark.parametrize("cuts", [[100, 300], [1, 255, 256], [0, 599]])
+def test_batches_do_not_depend_on_how_images_arrived(cuts):
+    tokens = np.random.default_rng(0).integers(0, 500, size=[600, 1])
+    assert measure(np.split(tokens, cuts), 512) == measure([tokens], 512)
+
+
+def test_a_set_smaller_than_a_batch_is_one_smaller_batch():
+    assert measure([np.array([[0, 1], [2, 2]])], 4) == Usage(3 / 4, pytest.approx(2**1.5), 1, 2)
+
+
+def test_perplexity_is_over_every_image_of_the_set():
+    tokens = np.repeat([0, 1], 300)[:, None]
+    assert measure([tokens], 4).perplexity == pytest.approx(2.0)
+
+
+def test_no_image_has_no_usage():
+    measured = measure([], 4)
+    assert np.isnan(measured.usage)
+    assert measured.batches == 0

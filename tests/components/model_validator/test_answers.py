@@ -1,0 +1,51 @@
+"""What is no valid answer is named."""
+
+import pytest
+import tensorflow as tf
+
+from components.model_validator import answers
+from tests import stand_ins
+
+GENERATOR = stand_ins.metadata("generator")
+CLASSIFIER = stand_ins.metadata("classifier")
+
+
+@pytest.mark.parametrize(
+    ("signature", "answer", "metadata", "reason"),
+    [
+        ("generate", {"tokens": tf.zeros([2, 4], tf.int32)}, GENERATOR, r"without \['image_bytes'\]"),
+        ("extra", {"image_bytes": tf.constant(["no PNG", "either"])}, GENERATOR, "image_bytes is not a PNG"),
+        ("extra", {"pixels": tf.fill([2, 8, 8, 3], 1.5)}, GENERATOR, "pixels reach from 1.5 to 1.5"),
+        ("extra", {"features": tf.fill([2, 3, 4], float("inf"))}, GENERATOR, "features holds values"),
+        ("extra", {"features": tf.zeros([2, 4])}, GENERATOR, "features is float32"),
+        ("extra", {"features": tf.zeros([2, 3, 4])}, CLASSIFIER, "features is float32"),
+        (
+            "extra",
+            {"logits": tf.zeros([2, 4])},
+            CLASSIFIER,
+            r"logits is float32 \(2, 4\), not float32 \[2, 3\]",
+        ),
+        ("extra", {"log_likelihood": tf.zeros([3])}, GENERATOR, r"\(3,\), not float32 \[2\]"),
+        (
+            "extra",
+            {"novel": tf.zeros([3, 5])},
+            GENERATOR,
+            r"novel is float32 \(3, 5\), not float32 \[2, None\]",
+        ),
+    ],
+)
+def test_a_wrong_answer_to_two_rows_is_refused(signature, answer, metadata, reason):
+    with pytest.raises(answers.WrongAnswerError, match=reason):
+        answers.check(signature, answer, 2, metadata)
+
+
+def test_right_answers_and_outputs_beyond_the_contract_pass():
+    answers.check("classify", {"logits": tf.zeros([2, 3]), "features": tf.zeros([2, 7])}, 2, CLASSIFIER)
+    answers.check("extra", {"novel": tf.zeros([2, 5])}, 2, GENERATOR)
+
+
+def test_the_last_row_must_draw_alone_what_it_drew_in_its_batch():
+    together = {"tokens": tf.constant([[1, 2], [3, 4]])}
+    answers.check_same_draws(together, {"tokens": tf.constant([[3, 4]])})
+    with pytest.raises(answers.WrongAnswerError, match="depend on the rows beside it"):
+        answers.check_same_draws(together, {"tokens": tf.constant([[3, 5]])})

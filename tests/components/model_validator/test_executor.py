@@ -1,0 +1,187 @@
+"""ModelValidator blesses whole models, and names what is wrong with broken ones."""
+
+import json
+
+import pytest
+import tensorflow as tf
+from tfx.components.util import model_utils
+from tfx.types import standard_artifacts
+
+from components.model_validator import executor
+from serving.export import export_generator, export_tokenizer
+from tests import stand_ins
+
+
+def _model(directory, write):
+    artifact = standard_artifacts.Model()
+    artifact.uri = str(directory)
+    write(str(directory / "Format-Serving"))
+    return artifact
+
+
+def _validated(tmp_path, write):
+    """The blessing of the model that `write` wrote, and what was checked."""
+    blessing = standard_artifacts.InfraBlessing()
+    blessing.uri = str(tmp_path / "blessing")
+    executor.Executor().Do({"model": [_model(tmp_path / "model", write)]}, {"blessing": [blessing]}, {})
+    return blessing, json.loads((tmp_path / "blessing" / "checks.json").read_text())
+
+
+def _tokenizer(encode=stand_ins.encode, decode=stand_ins.decode, metadata=None):
+    def write(directory):
+        export_tokenizer(
+            directory,
+            tf.Module(),
+            metadata or stand_ins.metadata("tokenizer"),
+            encode=encode,
+            decode=decode,
+        )
+
+    return write
+
+
+def _generator(sample):
+    def write(directory):
+        export_generator(
+            directory,
+            tf.Module(),
+            stand_ins.metadata("generator"),
+            encode=stand_ins.encode,
+            decode=stand_ins.decode,
+            sample=sample,
+            log_likelihood=stand_ins.log_likelihood,
+            features=stand_ins.features,
+        )
+
+    return write
+
+
+def _bare(metadata, **signatures):
+    """A SavedModel with the given text as its metadata, and the given signatures."""
+
+    @tf.function(input_signature=[])
+    def describe():
+        return {"metadata": tf.constant(metadata)}
+
+    return lambda directory: tf.saved_model.save(
+        tf.Module(), directory, signatures={**signatures, "metadata": describe}
+    )
+
+
+@pytest.mark.parametrize(
+    ("write", "signatures"),
+    [
+        (
+            stand_ins.write_tokenizer,
+            ["decode", "decode_pixels", "encode", "encode_pixels", "reconstruct", "serving_default"],
+        ),
+        (stand_ins.write_generator, ["features", "generate", "score", "serving_default"]),
+        (stand_ins.write_classifier, ["classify", "classify_pixels", "serving_default"]),
+    ],
+)
+def test_a_whole_model_is_blessed_after_every_signature_was_queried(tmp_path, write, signatures):
+    blessing, checked = _validated(tmp_path, write)
+    assert model_utils.is_infra_validated(blessing)
+    assert (tmp_path / "blessing" / "INFRA_BLESSED").exists()
+    assert checked["blessed"]
+    assert [check["name"] for check in checked["checks"]] == ["load", "metadata", *signatures]
+    assert all(check["milliseconds"] > 0 and check["reason"] is None for check in checked["checks"])
+
+
+def test_an_unconditional_generator_is_blessed(tmp_path):
+    blessing, _ = _validated(tmp_path, lambda path: stand_ins.write_generator(path, class_names=()))
+    assert model_utils.is_infra_validated(blessing)
+
+
+def _nan_pixels(tokens):
+    pixels, log_scale = stand_ins.decode(tokens)
+    return pixels * float("nan"), log_scale
+
+
+def _half_a_picture(tokens):
+    pixels, log_scale = stand_ins.decode(tokens)
+    return pixels[:, :4], log_scale[:, :4]
+
+
+def _sample_by_position(class_id, seed, *rest):
+    """Seeds each row by its place in the batch too."""
+    return stand_ins.sample(class_id, seed + tf.range(tf.size(seed, tf.int64), dtype=tf.int64), *rest)
+
+
+def _sample_beyond_the_codebook(*inputs):
+    return stand_ins.sample(*inputs) + stand_ins.CODES
+
+
+@pytest.mark.parametrize(
+    ("write", "failing", "reason"),
+    [
+        (_tokenizer(decode=_nan_pixels), "decode_pixels", "pixels holds values that are not finite"),
+        (_tokenizer(decode=_half_a_picture), "decode", "image_bytes decodes to (4, 8, 3), not (8, 8, 3)"),
+        (
+            _tokenizer(decode=_half_a_picture),
+            "decode_pixels",
+            "log_scale is float32 (3, 4, 8, 3), not float32 [3, 8, 8, 3]",
+        ),
+        (
+            _tokenizer(encode=lambda pixels: stand_ins.encode(pixels) - stand_ins.CODES),
+            "encode",
+            "tokens reach from -1",
+        ),
+        (
+            _tokenizer(encode=lambda pixels: stand_ins.encode(pixels)[:, :2]),
+            "encode_pixels",
+            "tokens is int32 (3, 2), not int32 [3, 4]",
+        ),
+        (
+            _tokenizer(encode=lambda pixels: tf.cast(stand_ins.encode(pixels), tf.int64)),
+            "encode",
+            "tokens is int64 (3, 4), not int32 [3, 4]",
+        ),
+        (
+            _generator(_sample_by_position),
+            "generate",
+            "a row's tokens depend on the rows beside it, with the same seed",
+        ),
+        (_generator(_sample_beyond_the_codebook), "generate", "tokens reach from 16"),
+        (
+            _tokenizer(metadata=stand_ins.metadata("generator")),
+            "generate",
+            "missing; a generator must have it",
+        ),
+        (_tokenizer(metadata=stand_ins.metadata("painter")), "metadata", "kind 'painter' is unknown"),
+        (_bare("no JSON"), "metadata", "Expecting value"),
+        (lambda directory: None, "load", "SavedModel file does not exist"),
+    ],
+)
+def test_a_broken_model_is_not_blessed_and_says_why(tmp_path, write, failing, reason):
+    blessing, checked = _validated(tmp_path, write)
+    assert not model_utils.is_infra_validated(blessing)
+    assert (tmp_path / "blessing" / "INFRA_NOT_BLESSED").exists()
+    assert not (tmp_path / "blessing" / "INFRA_BLESSED").exists()
+    assert not checked["blessed"]
+    reasons = {check["name"]: check["reason"] for check in checked["checks"]}
+    assert reason in reasons[failing]
+    first = next(name for name, reason in reasons.items() if reason)
+    assert blessing.get_string_custom_property("reason") == f"{first}: {reasons[first]}"
+
+
+def test_a_signature_with_an_argument_that_the_house_does_not_know_is_named(tmp_path):
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "zoom")])
+    def encode(zoom):
+        return {"tokens": zoom}
+
+    metadata = stand_ins.metadata("tokenizer").to_json()
+    _, checked = _validated(tmp_path, _bare(metadata, encode=encode))
+    reasons = {check["name"]: check["reason"] for check in checked["checks"]}
+    assert reasons["encode"].startswith("takes the unknown inputs ['zoom']; allowed are ['class_id',")
+    assert reasons["decode"] == "missing; a tokenizer must have it"
+
+
+def test_an_error_of_the_machine_gives_no_verdict_but_raises(tmp_path, monkeypatch):
+    def unavailable(path):
+        raise tf.errors.UnavailableError(None, None, f"storage of {path} is down")
+
+    monkeypatch.setattr(tf.saved_model, "load", unavailable)
+    with pytest.raises(tf.errors.UnavailableError, match="is down"):
+        _validated(tmp_path, stand_ins.write_tokenizer)
+    assert not (tmp_path / "blessing").exists()

@@ -1,0 +1,50 @@
+import pytest
+
+from components.run_report import charts
+
+
+def coordinates(curve):
+    return [tuple(map(float, point.split(","))) for point in curve.points.split()]
+
+
+def test_a_curve_spans_the_frame_from_first_to_last_step():
+    chart = charts.lines("loss", [charts.Series("train", [0, 50, 100], [3.0, 2.0, 1.0])])
+    (x0, y0), (x1, y1), (x2, y2) = coordinates(chart.curves[0])
+    assert (x0, x2) == (charts.LEFT, charts.WIDTH - charts.RIGHT)
+    assert x1 == pytest.approx((x0 + x2) / 2, abs=0.1)
+    assert y0 < y1 < y2  # down the page as the loss falls
+    assert chart.curves[0].last == "1"
+
+
+def test_shares_are_on_a_fixed_scale_of_percentages():
+    chart = charts.lines("usage", [charts.Series("train", [0, 1], [0.2, 0.5])], percent=True)
+    assert [tick.label for tick in chart.y_ticks] == [
+        f"{p}\N{NO-BREAK SPACE}%" for p in (0, 20, 40, 60, 80, 100)
+    ]
+
+
+def test_a_loss_that_falls_far_is_on_a_logarithmic_scale():
+    chart = charts.lines("loss", [charts.Series("train", [0, 1, 2], [100.0, 10.0, 1.0])])
+    y = [y for _, y in coordinates(chart.curves[0])]
+    assert y[1] - y[0] == pytest.approx(y[2] - y[1], abs=0.1)
+
+
+def test_a_single_point_and_a_constant_curve_can_be_drawn():
+    for values in ([2.0], [2.0, 2.0], [0.0, 0.0]):
+        chart = charts.lines("loss", [charts.Series("train", list(range(len(values))), values)])
+        assert len(coordinates(chart.curves[0])) == len(values)
+
+
+def test_bars_stand_on_the_axis_as_high_as_their_values():
+    chart = charts.bars("top-1", ["1", "2"], [0.25, 0.5], highlighted=1)
+    low, high = chart.bars
+    assert high.height == pytest.approx(2 * low.height)
+    assert low.y + low.height == pytest.approx(high.y + high.height)
+    assert (low.highlighted, high.highlighted) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.01234, "0.0123"), (4.5, "4.5"), (1234.5, "1,234"), (1e-6, "1.0e-06"), (0.0, "0")]
+)
+def test_numbers_show_the_digits_that_matter(value, text):
+    assert charts.number(value) == text

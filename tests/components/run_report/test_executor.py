@@ -1,0 +1,83 @@
+import json
+
+import numpy as np
+import pytest
+from tfx.types import Channel, standard_artifacts
+
+from components.evaluators import files
+from components.run_report.component import RunReport
+from components.run_report.executor import Executor
+from tests.components.evaluators import artifacts
+from tests.components.run_report import sample
+
+EVALUATIONS = ("reconstruction", "generation", "linear_probe")
+RUNS = ("tokenizer_run", "classifier_run", "vim_run")
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    report = sample.report()
+    made = {
+        "examples": artifacts.write_examples(
+            tmp_path / "examples", {"train": [], "eval": []}, report.dataset["class_names"]
+        )
+    }
+    for name in EVALUATIONS:
+        made[name] = artifacts.artifact(standard_artifacts.ModelEvaluation, tmp_path / name)
+        metrics = dict(report.metrics[name])
+        about = ("counts", "protocol", "seconds", "thresholds", "failed_thresholds", "blessed")
+        evaluation = {key: metrics.pop(key) for key in about if key in metrics}
+        files.write_json(str(tmp_path / name / "evaluation.json"), {"metrics": metrics, **evaluation})
+    files.write_arrays(str(tmp_path / "generation" / "samples.npz"), report.samples)
+    files.write_arrays(str(tmp_path / "reconstruction" / "pairs.npz"), report.pairs)
+    for name in RUNS:
+        made[name] = artifacts.artifact(standard_artifacts.ModelRun, tmp_path / name)
+        lines = "".join(json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in (1, 2, 3))
+        files.write_bytes(str(tmp_path / name / "history.jsonl"), lines.encode())
+    return made
+
+
+def run(inputs, tmp_path, output_dir):
+    report = artifacts.artifact(standard_artifacts.ModelEvaluation, tmp_path / "report")
+    Executor().Do(
+        artifacts.as_lists(**inputs),
+        artifacts.as_lists(report=report),
+        {"config": json.dumps({"name": "tiny", "seed": 0}), "output_dir": output_dir},
+    )
+
+
+def test_artifacts_become_a_report_in_the_artifact_and_in_the_runs_folder(inputs, tmp_path):
+    run(inputs, tmp_path, str(tmp_path / "run"))
+    for place in ("report", "run"):
+        metrics = json.loads((tmp_path / place / "metrics.json").read_text())
+        assert metrics["reconstruction"]["psnr"] == 22.5
+        assert metrics["linear_probe"]["best_block"] == 2
+        assert "<title>tiny" in (tmp_path / place / "report" / "index.html").read_text()
+    plain = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
+    assert [row["step"] for row in plain["histories"]["vim"]] == [1, 2, 3]
+    assert np.load(tmp_path / "run" / "report" / "samples.npz")["images"].shape == (6, 8, 8, 3)
+
+
+def test_without_an_output_folder_the_artifact_alone_is_written(inputs, tmp_path):
+    before = {path.name for path in tmp_path.iterdir()}
+    run(inputs, tmp_path, "")
+    assert {path.name for path in tmp_path.iterdir()} - before == {"report"}
+
+
+def test_the_component_takes_what_the_run_made():
+    evaluation, model_run = (
+        Channel(type=kind) for kind in (standard_artifacts.ModelEvaluation, standard_artifacts.ModelRun)
+    )
+    node = RunReport(
+        Channel(type=standard_artifacts.Examples),
+        evaluation,
+        evaluation,
+        evaluation,
+        model_run,
+        model_run,
+        model_run,
+        config="{}",
+        output_dir="runs/tiny",
+    )
+    assert set(node.inputs) == {"examples", *EVALUATIONS, *RUNS}
+    assert node.outputs["report"].type is standard_artifacts.ModelEvaluation

@@ -1,0 +1,110 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from components.run_report import page
+from tests.components.run_report import sample
+
+
+class Balance(HTMLParser):
+    """Opens and closes every element, or says which."""
+
+    VOID = ("meta", "img", "br", "line", "polyline", "rect")
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def text(html):
+    return " ".join(re.sub(r"<[^>]+>", " ", html.partition("</style>")[2]).split())
+
+
+def test_the_page_is_well_formed_and_needs_nothing_but_itself():
+    html = page.render(sample.report())
+    assert html.startswith("<!doctype html>")
+    balance = Balance()
+    balance.feed(html)
+    assert balance.open == []
+    assert not re.findall(r'(?:src|href)="(?!data:)', html)
+    assert "http" not in html
+    assert "@import" not in html
+
+
+def test_the_verdict_and_the_headline_come_first():
+    words = text(page.render(sample.report()))
+    top = words[: words.index("Samples")]
+    for expected in ("Tokenizer is blessed", "Image model is blessed", "22.5 dB", "75 %", "87.5 %", "90 %"):
+        assert expected in top.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_a_failed_threshold_is_told_with_its_reason_and_marked_in_the_table():
+    failure = {"metric": "psnr", "value": 18.0, "reason": "psnr 18 is below 21"}
+    html = page.render(
+        sample.report(
+            reconstruction={
+                "psnr": 18.0,
+                "blessed": False,
+                "thresholds": {"psnr": {"min": 21.0, "max": None}},
+                "failed_thresholds": [failure],
+            }
+        )
+    )
+    assert "Tokenizer is not blessed psnr 18 is below 21" in text(html)
+    assert re.search(r'<tr class="failed"><td>PSNR</td>.*at least 21.0 dB', html)
+
+
+def test_what_the_data_do_not_have_is_left_out():
+    report = sample.report()
+    del report.metrics["generation"]["class_accuracy"]
+    report.metrics["generation"]["protocol"]["classes"] = "none"
+    report.metrics["linear_probe"].clear()
+    report.metrics["linear_probe"].update(skipped="no labels", counts={}, protocol={}, seconds=0.1)
+    words = text(page.render(report))
+    assert "Recognized" not in words
+    assert "Not measured: no labels." in words
+
+
+def test_a_metric_that_is_not_a_number_says_so():
+    assert "not a number" in text(page.render(sample.report(reconstruction={"psnr": None})))
+
+
+def test_names_from_outside_cannot_become_markup():
+    html = page.render(sample.report())
+    assert "<somewhere>" not in html
+    assert "grey &amp; bright" in html
+
+
+def test_every_logged_series_is_drawn_and_missing_values_are_left_out():
+    html = page.render(sample.report())
+    assert html.count("<polyline") == 5  # loss, eval loss, usage, l2; loss of vim
+    l2 = re.search(r"<b>l2</b> <span class=\"key k0\">train <i>([^<]*)</i>", html)
+    assert l2[1] == "0.3"
+
+
+def test_components_show_their_times_and_states():
+    report = sample.report()
+    report.metrics["components"] = [
+        {"name": "Trainer", "seconds": 245.0, "state": "ran"},
+        {"name": "StatisticsGen", "seconds": 30.4, "state": "cached"},
+    ]
+    words = text(page.render(report))
+    assert "4 min 05 s in all" in words  # what was cached took no time of this run
+    assert "StatisticsGen cached 30 s" in words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.44, "0.4 s"), (35.2, "35 s"), (59.7, "1 min 00 s"), (245, "4 min 05 s"), (7800, "2 h 10 min")],
+)
+def test_durations_read_as_people_say_them(seconds, said):
+    assert page.duration(seconds) == said

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.token_transform.tokenizer import Row, Tokenizer, crop_seed, decodable
+from serving import images
+from tests import stand_ins
+from tests.components.image_example_gen import pictures
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("tokenizer"))
+    stand_ins.write_tokenizer(path)
+    return path
+
+
+def tokenizer(model, batch_size=4, min_scale=0.3):
+    return Tokenizer(model, batch_size=batch_size, min_scale=min_scale, flip=True, seed=7)
+
+
+def rows(*variants, key="a"):
+    return [Row(key, None, variant, pictures.encoded(60, size=(40, 24))) for variant in variants]
+
+
+def test_variant_0_is_the_centre_crop_that_the_model_itself_would_take(model):
+    pixels = tokenizer(model).crop(rows(0, 0))
+    expected = images.decode_batch(tf.constant([rows(0)[0].image_bytes] * 2), stand_ins.SIZE)
+    np.testing.assert_allclose(pixels, expected, atol=1e-6)
+
+
+def test_other_variants_are_random_crops_that_their_seed_alone_decides(model):
+    first, second = tokenizer(model).crop(rows(1, 2, 1)), tokenizer(model).crop(rows(1))
+    np.testing.assert_array_equal(first[0], first[2])
+    np.testing.assert_array_equal(first[0], second[0])
+    assert np.abs(first[0] - first[1]).max() > 0.001
+
+
+def test_seed_key_and_variant_each_make_another_crop():
+    seeds = {crop_seed(0, "a", 1), crop_seed(1, "a", 1), crop_seed(0, "b", 1), crop_seed(0, "a", 2)}
+    assert len(seeds) == 4
+    assert all(-(2**31) <= part < 2**31 for seed in seeds for part in seed)
+
+
+def test_tokens_are_the_models_and_padding_leaves_no_trace(model):
+    bright = [Row("b", None, 0, pictures.encoded(level)) for level in (10, 120, 240)]
+    found = tokenizer(model, batch_size=8)
+    tokens = found.encode(found.crop(bright))
+    assert tokens.shape == (3, stand_ins.TOKENS)
+    # A stand-in token is the brightness in 16 levels.
+    np.testing.assert_array_equal(tokens[:, 0], np.round(np.array([10, 120, 240]) / 255 * 15))
+
+
+def test_the_model_sees_one_shape_only(model):
+    found = tokenizer(model, batch_size=4)
+    shapes = []
+    encode = found._encode
+    found._encode = lambda pixels: shapes.append(tuple(pixels.shape)) or encode(pixels=pixels)
+    for count in (4, 1):
+        found.encode(found.crop(rows(*range(count))))
+    assert shapes == [(4, stand_ins.SIZE, stand_ins.SIZE, 3)] * 2
+
+
+def test_a_model_that_is_no_tokenizer_is_told_by_its_signatures(tmp_path):
+    stand_ins.write_classifier(str(tmp_path))
+    with pytest.raises(ValueError, match="no signature encode_pixels: there are classify, classify_pixels"):
+        tokenizer(str(tmp_path))
+
+
+def test_what_cannot_be_decoded_is_known():
+    assert decodable(pictures.encoded())
+    assert not decodable(pictures.encoded()[:-30])

@@ -1,0 +1,22 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.server import Endpoints, background_server
+from tests import stand_ins
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's serving folder with both stand-ins; not to be changed."""
+    folder = tmp_path_factory.mktemp("serving")
+    stand_ins.write_tokenizer(str(folder / "vit_vqgan" / "3"))
+    stand_ins.write_generator(str(folder / "vim" / "17"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(base: Path) -> Iterator[Endpoints]:
+    with background_server(str(base)) as endpoints:
+        yield endpoints

@@ -1,0 +1,127 @@
+import json
+
+import click
+import numpy as np
+import pytest
+import tensorflow as tf
+from click.testing import CliRunner
+from PIL import Image
+
+from serving import files
+from serving.commands import COMMANDS
+from tests import stand_ins
+
+cli = click.Group(commands={command.name: command for command in COMMANDS})
+
+
+@pytest.fixture(params=["folder", "grpc", "http"])
+def where(request, base):
+    """The options that reach the same models in three ways."""
+    if request.param == "folder":
+        run = base.parent / "run"
+        run.mkdir(exist_ok=True)
+        if not (run / "serving").exists():
+            (run / "serving").symlink_to(base)
+        return ["--run", str(run)]
+    return ["--endpoint", getattr(request.getfixturevalue("server"), request.param)]
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "grey.png"
+    path.write_bytes(files.png(np.full((12, 20, 3), 102, np.uint8)))
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def test_generate_writes_arrays_by_class_in_the_order_asked_for(where, tmp_path):
+    out = tmp_path / "out.npz"
+    result = run(
+        "generate", *where, "--class", "bright", "--class", 0, "--count", 2, "--seed", 5, "--output", out
+    )
+    assert (result.exit_code, result.output) == (0, f"{out}: 4 pictures\n")
+    with np.load(out) as archive:
+        assert archive["classes"].tolist() == [2, 2, 0, 0]
+        assert archive["images"].shape == (4, stand_ins.SIZE, stand_ins.SIZE, 3)
+        ids, seeds = tf.constant([2, 2, 0, 0]), tf.constant([5, 6, 7, 8], tf.int64)
+        expected = stand_ins.sample(ids, seeds, tf.ones(4), None, None, None)
+        np.testing.assert_array_equal(archive["tokens"], expected)
+
+
+def test_generate_draws_all_classes_as_a_grid_or_a_folder(where, tmp_path):
+    result = run("generate", *where, "--count", 3, "--temperature", 0, "--output", tmp_path / "grid.png")
+    assert result.exit_code == 0, result.output
+    sheet = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert all((sheet == level).all(-1).sum() >= 3 * 64 * 64 for level in (0, 119, 238))
+    result = run("generate", *where, "--class", "all", "--count", 1, "--output", tmp_path / "folder")
+    assert result.exit_code == 0, result.output
+    names = sorted(file.name for file in (tmp_path / "folder").iterdir())
+    assert names == ["0000_dark.png", "0001_grey.png", "0002_bright.png"]
+
+
+@pytest.mark.parametrize("suffix", ["npz", "json"])
+def test_encode_and_decode_are_each_others_inverse(where, tmp_path, picture, suffix):
+    tokens = tmp_path / f"tokens.{suffix}"
+    assert run("encode", *where, picture, "--output", tokens).output == f"{tokens}: 1 row\n"
+    result = run("decode", *where, tokens, "--output", tmp_path / "decoded")
+    assert result.exit_code == 0, result.output
+    decoded = np.asarray(Image.open(tmp_path / "decoded" / "0000_grey_png.png"))
+    np.testing.assert_array_equal(decoded, np.full((8, 8, 3), 102))
+
+
+def test_reconstruct_shows_originals_beside_reconstructions(where, tmp_path, picture):
+    out = tmp_path / "pairs.npz"
+    assert run("reconstruct", *where, picture, picture, "--output", out).exit_code == 0
+    with np.load(out) as archive:
+        np.testing.assert_array_equal(archive["images"], archive["originals"])
+        assert archive["names"].tolist() == ["grey.png"] * 2
+    assert run("reconstruct", *where, picture, "--output", tmp_path / "pairs.png").exit_code == 0
+    sheet = np.asarray(Image.open(tmp_path / "pairs.png"))
+    assert (sheet == 102).all(-1).sum() >= 2 * 64 * 64
+
+
+def error_line(result, code):
+    """The message of a command that ended with that exit code, in one line and without a traceback."""
+    assert result.exit_code == code, result.output
+    assert isinstance(result.exception, SystemExit)
+    line = result.output.splitlines()[-1]
+    assert line.startswith("Error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["generate", "--class", "cow", "--output", "x.png"], 2, "'cow' is not known, allowed are 0 to 2"),
+        (["generate", "--output", "x.jpg"], 2, "allowed are .png, .npz, a folder"),
+        (["generate", "--count", "0", "--output", "x.png"], 2, "--count"),
+        (["generate", "--top-p", "0", "--output", "x.png"], 2, "--top-p"),
+        (["generate", "--endpoint", "http://x:1", "--output", "x.png"], 2, "one of them"),
+        (["encode", "missing.png", "--output", "x.npz"], 2, "missing.png"),
+        (["encode", "text.txt", "--output", "x.npz"], 1, "text.txt is no picture"),
+        (["reconstruct", "text.txt", "--output", "x.png"], 1, "text.txt is no picture"),
+        (["decode", "text.txt", "--output", "x.png"], 1, "text.txt holds no tokens"),
+        (["decode", "short.json", "--output", "x.png"], 1, "allowed is int32 [?, 4]"),
+        (["decode", "large.json", "--output", "x.png"], 1, "tokens must be in [0, 16)"),
+    ],
+)  # fmt: skip
+def test_bad_usage_ends_with_2_and_failure_with_1(base, tmp_path, monkeypatch, arguments, code, said):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "serving").symlink_to(base)
+    (tmp_path / "text.txt").write_text("no picture")
+    (tmp_path / "short.json").write_text(json.dumps({"tokens": [[1, 2]]}))
+    (tmp_path / "large.json").write_text(json.dumps({"tokens": [[1, 2, 3, 16]]}))
+    before = set(tmp_path.iterdir())
+    monkeypatch.chdir(tmp_path)
+    assert said in error_line(run(*arguments, "--run", "run"), code)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_models_that_are_not_there_are_told(tmp_path):
+    for option, place in (("--run", tmp_path), ("--endpoint", "http://127.0.0.1:1")):
+        result = run("generate", option, place, "--output", tmp_path / "x.png")
+        assert str(place) in error_line(result, 1)
+    assert str(tmp_path) in error_line(run("serve", "--run", tmp_path, "--port", 0, "--rest_api_port", 0), 1)

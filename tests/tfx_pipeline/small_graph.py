@@ -1,0 +1,53 @@
+"""A graph of three components, one of each kind: our own, our own fed by another, TFX's."""
+
+from tfx import v1 as tfx
+from tfx.dsl.components.base import base_component, base_executor, executor_spec
+from tfx.types import channel, component_spec, standard_artifacts
+from tfx.utils import path_utils
+
+from components.model_validator.component import ModelValidator
+from tests import stand_ins
+
+
+class WriterExecutor(base_executor.BaseExecutor):
+    """Writes the stand-in tokenizer with two classes."""
+
+    def Do(self, input_dict, output_dict, exec_properties):
+        (model,) = output_dict["model"]
+        assert exec_properties["classes"] == 2
+        assert isinstance(exec_properties["classes"], int)  # JSON knows only doubles
+        stand_ins.write_tokenizer(path_utils.serving_model_dir(model.uri), ("dark", "bright"))
+        model.set_int_custom_property("classes", exec_properties["classes"])
+
+
+class WriterSpec(component_spec.ComponentSpec):
+    PARAMETERS = {"classes": component_spec.ExecutionParameter(type=int)}  # noqa: RUF012
+    INPUTS = {}  # noqa: RUF012
+    OUTPUTS = {"model": component_spec.ChannelParameter(type=standard_artifacts.Model)}  # noqa: RUF012
+
+
+class Writer(base_component.BaseComponent):
+    SPEC_CLASS = WriterSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(WriterExecutor)
+
+    def __init__(self, classes):
+        super().__init__(WriterSpec(classes=classes, model=channel.Channel(type=standard_artifacts.Model)))
+
+
+def small_graph(root, name="small-graph"):
+    """Writer -> ModelValidator -> Pusher; `root` holds the artifacts and the pushed model."""
+    writer = Writer(classes=2)
+    validator = ModelValidator(model=writer.outputs["model"])
+    pusher = tfx.components.Pusher(
+        model=writer.outputs["model"],
+        infra_blessing=validator.outputs["blessing"],
+        push_destination=tfx.proto.PushDestination(
+            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=f"{root}/serving")
+        ),
+    )
+    return tfx.dsl.Pipeline(
+        pipeline_name=name,
+        pipeline_root=f"{root}/pipeline_root",
+        components=[writer, validator, pusher],
+        beam_pipeline_args=["--runner=FnApiRunner"],
+    )

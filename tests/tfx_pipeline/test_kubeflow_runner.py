@@ -1,0 +1,99 @@
+"""The compiled file is what Kubeflow Pipelines takes."""
+
+import kfp.components
+import pytest
+import yaml
+
+from tests.tfx_pipeline.small_graph import small_graph
+from tfx_pipeline.config import ConfigError
+from tfx_pipeline.kubeflow_runner import compile_pipeline
+
+IMAGE = "registry.example/tfx-vim:1"
+
+
+# Every graph that must compile: a function of the folder it runs in.
+GRAPHS = [small_graph]
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_kfp_loads_the_file_and_finds_every_component_in_it(tmp_path, graph):
+    pipeline = graph(tmp_path)
+    compile_pipeline(pipeline, IMAGE, str(tmp_path / "pipeline.yaml"))
+    loaded = kfp.components.load_component_from_file(str(tmp_path / "pipeline.yaml"))
+    ids = {component.id for component in pipeline.components}
+    assert loaded.name == pipeline.pipeline_info.pipeline_name
+    assert loaded.pipeline_spec.schema_version == "2.1.0"
+    assert set(loaded.pipeline_spec.components) == set(loaded.pipeline_spec.root.dag.tasks) == ids
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_every_executor_runs_the_given_image_with_our_entry_point(tmp_path, graph):
+    compile_pipeline(graph(tmp_path), IMAGE, str(tmp_path / "pipeline.yaml"))
+    spec = yaml.safe_load((tmp_path / "pipeline.yaml").read_text())
+    executors = spec["deploymentSpec"]["executors"]
+    assert len(executors) == len(spec["components"])
+    for executor in executors.values():
+        container = executor["container"]
+        assert container["image"] == IMAGE
+        assert container["command"] == ["python", "-m", "tfx_pipeline.kubeflow_entrypoint"]
+        assert container["args"][0] == "--executor_class_path"
+        assert container["args"][2:5] == [
+            "--json_serialized_invocation_args",
+            "{{$}}",
+            "--json_serialized_inputs_spec_args",
+        ]
+        assert "--runner=FnApiRunner" in container["args"]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The small graph's file, in a folder that was not there before."""
+    root = tmp_path_factory.mktemp("compiled")
+    output = root / "new folder" / "pipeline.yaml"
+    compile_pipeline(small_graph(root), IMAGE, str(output), "gs://bucket/runs")
+    return output
+
+
+def test_tasks_are_wired_as_in_the_graph(compiled):
+    tasks = yaml.safe_load(compiled.read_text())["root"]["dag"]["tasks"]
+    assert tasks["ModelValidator"]["dependentTasks"] == ["Writer"]
+    assert tasks["Pusher"]["dependentTasks"] == ["ModelValidator", "Writer"]
+    assert tasks["Pusher"]["inputs"]["artifacts"]["infra_blessing"]["taskOutputArtifact"] == {
+        "producerTask": "ModelValidator",
+        "outputArtifactKey": "blessing",
+    }
+
+
+def test_the_pipeline_root_is_the_one_given_or_none(compiled, tmp_path):
+    assert yaml.safe_load(compiled.read_text())["defaultPipelineRoot"] == "gs://bucket/runs"
+    compile_pipeline(small_graph(tmp_path), IMAGE, str(tmp_path / "bare.yml"))
+    assert "defaultPipelineRoot" not in yaml.safe_load((tmp_path / "bare.yml").read_text())
+
+
+def test_nothing_but_the_file_is_left(compiled):
+    assert [path.name for path in compiled.parent.iterdir()] == ["pipeline.yaml"]
+
+
+def test_a_graph_that_does_not_compile_leaves_the_old_file_as_it_was(tmp_path, monkeypatch):
+    output = tmp_path / "pipeline.yaml"
+    output.write_text("old")
+    monkeypatch.setattr(yaml, "safe_dump", lambda specification: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        compile_pipeline(small_graph(tmp_path), IMAGE, str(output))
+    assert output.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["pipeline.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "message"),
+    [
+        ("small_graph", "pipeline.yaml", "name 'small_graph': Kubeflow Pipelines allows a-z, 0-9 and -"),
+        ("small-graph", "pipeline.json", "pipeline.json': Kubeflow Pipelines takes a file ending in .yaml"),
+    ],
+)
+def test_what_kubeflow_would_refuse_is_one_clear_line(tmp_path, name, file, message):
+    with pytest.raises(ConfigError) as error:
+        compile_pipeline(small_graph(tmp_path, name), IMAGE, str(tmp_path / file))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / file).exists()

@@ -1,0 +1,199 @@
+"""The graph: from a collection of images to a served tokenizer and image model.
+
+It reads from top to bottom as it runs. Who runs it (in process, Kubeflow Pipelines) and where its
+files stand is the runners' concern.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from ml_metadata.proto import metadata_store_pb2
+from tfx import v1 as tfx
+from tfx.types import standard_artifacts
+
+from components.evaluators.generation.component import GenerationEvaluator
+from components.evaluators.linear_probe.component import LinearProbeEvaluator
+from components.evaluators.reconstruction.component import ReconstructionEvaluator
+from components.image_example_gen.component import ImageExampleGen
+from components.model_validator.component import ModelValidator
+from components.run_report.component import RunReport
+from components.token_transform.component import TokenTransform
+from tfx_pipeline.config import Config
+from trainers.training.config import Job, Section
+
+
+def create_pipeline(
+    config: Config,
+    *,
+    run_dir: str,
+    dataset_version: str,
+    beam_pipeline_args: Sequence[str],
+    metadata_connection_config: metadata_store_pb2.ConnectionConfig | None = None,
+) -> tfx.dsl.Pipeline:
+    """Builds the pipeline of a run.
+
+    Args:
+      config: the run's configuration.
+      run_dir: the folder that holds everything of this run; local or of an object store.
+      dataset_version: fingerprint of the source, so that changed images are not taken from the cache.
+      beam_pipeline_args: Beam's own flags, `--runner` among them.
+      metadata_connection_config: where lineage is kept; None where the runner brings its own.
+
+    Returns:
+      The TFX pipeline, for any TFX runner.
+    """
+    data, evaluation = config.data, config.evaluation
+
+    images = ImageExampleGen(
+        source=data.source,
+        splits=data.splits,
+        num_shards=data.num_shards,
+        max_broken=data.max_broken,
+        tfds_data_dir=data.tfds_data_dir,
+        dataset_version=dataset_version,
+    )
+    statistics = tfx.components.StatisticsGen(
+        # The pictures' bytes say nothing as text, and counting them takes longer than all the rest.
+        examples=images.outputs["examples"],
+    )
+    schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"])
+    validation = tfx.components.ExampleValidator(
+        statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
+    )
+
+    tokenizer = _trainer("tokenizer", "trainers.vit_vqgan", images, config, config.stage1, run_dir)
+    classifier = _trainer("classifier", "trainers.classifier", images, config, config.classifier, run_dir)
+    tokens = TokenTransform(
+        examples=images.outputs["examples"],
+        model=tokenizer.outputs["model"],
+        augmentations=config.tokens.augmentations,
+        min_scale=data.augmentation.min_scale,
+        flip=data.augmentation.flip,
+        seed=config.seed,
+        batch_size=config.tokens.batch_size,
+        num_shards=config.tokens.num_shards,
+    )
+    vim = _trainer("vim", "trainers.vim", tokens, config, config.stage2, run_dir, base_model=tokenizer)
+
+    reconstruction = ReconstructionEvaluator(
+        examples=images.outputs["examples"],
+        model=tokenizer.outputs["model"],
+        classifier=classifier.outputs["model"],
+        batch_size=evaluation.reconstruction.batch_size,
+        thresholds=_bounds(evaluation.reconstruction.thresholds),
+    )
+    generation = GenerationEvaluator(
+        examples=images.outputs["examples"],
+        model=vim.outputs["model"],
+        classifier=classifier.outputs["model"],
+        samples=evaluation.generation.samples,
+        batch_size=evaluation.generation.batch_size,
+        seed=config.seed,
+        thresholds=_bounds(evaluation.generation.thresholds),
+        **evaluation.generation.sampling.model_dump(),
+    )
+    linear_probe = LinearProbeEvaluator(
+        examples=images.outputs["examples"],
+        model=vim.outputs["model"],
+        seed=config.seed,
+        **evaluation.linear_probe.model_dump(),
+    )
+
+    tokenizer_validator, tokenizer_pusher = _release("tokenizer", tokenizer, reconstruction, run_dir, "vit_vqgan")
+    vim_validator, vim_pusher = _release("vim", vim, generation, run_dir, "vim")
+
+    report = RunReport(
+        config=config.model_dump_json(),
+        examples=images.outputs["examples"],
+        reconstruction=reconstruction.outputs["evaluation"],
+        generation=generation.outputs["evaluation"],
+        linear_probe=linear_probe.outputs["evaluation"],
+        tokenizer_run=tokenizer.outputs["model_run"],
+        classifier_run=classifier.outputs["model_run"],
+        vim_run=vim.outputs["model_run"],
+        output_dir=run_dir,
+    )
+
+    return tfx.dsl.Pipeline(
+        pipeline_name=f"tfx-vim-{config.name}",
+        pipeline_root=os.path.join(run_dir, "pipeline_root"),
+        components=[
+            images,
+            statistics,
+            schema,
+            validation,
+            tokenizer,
+            classifier,
+            tokens,
+            vim,
+            reconstruction,
+            generation,
+            linear_probe,
+            tokenizer_validator,
+            tokenizer_pusher,
+            vim_validator,
+            vim_pusher,
+            report,
+        ],
+        enable_cache=True,
+        metadata_connection_config=metadata_connection_config,
+        beam_pipeline_args=list(beam_pipeline_args),
+    )
+
+
+def _trainer(
+    name: str,
+    package: str,
+    examples: tfx.dsl.components.BaseComponent,
+    config: Config,
+    stage: Section,
+    run_dir: str,
+    base_model: tfx.components.Trainer | None = None,
+) -> tfx.components.Trainer:
+    """A Trainer that runs `<package>.trainer.run_fn` with the section of the configuration it reads.
+
+    No more of the configuration goes in than the trainer reads, so that a change elsewhere finds the
+    trained model in the cache.
+    """
+    job = Job(
+        preset=config.name,
+        seed=config.seed,
+        image_size=config.data.image_size,
+        augmentation=config.data.augmentation,
+        checkpoints=os.path.join(run_dir, "checkpoints", name),
+        logs=os.path.join(run_dir, "logs", name),
+    )
+    return tfx.components.Trainer(
+        run_fn=f"{package}.trainer.run_fn",
+        examples=examples.outputs["examples"],
+        base_model=base_model.outputs["model"] if base_model else None,
+        custom_config={"job": job.model_dump_json(), "stage": stage.model_dump_json()},
+    ).with_id(f"Trainer.{name}")
+
+
+def _release(
+    name: str,
+    trainer: tfx.components.Trainer,
+    evaluator: tfx.dsl.components.BaseComponent,
+    run_dir: str,
+    served_as: str,
+) -> tuple[ModelValidator, tfx.components.Pusher]:
+    """Validates a model by querying it, and pushes it where server and evaluator both agree."""
+    validator = ModelValidator(model=trainer.outputs["model"]).with_id(f"ModelValidator.{name}")
+    pusher = tfx.components.Pusher(
+        model=trainer.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        infra_blessing=validator.outputs["blessing"],
+        push_destination=tfx.proto.PushDestination(
+            filesystem=tfx.proto.PushDestination.Filesystem(
+                base_directory=os.path.join(run_dir, "serving", served_as)
+            )
+        ),
+    ).with_id(f"Pusher.{name}")
+    return validator, pusher
+
+
+def _bounds(thresholds):
+    return {metric: bound.model_dump(exclude_none=True) for metric, bound in thresholds.items()}

@@ -1,0 +1,98 @@
+"""Trains the domain classifier: the `run_fn` of the Trainer component "classifier".
+
+Its pooled features are the space in which FID compares images of this data set, its probabilities are
+those of the Inception Score, and its verdict on drawn images is the class accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from serving.export import export_classifier
+from trainers.classifier.config import Classifier
+from trainers.classifier.model import ResNet
+from trainers.training import examples, job
+from trainers.training.loop import Batch, Metrics, fit
+from trainers.training.optimizer import adamw
+
+# What is told apart where images have no labels (Gidaris et al. 2018): it takes knowing what they show.
+ROTATIONS = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")
+
+# Held-out images looked at on the way.
+EVALUATION_IMAGES = 512
+
+
+def run_fn(fn_args: Any) -> None:
+    """Trains a ResNet on image Examples, or on their rotations where they have no labels."""
+    run, stage = job.read(fn_args.custom_config, Classifier)
+    job.seed_everything(run.seed)
+    train_split = examples.open_split(fn_args.train_files)
+    eval_split = examples.open_split(fn_args.eval_files)
+    class_names = train_split.class_names or ROTATIONS
+    pose = _as_labelled if train_split.class_names else _rotate
+    model = ResNet(stage.model, image_size=run.image_size, classes=len(class_names))
+    optimizer = adamw(stage.train.optimizer, stage.train.steps, model.trainable_variables)
+    held_out = examples.evaluation_batches(
+        eval_split,
+        lambda record: examples.crop_at_center(run.image_size)(examples.parse_image(record)),
+        batch_size=EVALUATION_IMAGES,
+        limit=EVALUATION_IMAGES,
+    )
+
+    def step(batch: Batch) -> Metrics:
+        with tf.GradientTape() as tape:
+            metrics = _losses(model, *pose(batch), training=True)
+        gradients = tape.gradient(metrics["loss"], model.trainable_variables)
+        optimizer.apply(gradients, model.trainable_variables)
+        return metrics
+
+    def batches(first_step: int) -> tf.data.Dataset:
+        return examples.training_batches(
+            train_split,
+            examples.parse_image,
+            batch_size=stage.train.batch_size,
+            seed=run.seed,
+            first_step=first_step,
+            augment=examples.crop_at_random(run.augmentation, run.image_size),
+        )
+
+    history = fit(
+        "classifier",
+        stage.train,
+        step=step,
+        batches=batches,
+        state={"model": model, "optimizer": optimizer},
+        evaluate=lambda: _losses(model, *pose(next(iter(held_out))), training=False),
+        checkpoints=job.checkpoint_folder(run, stage, train_split.fingerprint),
+        logs=run.logs,
+    )
+    job.finish(fn_args, history)
+    export_classifier(
+        fn_args.serving_model_dir,
+        model,
+        job.describe("classifier", run, class_names=class_names),
+        classify=model.call,
+    )
+
+
+def _as_labelled(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+    return batch["pixels"], batch["label"]
+
+
+def _rotate(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+    """Turns image i of a batch by i quarters, and labels it with that."""
+    pixels = batch["pixels"]
+    quarters = tf.range(tf.shape(pixels)[0]) % len(ROTATIONS)
+    turned = tf.stack([tf.image.rot90(pixels, k) for k in range(len(ROTATIONS))], axis=1)
+    return tf.gather(turned, quarters, batch_dims=1), quarters
+
+
+def _losses(model: ResNet, pixels: tf.Tensor, labels: tf.Tensor, *, training: bool) -> Metrics:
+    """Cross-entropy in nats, and top-1 accuracy."""
+    logits, _ = model(pixels, training=training)
+    nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    hits = tf.argmax(logits, axis=-1, output_type=tf.int32) == labels
+    return {"loss": tf.reduce_mean(nats), "accuracy": tf.reduce_mean(tf.cast(hits, tf.float32))}

@@ -1,0 +1,155 @@
+"""Examples to batches, in an order that depends on the seed and the step alone.
+
+The position in the data is no state to be saved: the batches from step n on can be had anew at any
+time, which is what makes a resumed run equal to one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from serving import images
+from trainers.training.config import Augmentation
+
+# Records held to shuffle. Shards are shuffled besides, and hold their records in hashed order.
+SHUFFLE_BUFFER = 4096
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of an Examples artifact: its files, its count, and what its data set is."""
+
+    files: tuple[str, ...]
+    records: int
+    class_names: tuple[str, ...]
+    fingerprint: str
+
+
+def open_split(patterns: list[str]) -> Split:
+    """The split behind the patterns that TFX's Trainer hands over (`<artifact>/Split-<name>/*`)."""
+    files = sorted(tf.io.gfile.glob(patterns))
+    folder = os.path.dirname(patterns[0])
+    with tf.io.gfile.GFile(os.path.join(os.path.dirname(folder), "dataset.json")) as file:
+        dataset = json.load(file)
+    name = os.path.basename(folder).removeprefix("Split-")
+    return Split(
+        files=tuple(files),
+        records=dataset["splits"][name]["records"],
+        class_names=tuple(dataset["class_names"]),
+        fingerprint=dataset["fingerprint"],
+    )
+
+
+def parse_image(record: tf.Tensor) -> dict[str, tf.Tensor]:
+    """A serialized image Example to `image_bytes` and `label` (-1 when unlabelled)."""
+    fields = tf.io.parse_single_example(
+        record,
+        {
+            "image/encoded": tf.io.FixedLenFeature([], tf.string),
+            "image/label": tf.io.FixedLenFeature([], tf.int64, default_value=-1),
+        },
+    )
+    return {"image_bytes": fields["image/encoded"], "label": tf.cast(fields["image/label"], tf.int32)}
+
+
+def token_parser(tokens: int) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """A parser of serialized token Examples to `tokens` int32 [N] and `label` (-1 when unlabelled)."""
+
+    def parse(record: tf.Tensor) -> dict[str, tf.Tensor]:
+        fields = tf.io.parse_single_example(
+            record,
+            {
+                "tokens": tf.io.FixedLenFeature([tokens], tf.int64),
+                "image/label": tf.io.FixedLenFeature([], tf.int64, default_value=-1),
+            },
+        )
+        return {
+            "tokens": tf.cast(fields["tokens"], tf.int32),
+            "label": tf.cast(fields["image/label"], tf.int32),
+        }
+
+    return parse
+
+
+def training_batches(
+    split: Split,
+    parse: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    augment: Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]] | None = None,
+) -> tf.data.Dataset:
+    """Endless shuffled batches, those of step `first_step` (from 0) first.
+
+    `augment` takes a parsed record and a seed (int64 [2]) that is its own: it depends on the run's seed
+    and on the record's place in the whole stream.
+    """
+    first_record = first_step * batch_size
+    first_epoch, skipped = divmod(first_record, split.records)
+
+    def epoch(index: tf.Tensor) -> tf.data.Dataset:
+        files = tf.random.experimental.stateless_shuffle(tf.constant(split.files), seed=[seed, index])
+        records = tf.data.Dataset.from_tensor_slices(files).interleave(
+            tf.data.TFRecordDataset, cycle_length=8, num_parallel_calls=2, deterministic=True
+        )
+        buffer = min(split.records, SHUFFLE_BUFFER)
+        return records.shuffle(buffer, seed=index * 1_000_003 + seed, reshuffle_each_iteration=False)
+
+    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+    stream = epochs.flat_map(epoch).skip(skipped).enumerate(start=first_record)
+
+    def load(index: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
+        example = parse(record)
+        return augment(example, tf.stack([tf.constant(seed, tf.int64), index])) if augment else example
+
+    return (
+        stream.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(batch_size, drop_remainder=True)
+        .prefetch(4)
+    )
+
+
+def crop_at_random(
+    augmentation: Augmentation, image_size: int
+) -> Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]:
+    """An `augment` for images: bytes to a random resized crop, `pixels` float32 [S, S, 3]."""
+
+    def augment(example: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        pixels = images.random_resized_crop(
+            images.decode(example["image_bytes"]),
+            image_size,
+            seed,
+            min_scale=augmentation.min_scale,
+            flip=augmentation.flip,
+        )
+        return {"pixels": pixels, "label": example["label"]}
+
+    return augment
+
+
+def crop_at_center(image_size: int) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
+    """A parsed image record to its centre crop, `pixels` float32 [S, S, 3]."""
+
+    def crop(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        pixels = images.center_crop(images.decode(example["image_bytes"]), image_size)
+        return {"pixels": pixels, "label": example["label"]}
+
+    return crop
+
+
+def evaluation_batches(
+    split: Split,
+    parse: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    *,
+    batch_size: int,
+    limit: int,
+) -> tf.data.Dataset:
+    """Every record of a split once, at most `limit`, in stored order; the last batch may be smaller."""
+    records = tf.data.TFRecordDataset(list(split.files)).take(limit)
+    return records.map(parse, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size).cache()

@@ -1,0 +1,58 @@
+"""What TFX's Trainer hands to a `run_fn`, and what every `run_fn` leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib import metadata as distributions
+from typing import Any, TypeVar
+
+import keras
+
+from serving.export import Metadata
+from trainers.training.config import Job, Section
+from trainers.training.loop import write_history
+
+Stage = TypeVar("Stage", bound=Section)
+
+
+def read(custom_config: dict[str, Any], stage: type[Stage]) -> tuple[Job, Stage]:
+    """The job and the trainer's own section from `custom_config` ({"job": JSON, "stage": JSON})."""
+    return Job.model_validate_json(custom_config["job"]), stage.model_validate_json(custom_config["stage"])
+
+
+def checkpoint_folder(job: Job, stage: Section, *inputs: str) -> str:
+    """The stable folder of this training run.
+
+    It is named after everything that decides the result: a run that was stopped finds its checkpoints
+    again, and a run with another configuration or other data (`inputs`, fingerprints) never does.
+    """
+    decisive = job.model_dump_json(exclude={"checkpoints", "logs"}) + stage.model_dump_json() + "".join(inputs)
+    return os.path.join(job.checkpoints, hashlib.sha256(decisive.encode()).hexdigest()[:12])
+
+
+def finish(fn_args: Any, history: list[dict[str, float]]) -> None:
+    """Leaves the history where the Trainer's `model_run` artifact is."""
+    write_history(fn_args.model_run_dir, history)
+
+
+def describe(
+    kind: str, job: Job, *, tokens: int = 0, codebook_size: int = 0, class_names: tuple[str, ...]
+) -> Metadata:
+    """The metadata of a model that this job trained."""
+    return Metadata(
+        kind=kind,
+        preset=job.preset,
+        image_size=job.image_size,
+        tokens=tokens,
+        codebook_size=codebook_size,
+        class_names=class_names,
+        versions={name: distributions.version(name) for name in ("tfx-vim", "tensorflow", "keras")},
+    )
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds initial weights and dropout; the order of the data has its own seeds."""
+    keras.backend.clear_session()
+    # Not 0: with a global seed of 0, tf.data's shuffle takes no tensor for its own seed.
+    keras.utils.set_random_seed(seed + 1)

@@ -1,0 +1,34 @@
+"""Optimizer and learning-rate schedule, as the paper describes them (section 5.1)."""
+
+from __future__ import annotations
+
+import keras
+
+from trainers.training.config import Optimizer
+
+
+def schedule(options: Optimizer, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Linear warm-up from 0 to the peak, then a cosine down to the floor at `steps`."""
+    warm, peak = options.warmup_steps, options.learning_rate
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warm else peak,
+        warmup_target=peak if warm else None,
+        warmup_steps=warm,
+        decay_steps=steps - warm,
+        alpha=options.final_learning_rate / peak,
+    )
+
+
+def adamw(options: Optimizer, steps: int, variables: list[keras.Variable]) -> keras.optimizers.Optimizer:
+    """Adam with decoupled weight decay on every weight matrix, its slots built for `variables`."""
+    optimizer = keras.optimizers.AdamW(
+        schedule(options, steps),
+        beta_1=options.beta_1,
+        beta_2=options.beta_2,
+        weight_decay=options.weight_decay,
+        global_clipnorm=options.clip_norm,
+    )
+    # Decay pulls towards 0, which is no neutral place for a scale, an offset or a point on a sphere.
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "positions", "embedding"])
+    optimizer.build(variables)
+    return optimizer

@@ -1,0 +1,63 @@
+"""The progress of a training run, for a person at a terminal or for a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+# Where nobody watches a bar move, a line now and then says the same.
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Progress:
+    """A bar with rate, remaining time and loss; lines instead where standard error is no terminal."""
+
+    def __init__(self, title: str, *, total: int, done: int):
+        self._title, self._total, self._first, self._done = title, total, done, done
+        self._console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.1f} steps/s"),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=total, completed=done, rate=0.0, loss=float("nan"))
+        self._started = self._spoken = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if self._first:
+            self._console.print(f"{self._title}: going on from step {self._first} of {self._total}")
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+        if self._done == self._total:
+            self._console.print(f"{self._title}: {self._total} steps, {self.rate:.1f} steps/s")
+
+    @property
+    def rate(self) -> float:
+        """Steps per second since this process began to train."""
+        return (self._done - self._first) / max(time.monotonic() - self._started, 1e-9)
+
+    def update(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Shows that `done` steps are behind us, and the loss they had."""
+        self._done = done
+        loss = metrics["loss"]
+        self._bar.update(self._task, completed=done, rate=self.rate, loss=loss)
+        now = time.monotonic()
+        if self._bar.disable and now - self._spoken > SECONDS_BETWEEN_LINES and done < self._total:
+            self._spoken = now
+            left = (self._total - done) / self.rate
+            self._console.print(
+                f"{self._title}: step {done} of {self._total}, {self.rate:.1f} steps/s, "
+                f"{left:.0f} s left, loss {loss:.4f}"
+            )
