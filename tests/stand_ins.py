@@ -75,9 +75,7 @@ def classify(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def write_tokenizer(directory: str, class_names: tuple[str, ...] = CLASSES) -> None:
-    export_tokenizer(
-        directory, tf.Module(), metadata("tokenizer", class_names), encode=encode, decode=decode
-    )
+    export_tokenizer(directory, tf.Module(), metadata("tokenizer", class_names), encode=encode, decode=decode)
 
 
 def write_generator(directory: str, class_names: tuple[str, ...] = CLASSES) -> None:

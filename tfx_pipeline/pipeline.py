@@ -101,7 +101,9 @@ def create_pipeline(
         **evaluation.linear_probe.model_dump(),
     )
 
-    tokenizer_validator, tokenizer_pusher = _release("tokenizer", tokenizer, reconstruction, run_dir, "vit_vqgan")
+    tokenizer_validator, tokenizer_pusher = _release(
+        "tokenizer", tokenizer, reconstruction, run_dir, "vit_vqgan"
+    )
     vim_validator, vim_pusher = _release("vim", vim, generation, run_dir, "vim")
 
     report = RunReport(

@@ -26,8 +26,16 @@ def test_tokenizer_signatures_round_trip(tmp_path):
 def test_generator_signatures(tmp_path):
     stand_ins.write_generator(str(tmp_path))
     model = tf.saved_model.load(str(tmp_path))
+
     def generate(class_id, seed):
         n = len(class_id)
-        return model.signatures["generate"](class_id=tf.constant(class_id), seed=tf.constant(seed, tf.int64), temperature=tf.ones([n]),
-            top_k=tf.zeros([n], tf.int32), top_p=tf.ones([n]), guidance=tf.ones([n]))["tokens"].numpy()
-    print(generate([0,1,2],[0,1,2]))
+        return model.signatures["generate"](
+            class_id=tf.constant(class_id),
+            seed=tf.constant(seed, tf.int64),
+            temperature=tf.ones([n]),
+            top_k=tf.zeros([n], tf.int32),
+            top_p=tf.ones([n]),
+            guidance=tf.ones([n]),
+        )["tokens"].numpy()
+
+    print(generate([0, 1, 2], [0, 1, 2]))

@@ -72,7 +72,7 @@ def run_fn(fn_args: Any) -> None:
     job.finish(fn_args, history)
     export_classifier(
         fn_args.serving_model_dir,
-        model,
+        job.exportable(model),
         job.describe("classifier", run, class_names=class_names),
         classify=model.call,
     )

@@ -8,6 +8,7 @@ from importlib import metadata as distributions
 from typing import Any, TypeVar
 
 import keras
+import tensorflow as tf
 
 from serving.export import Metadata
 from trainers.training.config import Job, Section
@@ -27,7 +28,9 @@ def checkpoint_folder(job: Job, stage: Section, *inputs: str) -> str:
     It is named after everything that decides the result: a run that was stopped finds its checkpoints
     again, and a run with another configuration or other data (`inputs`, fingerprints) never does.
     """
-    decisive = job.model_dump_json(exclude={"checkpoints", "logs"}) + stage.model_dump_json() + "".join(inputs)
+    decisive = (
+        job.model_dump_json(exclude={"checkpoints", "logs"}) + stage.model_dump_json() + "".join(inputs)
+    )
     return os.path.join(job.checkpoints, hashlib.sha256(decisive.encode()).hexdigest()[:12])
 
 
@@ -49,6 +52,19 @@ def describe(
         class_names=class_names,
         versions={name: distributions.version(name) for name in ("tfx-vim", "tensorflow", "keras")},
     )
+
+
+def exportable(model: keras.Model, **loaded: Any) -> tf.Module:
+    """A model's variables, and SavedModels loaded beside it, for the exporter to hold on to.
+
+    Not the Keras model itself: Keras adds a signature of its own to whatever it is saved in, which
+    fails for a model of more than one input.
+    """
+    module = tf.Module()
+    module.variables_of_model = [variable.value for variable in model.variables]
+    for name, saved_model in loaded.items():
+        setattr(module, name, saved_model)
+    return module
 
 
 def seed_everything(seed: int) -> None:

@@ -19,24 +19,6 @@ from trainers.vim.sampling import sample
 EVALUATION_ROWS = 512
 
 
-class Generator(tf.Module):
-    """The image model and the tokenizer it was trained on, for one SavedModel."""
-
-    def __init__(self, vim: VIM, tokenizer: Any):
-        super().__init__()
-        self.vim = vim
-        self.tokenizer = tokenizer
-
-    def encode(self, pixels: tf.Tensor) -> tf.Tensor:
-        """Pixels [B, S, S, 3] to tokens [B, N]."""
-        return self.tokenizer.signatures["encode_pixels"](pixels=pixels)["tokens"]
-
-    def decode(self, tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Tokens [B, N] to pixels and log scale, [B, S, S, 3] each."""
-        decoded = self.tokenizer.signatures["decode_pixels"](tokens=tokens)
-        return decoded["pixels"], decoded["log_scale"]
-
-
 def run_fn(fn_args: Any) -> None:
     """Trains a VIM on token Examples and exports it with its tokenizer as the generator SavedModel."""
     run, stage = job.read(fn_args.custom_config, Stage2)
@@ -47,9 +29,7 @@ def run_fn(fn_args: Any) -> None:
     metadata = read_metadata(tokenizer)
     parse = examples.token_parser(metadata.tokens)
     classes = len(metadata.class_names) if stage.model.class_conditional else 0
-    model = VIM(
-        stage.model, tokens=metadata.tokens, codebook_size=metadata.codebook_size, classes=classes
-    )
+    model = VIM(stage.model, tokens=metadata.tokens, codebook_size=metadata.codebook_size, classes=classes)
     optimizer = adamw(stage.train.optimizer, stage.train.steps, model.trainable_variables)
     held_out = examples.evaluation_batches(
         eval_split, parse, batch_size=EVALUATION_ROWS, limit=EVALUATION_ROWS
@@ -91,10 +71,17 @@ def run_fn(fn_args: Any) -> None:
         logs=run.logs,
     )
     job.finish(fn_args, history)
-    generator = Generator(model, tokenizer)
+
+    def encode(pixels: tf.Tensor) -> tf.Tensor:
+        return tokenizer.signatures["encode_pixels"](pixels=pixels)["tokens"]
+
+    def decode(tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        decoded = tokenizer.signatures["decode_pixels"](tokens=tokens)
+        return decoded["pixels"], decoded["log_scale"]
+
     export_generator(
         fn_args.serving_model_dir,
-        generator,
+        job.exportable(model, tokenizer=tokenizer),
         job.describe(
             "generator",
             run,
@@ -102,10 +89,10 @@ def run_fn(fn_args: Any) -> None:
             codebook_size=metadata.codebook_size,
             class_names=metadata.class_names if classes else (),
         ),
-        encode=generator.encode,
-        decode=generator.decode,
+        encode=encode,
+        decode=decode,
         sample=partial(sample, model),
-        log_likelihood=lambda tokens, class_id: model.log_likelihood(tokens, class_id),
+        log_likelihood=model.log_likelihood,
         features=model.features,
     )
 

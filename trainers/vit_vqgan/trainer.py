@@ -71,12 +71,16 @@ def run_fn(fn_args: Any) -> None:
         codebook_size=stage.model.codebook.size,
         class_names=train_split.class_names,
     )
-    export_tokenizer(fn_args.serving_model_dir, model, metadata, encode=model.encode, decode=model.decode)
+    export_tokenizer(
+        fn_args.serving_model_dir,
+        job.exportable(model),
+        metadata,
+        encode=model.encode,
+        decode=model.decode,
+    )
 
 
-def _losses(
-    model: ViTVQGAN, weights: Mapping[str, float], pixels: tf.Tensor, *, training: bool
-) -> Metrics:
+def _losses(model: ViTVQGAN, weights: Mapping[str, float], pixels: tf.Tensor, *, training: bool) -> Metrics:
     """The loss, its parts and the codebook's health on a batch of pixels [B, S, S, 3] in [0, 1]."""
     distribution, quantized = model(pixels, training=training)
     reconstruction = distribution.pixels()

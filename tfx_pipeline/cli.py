@@ -1,0 +1,172 @@
+"""The command line `tfx-vim`.
+
+Exit code 0 only on success, 1 when something failed, 2 on bad usage or configuration; whatever goes
+wrong is one line on standard error, and `--debug` shows the traceback behind it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from serving.commands import COMMANDS
+from serving.errors import ServingError
+from tfx_pipeline import config as configuration
+from tfx_pipeline import console
+from tfx_pipeline.config import Config, ConfigError
+
+
+class DebuggableGroup(click.Group):
+    """A group whose commands all take `--debug`."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Adds a command and gives it the option."""
+        cmd.params.append(
+            click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks and logs.")
+        )
+        super().add_command(cmd, name)
+
+
+@click.group(cls=DebuggableGroup, context_settings={"show_default": True, "max_content_width": 100})
+def cli() -> None:
+    """From a collection of images to a served image tokenizer and image model."""
+
+
+def _configured(command: Any) -> Any:
+    """The options that say which configuration is meant."""
+    for option in (
+        click.option("--small", is_flag=True, help="Shrink the preset to a few steps of tiny models."),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override; repeatable."),
+        click.option("--preset", default="digits", help="Name of a preset, or a .yaml file."),
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@_configured
+@click.option("--output", metavar="DIR", help="Folder of the run.  [default: runs/PRESET]")
+@click.option("--beam", "beam_args", multiple=True, metavar="FLAG", help="A flag for Beam; repeatable.")
+def run(
+    preset: str, overrides: tuple[str, ...], small: bool, output: str | None, beam_args: tuple[str, ...]
+) -> None:
+    """Run the pipeline here: images in, evaluated and pushed models out."""
+    config = configuration.load(preset, overrides, small=small)
+    directory = output or os.path.join("runs", config.name)
+    from components.image_example_gen.sources import SourceError
+    from tfx_pipeline import local_runner
+
+    try:
+        finished = local_runner.run(config, directory, beam_args)
+    except (SourceError, local_runner.RunError) as error:
+        raise click.ClickException(str(error)) from error
+    _summarize(finished.metrics, directory)
+
+
+@cli.command("compile")
+@_configured
+@click.option("--image", required=True, metavar="REPO:TAG", help="Container image of every component.")
+@click.option("--output", required=True, metavar="FILE.yaml", help="Where to write the PipelineSpec.")
+@click.option(
+    "--run-dir", metavar="URI", default="gs://CHANGE-ME/tfx-vim", help="Folder of the run, for all pods."
+)
+def compile_(
+    preset: str, overrides: tuple[str, ...], small: bool, image: str, output: str, run_dir: str
+) -> None:
+    """Compile the pipeline for Kubeflow Pipelines v2."""
+    config = configuration.load(preset, overrides, small=small)
+    from tfx_pipeline import kubeflow_runner, pipeline
+
+    graph = pipeline.create_pipeline(
+        config, run_dir=run_dir, dataset_version="", beam_pipeline_args=["--runner=FnApiRunner"]
+    )
+    kubeflow_runner.compile_pipeline(graph, image, output, pipeline_root=f"{run_dir}/pipeline_root")
+    click.echo(f"{output}: pipeline {graph.pipeline_info.pipeline_name}, {len(graph.components)} components")
+
+
+@cli.command()
+def presets() -> None:
+    """List the presets."""
+    for name in configuration.presets():
+        first = (configuration.PRESETS / f"{name}.yaml").read_text().partition("\n")[0]
+        click.echo(f"{name:<16} {first.lstrip('# ')}")
+
+
+@cli.command("config")
+@_configured
+def config_(preset: str, overrides: tuple[str, ...], small: bool) -> None:
+    """Print the whole configuration that a run would have."""
+    loaded: Config = configuration.load(preset, overrides, small=small)
+    click.echo(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False), nl=False)
+
+
+@cli.command()
+@click.option("--run", "directory", default="runs/digits", metavar="DIR", help="Folder of the run.")
+def report(directory: str) -> None:
+    """Draw a run's report anew from what lies in its folder."""
+    if not Path(directory, "report", "report.json").is_file():
+        raise click.ClickException(
+            f"{directory} holds no report; `tfx-vim run --output {directory}` makes one"
+        )
+    from components.run_report import folder
+
+    folder.write(directory, folder.read(directory))
+    click.echo(os.path.join(directory, "report", "index.html"))
+
+
+for command in COMMANDS:
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Runs the command line and turns every error into one line and an exit code."""
+    debug = "--debug" in sys.argv[1:]
+    if not debug:
+        console.quiet()
+    try:
+        cli.main(standalone_mode=False)
+    except (click.UsageError, ConfigError) as error:
+        _stop(error, 2, debug)
+    except click.Abort:
+        sys.exit(130)
+    except (click.ClickException, ServingError, OSError) as error:
+        _stop(error, 1, debug)
+
+
+def _stop(error: Exception, code: int, debug: bool) -> None:
+    if debug:
+        raise error
+    message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    click.echo(f"tfx-vim: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def _summarize(metrics: dict[str, Any], directory: str) -> None:
+    """Says in a few lines how the run went and where its results are."""
+    reconstruction, generation = metrics["reconstruction"], metrics["generation"]
+    probe = metrics["linear_probe"]
+    for name, scores in (("tokenizer", reconstruction), ("image model", generation)):
+        verdict = (
+            "blessed and pushed"
+            if scores["blessed"]
+            else "NOT blessed: " + "; ".join(str(reason) for reason in scores["failed_thresholds"])
+        )
+        click.echo(f"{name}: {verdict}")
+    shown = {
+        "psnr": reconstruction.get("psnr"),
+        "codebook_usage": reconstruction.get("codebook_usage"),
+        "fid": generation.get("fid"),
+        "class_accuracy": generation.get("class_accuracy"),
+        "probe top1": probe.get("top1"),
+    }
+    click.echo("  ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None))
+    click.echo(f"report: {os.path.join(directory, 'report', 'index.html')}")
+
+
+if __name__ == "__main__":
+    main()

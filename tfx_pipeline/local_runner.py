@@ -1,0 +1,118 @@
+"""Runs the pipeline on this machine: LocalDagRunner, with Beam's in-process runner."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from absl import logging as absl_logging
+from tfx import v1 as tfx
+
+from components.image_example_gen.sources import source_version
+from components.run_report import folder
+from tfx_pipeline.config import Config
+from tfx_pipeline.console import ComponentLog
+from tfx_pipeline.pipeline import create_pipeline
+
+# Not DirectRunner, which tries to download another runner before it starts.
+BEAM_ARGS = ("--runner=FnApiRunner",)
+
+
+class RunError(RuntimeError):
+    """A component failed; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder and what `metrics.json` holds."""
+
+    directory: Path
+    metrics: dict[str, Any]
+
+
+def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
+    """Runs the whole graph into `directory`, taking what has not changed from the cache.
+
+    Args:
+      config: the run's configuration.
+      directory: the run's folder; made where it is missing. A stopped run goes on in it.
+      beam_args: Beam's flags beside the runner, later ones winning.
+
+    Raises:
+      SourceError: the images cannot be read; nothing was started.
+      RunError: a component failed; the models served before are untouched.
+    """
+    version = source_version(config.data.source, config.data.tfds_data_dir)
+    home = Path(directory).resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    pipeline = create_pipeline(
+        config,
+        run_dir=str(home),
+        dataset_version=version,
+        beam_pipeline_args=(*BEAM_ARGS, *beam_args),
+        metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
+            str(home / "metadata.db")
+        ),
+    )
+    earlier = _seconds_of_earlier_runs(home)
+    with _followed() as log:
+        try:
+            tfx.orchestration.LocalDagRunner().run(pipeline)
+        except Exception as error:
+            name = log.fail()
+            raise RunError(f"{name or 'the pipeline'} failed: {_reason(error)}") from error
+    components = [
+        {
+            "name": component.name,
+            "state": component.state,
+            "seconds": round(
+                earlier.get(component.name, component.seconds)
+                if component.state == "cached"
+                else component.seconds,
+                2,
+            ),
+        }
+        for component in log.components
+    ]
+    folder.add_components(str(home), components)
+    return Run(home, json.loads((home / "metrics.json").read_text()))
+
+
+@contextlib.contextmanager
+def _followed() -> Iterator[ComponentLog]:
+    """Attaches a `ComponentLog` to TFX's logger, and lets nothing else through."""
+    logger, log = logging.getLogger("absl"), ComponentLog()
+    # Through absl and not on its logger: whoever restores absl's flags resets the logger's level.
+    verbosity, propagate = absl_logging.get_verbosity(), logger.propagate
+    absl_logging.set_verbosity(absl_logging.INFO)
+    logger.addHandler(log)
+    logger.propagate = False
+    try:
+        yield log
+    finally:
+        logger.removeHandler(log)
+        logger.propagate = propagate
+        absl_logging.set_verbosity(verbosity)
+
+
+def _seconds_of_earlier_runs(home: Path) -> dict[str, float]:
+    """How long each component took when it last ran; a cached one has no time of its own."""
+    metrics = home / "metrics.json"
+    if not metrics.is_file():
+        return {}
+    components = json.loads(metrics.read_text()).get("components", [])
+    return {component["name"]: component["seconds"] for component in components}
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the innermost cause: Beam and TFX wrap what an executor raised."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
