@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 setup(
     name="tfx-vim",
     version="0.1.0",
-    description="Vector-quantized image modeling as a TFX pipeline: from images to a served tokenizer and image model",
+    description="Vector-quantized image modeling as a TFX pipeline, from images to served models",
     packages=find_packages(
         include=[
             "tfx_pipeline",

@@ -20,6 +20,12 @@ find_python() {
   return 1
 }
 
+if ! command -v c++ >/dev/null; then
+  echo "make setup: no C++ compiler (c++): TFX needs pyfarmhash, which has no wheel;" \
+       "install one (apt install g++) and run make again" >&2
+  exit 1
+fi
+
 rm -rf "$venv"
 if python=$(find_python); then
   echo "make setup: building $venv with $python"
@@ -36,6 +42,6 @@ fi
 awk '/^uv==/ {keep = 1} keep {print} keep && !/\\$/ {exit}' "$lock" > "$venv/uv.txt"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$venv/uv.txt"
 export VIRTUAL_ENV="$PWD/$venv"
-"$venv/bin/uv" pip sync --quiet --require-hashes "$lock"
+"$venv/bin/uv" pip sync --quiet --compile-bytecode --require-hashes "$lock"
 "$venv/bin/uv" pip install --quiet --no-deps --no-build-isolation --editable .
 cp "$lock" "$venv/lock.txt"

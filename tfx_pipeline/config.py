@@ -131,6 +131,16 @@ class Config(Section):
             raise ValueError(f"data.image_size {size} is not a multiple of stage1.model.patch_size {patch}")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _variants_differ(self) -> Config:
+        augmentation = self.data.augmentation
+        if self.tokens.augmentations and augmentation.min_scale == 1.0 and not augmentation.flip:
+            raise ValueError(
+                f"tokens.augmentations {self.tokens.augmentations} would repeat the centre crop; "
+                "set data.augmentation.min_scale below 1 or data.augmentation.flip"
+            )
+        return self
+
 
 def presets() -> list[str]:
     """Names of the presets that come with the project, sorted."""
@@ -213,5 +223,6 @@ def _first_line(error: pydantic.ValidationError) -> str:
 def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
     section: Any = Config
     for part in location:
-        section = section.model_fields[part].annotation
+        # Under `thresholds` a key is free, and what stands there is a Bound.
+        section = section.model_fields[part].annotation if hasattr(section, "model_fields") else Bound
     return list(section.model_fields)

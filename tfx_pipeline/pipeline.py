@@ -7,11 +7,11 @@ files stand is the runners' concern.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ml_metadata.proto import metadata_store_pb2
+from google.protobuf.message import Message
 from tfx import v1 as tfx
-from tfx.types import standard_artifacts
+from tfx.dsl.components.base.base_component import BaseComponent
 
 from components.evaluators.generation.component import GenerationEvaluator
 from components.evaluators.linear_probe.component import LinearProbeEvaluator
@@ -20,7 +20,7 @@ from components.image_example_gen.component import ImageExampleGen
 from components.model_validator.component import ModelValidator
 from components.run_report.component import RunReport
 from components.token_transform.component import TokenTransform
-from tfx_pipeline.config import Config
+from tfx_pipeline.config import Bound, Config
 from trainers.training.config import Job, Section
 
 
@@ -30,7 +30,7 @@ def create_pipeline(
     run_dir: str,
     dataset_version: str,
     beam_pipeline_args: Sequence[str],
-    metadata_connection_config: metadata_store_pb2.ConnectionConfig | None = None,
+    metadata_connection_config: Message | None = None,
 ) -> tfx.dsl.Pipeline:
     """Builds the pipeline of a run.
 
@@ -54,10 +54,7 @@ def create_pipeline(
         tfds_data_dir=data.tfds_data_dir,
         dataset_version=dataset_version,
     )
-    statistics = tfx.components.StatisticsGen(
-        # The pictures' bytes say nothing as text, and counting them takes longer than all the rest.
-        examples=images.outputs["examples"],
-    )
+    statistics = tfx.components.StatisticsGen(examples=images.outputs["examples"])
     schema = tfx.components.SchemaGen(statistics=statistics.outputs["statistics"])
     validation = tfx.components.ExampleValidator(
         statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
@@ -148,7 +145,7 @@ def create_pipeline(
 def _trainer(
     name: str,
     package: str,
-    examples: tfx.dsl.components.BaseComponent,
+    examples: BaseComponent,
     config: Config,
     stage: Section,
     run_dir: str,
@@ -178,7 +175,7 @@ def _trainer(
 def _release(
     name: str,
     trainer: tfx.components.Trainer,
-    evaluator: tfx.dsl.components.BaseComponent,
+    evaluator: BaseComponent,
     run_dir: str,
     served_as: str,
 ) -> tuple[ModelValidator, tfx.components.Pusher]:
@@ -197,5 +194,5 @@ def _release(
     return validator, pusher
 
 
-def _bounds(thresholds):
+def _bounds(thresholds: Mapping[str, Bound]) -> dict[str, dict[str, float]]:
     return {metric: bound.model_dump(exclude_none=True) for metric, bound in thresholds.items()}

@@ -16,7 +16,7 @@ from components.image_example_gen.splits import DEFAULT_SHARES
 class ImageExampleGenSpec(types.ComponentSpec):
     """What ImageExampleGen takes and gives."""
 
-    PARAMETERS = {  # noqa: RUF012, the shape TFX asks for
+    PARAMETERS = {
         "source": ExecutionParameter(type=str),
         "splits": ExecutionParameter(type=str),
         "num_shards": ExecutionParameter(type=int),
@@ -24,8 +24,8 @@ class ImageExampleGenSpec(types.ComponentSpec):
         "tfds_data_dir": ExecutionParameter(type=str, optional=True),
         "dataset_version": ExecutionParameter(type=str),
     }
-    INPUTS = {}  # noqa: RUF012
-    OUTPUTS = {"examples": ChannelParameter(type=standard_artifacts.Examples)}  # noqa: RUF012
+    INPUTS = {}
+    OUTPUTS = {"examples": ChannelParameter(type=standard_artifacts.Examples)}
 
 
 class ImageExampleGen(base_beam_component.BaseBeamComponent):

@@ -18,9 +18,9 @@ from components.model_validator import executor
 class ModelValidatorSpec(component_spec.ComponentSpec):
     """What flows in and out of ModelValidator."""
 
-    PARAMETERS: dict[str, Any] = {}  # noqa: RUF012 - ComponentSpec declares them so
-    INPUTS = {MODEL_KEY: component_spec.ChannelParameter(type=standard_artifacts.Model)}  # noqa: RUF012
-    OUTPUTS = {BLESSING_KEY: component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing)}  # noqa: RUF012
+    PARAMETERS: dict[str, Any] = {}
+    INPUTS = {MODEL_KEY: component_spec.ChannelParameter(type=standard_artifacts.Model)}
+    OUTPUTS = {BLESSING_KEY: component_spec.ChannelParameter(type=standard_artifacts.InfraBlessing)}
 
 
 class ModelValidator(base_component.BaseComponent):

@@ -11,11 +11,11 @@ from components.run_report import executor
 class RunReportSpec(component_spec.ComponentSpec):
     """What goes in and comes out."""
 
-    PARAMETERS = {  # noqa: RUF012
+    PARAMETERS = {
         "config": component_spec.ExecutionParameter(type=str),
         "output_dir": component_spec.ExecutionParameter(type=str),
     }
-    INPUTS = {  # noqa: RUF012
+    INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "reconstruction": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "generation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
@@ -24,7 +24,7 @@ class RunReportSpec(component_spec.ComponentSpec):
         "classifier_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
         "vim_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
     }
-    OUTPUTS = {  # noqa: RUF012
+    OUTPUTS = {
         "report": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
     }
 

@@ -13,7 +13,7 @@ from components.token_transform import executor
 class TokenTransformSpec(types.ComponentSpec):
     """What TokenTransform takes and gives."""
 
-    PARAMETERS = {  # noqa: RUF012, the shape TFX asks for
+    PARAMETERS = {
         "augmentations": ExecutionParameter(type=int),
         "min_scale": ExecutionParameter(type=float),
         "flip": ExecutionParameter(type=int),
@@ -21,12 +21,12 @@ class TokenTransformSpec(types.ComponentSpec):
         "batch_size": ExecutionParameter(type=int),
         "num_shards": ExecutionParameter(type=int),
     }
-    INPUTS = {  # noqa: RUF012
+    INPUTS = {
         # Not "examples": TFX wants the keys of inputs and outputs distinct.
         "images": ChannelParameter(type=standard_artifacts.Examples),
         "model": ChannelParameter(type=standard_artifacts.Model),
     }
-    OUTPUTS = {"examples": ChannelParameter(type=standard_artifacts.Examples)}  # noqa: RUF012
+    OUTPUTS = {"examples": ChannelParameter(type=standard_artifacts.Examples)}
 
 
 class TokenTransform(base_beam_component.BaseBeamComponent):

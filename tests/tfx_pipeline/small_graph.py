@@ -21,9 +21,9 @@ class WriterExecutor(base_executor.BaseExecutor):
 
 
 class WriterSpec(component_spec.ComponentSpec):
-    PARAMETERS = {"classes": component_spec.ExecutionParameter(type=int)}  # noqa: RUF012
-    INPUTS = {}  # noqa: RUF012
-    OUTPUTS = {"model": component_spec.ChannelParameter(type=standard_artifacts.Model)}  # noqa: RUF012
+    PARAMETERS = {"classes": component_spec.ExecutionParameter(type=int)}
+    INPUTS = {}
+    OUTPUTS = {"model": component_spec.ChannelParameter(type=standard_artifacts.Model)}
 
 
 class Writer(base_component.BaseComponent):

@@ -5,14 +5,25 @@ import pytest
 import yaml
 
 from tests.tfx_pipeline.small_graph import small_graph
+from tfx_pipeline import config
 from tfx_pipeline.config import ConfigError
 from tfx_pipeline.kubeflow_runner import compile_pipeline
+from tfx_pipeline.pipeline import create_pipeline
 
 IMAGE = "registry.example/tfx-vim:1"
 
 
+def whole_graph(folder):
+    return create_pipeline(
+        config.load("digits"),
+        run_dir=str(folder),
+        dataset_version="1",
+        beam_pipeline_args=["--runner=FnApiRunner"],
+    )
+
+
 # Every graph that must compile: a function of the folder it runs in.
-GRAPHS = [small_graph]
+GRAPHS = [small_graph, whole_graph]
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

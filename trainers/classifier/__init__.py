@@ -1,0 +1,1 @@
+"""The domain classifier, in whose feature space drawn images are judged."""

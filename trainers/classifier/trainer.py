@@ -6,7 +6,6 @@ those of the Inception Score, and its verdict on drawn images is the class accur
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf

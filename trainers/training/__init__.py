@@ -1,0 +1,1 @@
+"""What the trainers share: data, loop, optimizer, configuration."""

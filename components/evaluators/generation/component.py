@@ -12,7 +12,7 @@ from components.evaluators.generation import executor
 class GenerationEvaluatorSpec(component_spec.ComponentSpec):
     """What goes in and comes out."""
 
-    PARAMETERS = {  # noqa: RUF012
+    PARAMETERS = {
         "samples": component_spec.ExecutionParameter(type=int),
         "batch_size": component_spec.ExecutionParameter(type=int),
         "seed": component_spec.ExecutionParameter(type=int),
@@ -22,12 +22,12 @@ class GenerationEvaluatorSpec(component_spec.ComponentSpec):
         "guidance": component_spec.ExecutionParameter(type=float),
         "thresholds": component_spec.ExecutionParameter(type=str),
     }
-    INPUTS = {  # noqa: RUF012
+    INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "classifier": component_spec.ChannelParameter(type=standard_artifacts.Model),
     }
-    OUTPUTS = {  # noqa: RUF012
+    OUTPUTS = {
         "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
     }

@@ -11,17 +11,17 @@ from components.evaluators.linear_probe import executor
 class LinearProbeEvaluatorSpec(component_spec.ComponentSpec):
     """What goes in and comes out."""
 
-    PARAMETERS = {  # noqa: RUF012
+    PARAMETERS = {
         "batch_size": component_spec.ExecutionParameter(type=int),
         "epochs": component_spec.ExecutionParameter(type=int),
         "learning_rate": component_spec.ExecutionParameter(type=float),
         "seed": component_spec.ExecutionParameter(type=int),
     }
-    INPUTS = {  # noqa: RUF012
+    INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
     }
-    OUTPUTS = {  # noqa: RUF012
+    OUTPUTS = {
         "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
     }
 

@@ -12,16 +12,16 @@ from components.evaluators.reconstruction import executor
 class ReconstructionEvaluatorSpec(component_spec.ComponentSpec):
     """What goes in and comes out."""
 
-    PARAMETERS = {  # noqa: RUF012
+    PARAMETERS = {
         "batch_size": component_spec.ExecutionParameter(type=int),
         "thresholds": component_spec.ExecutionParameter(type=str),
     }
-    INPUTS = {  # noqa: RUF012
+    INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "classifier": component_spec.ChannelParameter(type=standard_artifacts.Model),
     }
-    OUTPUTS = {  # noqa: RUF012
+    OUTPUTS = {
         "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
     }

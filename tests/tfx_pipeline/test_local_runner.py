@@ -1,0 +1,177 @@
+"""The whole graph, run once with the preset's own small models, and everything asked of the result."""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.request
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from ml_metadata import metadata_store
+from ml_metadata.proto import metadata_store_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from components.image_example_gen.sources import SourceError
+from serving.server import background_server
+from tests.components.image_example_gen import pictures
+from tfx_pipeline import config, local_runner
+
+COMPONENTS = {
+    "ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator",
+    "Trainer.tokenizer", "Trainer.classifier", "Trainer.vim", "TokenTransform",
+    "ReconstructionEvaluator", "GenerationEvaluator", "LinearProbeEvaluator",
+    "ModelValidator.tokenizer", "ModelValidator.vim", "Pusher.tokenizer", "Pusher.vim", "RunReport",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> local_runner.Run:
+    # A path with a space, as any home directory may have one.
+    return local_runner.run(config.load("digits", small=True), str(tmp_path_factory.mktemp("a run")))
+
+
+@pytest.fixture(scope="module")
+def store(finished) -> metadata_store.MetadataStore:
+    connection = metadata_store_pb2.ConnectionConfig()
+    connection.sqlite.filename_uri = str(finished.directory / "metadata.db")
+    return metadata_store.MetadataStore(connection)
+
+
+def states(metrics) -> dict[str, str]:
+    return {component["name"]: component["state"] for component in metrics["components"]}
+
+
+def test_every_component_runs_once_and_completes(finished, store):
+    assert states(finished.metrics) == dict.fromkeys(COMPONENTS, "ran")
+    executions = store.get_executions()
+    assert len(executions) == len(COMPONENTS)
+    assert {execution.last_known_state for execution in executions} == {metadata_store_pb2.Execution.COMPLETE}
+
+
+def test_a_served_model_can_be_traced_to_its_images(store):
+    produced_by = {
+        e.artifact_id: e.execution_id for e in store_events(store, metadata_store_pb2.Event.OUTPUT)
+    }
+    consumed: dict[int, list[int]] = {}
+    for event in store_events(store, metadata_store_pb2.Event.INPUT):
+        consumed.setdefault(event.execution_id, []).append(event.artifact_id)
+    names = {execution.id: execution.type.rpartition(".")[2] for execution in store.get_executions()}
+
+    seen, queue = set(), [artifact.id for artifact in store.get_artifacts_by_type("PushedModel")]
+    while queue:
+        execution = produced_by[queue.pop()]
+        seen.add(names[execution])
+        queue += consumed.get(execution, [])
+    assert {"ImageExampleGen", "Trainer", "TokenTransform", "GenerationEvaluator", "ModelValidator"} <= seen
+
+
+def store_events(store, kind) -> list[metadata_store_pb2.Event]:
+    ids = [artifact.id for artifact in store.get_artifacts()]
+    return [event for event in store.get_events_by_artifact_ids(ids) if event.type == kind]
+
+
+def test_the_run_leaves_what_the_contract_names(finished):
+    for name in (
+        "report/index.html",
+        "samples.png",
+        "reconstructions.png",
+        "logs/tokenizer",
+        "checkpoints/vim",
+    ):
+        assert (finished.directory / name).exists(), name
+    metrics = json.loads((finished.directory / "metrics.json").read_text())
+    for name in ("psnr", "l1", "l2", "logit_laplace", "codebook_usage", "codebook_perplexity", "fid"):
+        assert np.isfinite(metrics["reconstruction"][name]), name
+    assert {"fid", "is", "class_accuracy"} <= metrics["generation"].keys()
+    assert len(metrics["linear_probe"]["by_block"]) == 2
+
+
+def test_both_models_answer_over_both_protocols_and_agree(finished):
+    png = tf.io.encode_png(tf.fill([40, 30, 3], tf.constant(90, tf.uint8))).numpy()
+    with background_server(str(finished.directory / "serving")) as endpoints:
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "vit_vqgan"
+        request.model_spec.signature_name = "encode"
+        request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([png]))
+        with grpc.insecure_channel(endpoints.grpc.removeprefix("grpc://")) as channel:
+            predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
+            by_grpc = tf.make_ndarray(predict(request, timeout=60).outputs["tokens"])
+
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = "vim"
+            request.model_spec.signature_name = "generate"
+            for name, values in draw_inputs().items():
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(values))
+            drawn = tf.make_ndarray(predict(request, timeout=60).outputs["tokens"])
+
+        column = {
+            "signature_name": "encode",
+            "inputs": {"image_bytes": [{"b64": base64.b64encode(png).decode()}]},
+        }
+        by_rest = post(f"{endpoints.http}/v1/models/vit_vqgan:predict", column)["outputs"]
+        rows = [{name: values[i].item() for name, values in draw_inputs().items()} for i in range(2)]
+        redrawn = post(
+            f"{endpoints.http}/v1/models/vim:predict", {"signature_name": "generate", "instances": rows}
+        )["predictions"]
+    np.testing.assert_array_equal(by_grpc, by_rest)
+    assert by_grpc.shape == (1, 16)
+    np.testing.assert_array_equal(drawn, [row["tokens"] for row in redrawn])
+    assert base64.b64decode(redrawn[0]["image_bytes"]["b64"]).startswith(b"\x89PNG")
+
+
+def draw_inputs() -> dict[str, np.ndarray]:
+    return {
+        "class_id": np.array([3, 8], np.int32),
+        "seed": np.array([0, 1], np.int64),
+        "temperature": np.ones(2, np.float32),
+        "top_k": np.zeros(2, np.int32),
+        "top_p": np.ones(2, np.float32),
+        "guidance": np.ones(2, np.float32),
+    }
+
+
+def post(url: str, body: dict) -> dict:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)
+
+
+def test_a_second_run_takes_all_from_the_cache_and_a_stricter_threshold_stops_the_pusher(finished):
+    """One test, for the runs build on each other."""
+    folder = str(finished.directory)
+    again = local_runner.run(config.load("digits", small=True), folder)
+    assert states(again.metrics) == dict.fromkeys(COMPONENTS, "cached")
+    seconds = {component["name"]: component["seconds"] for component in finished.metrics["components"]}
+    assert {c["name"]: c["seconds"] for c in again.metrics["components"]} == seconds
+
+    served = finished.directory / "serving"
+    before = {model: sorted(p.name for p in (served / model).iterdir()) for model in ("vit_vqgan", "vim")}
+    strict = config.load("digits", ["evaluation.reconstruction.thresholds.psnr.min=90"], small=True)
+    refused = local_runner.run(strict, folder)
+    ran = {name for name, state in states(refused.metrics).items() if state == "ran"}
+    assert ran == {"ReconstructionEvaluator", "Pusher.tokenizer", "RunReport"}
+    assert refused.metrics["reconstruction"]["blessed"] is False
+    assert {m: sorted(p.name for p in (served / m).iterdir()) for m in before} == before
+
+
+def test_unlabelled_photographs_run_through_too(tmp_path):
+    for index in range(40):
+        pictures.write(tmp_path / "photos" / f"{index}.jpg", brightness=6 * index, encoding="JPEG")
+    small = config.load(
+        "digits",
+        [f"data.source=folder:{tmp_path / 'photos'}", "evaluation.generation.thresholds={}"],
+        small=True,
+    )
+    metrics = local_runner.run(small, str(tmp_path / "run")).metrics
+    assert "class_accuracy" not in metrics["generation"]
+    assert metrics["linear_probe"]["skipped"] == "no labels"
+
+
+def test_a_source_that_is_not_there_stops_the_run_before_it_starts(tmp_path):
+    small = config.load("digits", [f"data.source=folder:{tmp_path / 'nowhere'}"], small=True)
+    with pytest.raises(SourceError, match="nowhere"):
+        local_runner.run(small, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

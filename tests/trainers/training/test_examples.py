@@ -1,0 +1,75 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.trainers.examples import CLASSES, write_images, write_tokens
+from trainers.training import examples
+from trainers.training.config import Augmentation
+
+
+@pytest.fixture
+def images(tmp_path):
+    return examples.open_split(write_images(tmp_path / "images")["train"])
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    rows = [([index] * 4, index % 2) for index in range(10)]
+    return examples.open_split(write_tokens(tmp_path / "tokens", rows)["train"])
+
+
+def stream(split, *, batches, first_step=0, seed=0, batch_size=4) -> list[list[int]]:
+    dataset = examples.training_batches(
+        split, examples.token_parser(4), batch_size=batch_size, seed=seed, first_step=first_step
+    )
+    return [batch["tokens"][:, 0].numpy().tolist() for batch in itertools.islice(dataset, batches)]
+
+
+def test_a_split_knows_its_files_count_and_classes(images):
+    assert images.records == 10
+    assert images.class_names == CLASSES
+    assert len(images.files) == 2
+
+
+def test_every_epoch_holds_every_record_once_in_another_order(tokens):
+    order = list(itertools.chain(*stream(tokens, batches=10, batch_size=2)))
+    assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
+    assert order[:10] != order[10:]
+
+
+def test_the_order_follows_from_the_seed(tokens):
+    assert stream(tokens, batches=5) == stream(tokens, batches=5)
+    assert stream(tokens, batches=5) != stream(tokens, batches=5, seed=1)
+
+
+@pytest.mark.parametrize("first_step", [1, 2, 3, 5, 11])
+def test_batches_from_a_later_step_are_those_of_the_whole_stream(tokens, first_step):
+    assert stream(tokens, batches=3, first_step=first_step) == stream(tokens, batches=14)[first_step:][:3]
+
+
+def test_crops_depend_on_the_place_in_the_stream_and_survive_a_resume(images):
+    augment = examples.crop_at_random(Augmentation(min_scale=0.3), 8)
+
+    def batches(first_step):
+        return examples.training_batches(
+            images, examples.parse_image, batch_size=4, seed=0, first_step=first_step, augment=augment
+        )
+
+    whole = [batch["pixels"].numpy() for batch in itertools.islice(batches(0), 4)]
+    resumed = next(iter(batches(3)))["pixels"].numpy()
+    assert whole[0].shape == (4, 8, 8, 3)
+    np.testing.assert_array_equal(resumed, whole[3])
+
+
+def test_evaluation_takes_each_record_once_up_to_the_limit(tokens):
+    dataset = examples.evaluation_batches(tokens, examples.token_parser(4), batch_size=4, limit=9)
+    assert [len(batch["tokens"]) for batch in dataset] == [4, 4, 1]
+
+
+def test_an_unlabelled_image_has_label_minus_one(tmp_path):
+    split = examples.open_split(write_images(tmp_path / "flat", labelled=False)["train"])
+    record = next(iter(tf.data.TFRecordDataset(list(split.files))))
+    assert examples.parse_image(record)["label"] == -1
+    assert split.class_names == ()

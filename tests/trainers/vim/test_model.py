@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainers.training.config import Transformer
+from trainers.vim.config import Model
+from trainers.vim.model import VIM
+
+CODES, PLACES, CLASSES = 50, 6, 3
+SIZE = Transformer(blocks=2, heads=2, width=16, hidden=32)
+
+
+def model(**options) -> VIM:
+    return VIM(Model(transformer=SIZE, **options), tokens=PLACES, codebook_size=CODES, classes=CLASSES)
+
+
+def rows(count: int = 3) -> tf.Tensor:
+    return tf.random.stateless_uniform([count, PLACES], seed=[1, 1], maxval=CODES, dtype=tf.int32)
+
+
+def test_untrained_loss_is_the_logarithm_of_the_codebook():
+    nats = -model().log_likelihood(rows(200), tf.zeros([200], tf.int32)) / PLACES
+    assert np.mean(nats) == pytest.approx(np.log(CODES), rel=0.01)
+
+
+def test_a_token_does_not_see_itself_or_what_follows():
+    vim = model()
+    changed = tf.concat([rows()[:, :3], (rows()[:, 3:] + 1) % CODES], axis=1)
+    class_id = tf.constant([0, 1, 2])
+    before, after = vim(rows(), class_id), vim(changed, class_id)
+    np.testing.assert_allclose(before[:, :4], after[:, :4], atol=1e-6)
+    assert np.abs(before[:, 4:] - after[:, 4:]).max() > 1e-4
+
+
+def test_log_likelihood_sums_the_chosen_log_probabilities():
+    vim = model()
+    class_id = tf.constant([0, 1, 2])
+    probabilities = tf.nn.softmax(vim(rows(), class_id)).numpy()
+    chosen = np.take_along_axis(probabilities, rows().numpy()[..., None], axis=-1)
+    np.testing.assert_allclose(
+        vim.log_likelihood(rows(), class_id), np.log(chosen).sum(axis=(1, 2)), rtol=1e-4
+    )
+
+
+def test_the_class_matters_and_only_where_the_model_is_conditional():
+    conditional, unconditional = model(), model(class_conditional=False)
+    zeros, twos = tf.fill([3], 0), tf.fill([3], 2)
+    assert np.any(conditional.log_likelihood(rows(), zeros) != conditional.log_likelihood(rows(), twos))
+    np.testing.assert_array_equal(
+        unconditional.log_likelihood(rows(), zeros), unconditional.log_likelihood(rows(), twos)
+    )
+    assert unconditional.class_embedding.shape == (1, 16)
+
+
+def test_features_are_the_mean_of_every_block_without_a_class():
+    vim = model()
+    features = vim.features(rows())
+    assert features.shape == (3, 2, 16)
+    start = tf.gather(vim.class_embedding, tf.fill([3, 1], vim.no_class))
+    x = tf.concat([start, tf.gather(vim.token_embedding, rows()[:, :-1])], axis=1) + vim.positions
+    for index, block in enumerate(vim.blocks):
+        x = block(x)
+        np.testing.assert_allclose(features[:, index], tf.reduce_mean(x, axis=1), atol=1e-5)

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainers.vit_vqgan import codebook
+from trainers.vit_vqgan.codebook import Codebook
+from trainers.vit_vqgan.config import Codebook as Options
+
+
+def with_codes(codes: list[list[float]], **options) -> Codebook:
+    layer = Codebook(Options(size=len(codes), dim=len(codes[0]), **options), seed=0)
+    layer.embedding.assign(codes)
+    return layer
+
+
+def test_nearest_code_on_the_sphere_is_the_greatest_cosine():
+    layer = with_codes([[10.0, 0.0], [0.0, 0.1]])
+    z = tf.constant([[[0.2, 0.1], [3.0, 4.0]]])
+    assert layer(z).tokens.numpy().tolist() == [[0, 1]]
+    np.testing.assert_allclose(layer(z).codes, [[[1.0, 0.0], [0.0, 1.0]]], atol=1e-6)
+
+
+def test_nearest_code_without_normalization_is_euclidean():
+    layer = with_codes([[10.0, 0.0], [0.0, 0.1]], l2_normalized=False)
+    z = tf.constant([[[2.0, 0.0], [9.0, 0.0]]])
+    # The cosine of both with the first code is 1, yet (2, 0) lies nearer to (0, 0.1).
+    assert layer(z).tokens.numpy().tolist() == [[1, 0]]
+
+
+def test_loss_is_equation_1():
+    layer = with_codes([[1.0, 0.0]], l2_normalized=False, beta=0.25)
+    loss = layer(tf.constant([[[3.0, 2.0]]])).loss
+    # ||z - e||^2 = 4 + 4, a mean over two dimensions, once whole and once by beta.
+    assert loss.numpy() == pytest.approx(1.25 * 8.0 / 2)
+
+
+def test_commitment_moves_the_encoder_by_beta_and_codes_move_by_the_rest():
+    layer = with_codes([[1.0, 0.0]], l2_normalized=False, beta=0.25)
+    z = tf.constant([[[3.0, 2.0]]])
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        loss = layer(z).loss
+    to_z, to_codes = tape.gradient(loss, [z, layer.embedding.value])
+    # d/dz beta (z - e)^2 / 2 dims = beta (z - e); d/de (z - e)^2 / 2 dims = -(z - e).
+    np.testing.assert_allclose(to_z, [[[0.25 * 2.0, 0.25 * 2.0]]], rtol=1e-6)
+    np.testing.assert_allclose(tf.convert_to_tensor(to_codes), [[-2.0, -2.0]], rtol=1e-6)
+
+
+def test_straight_through_passes_the_gradient_to_the_encoder_and_none_to_the_codes():
+    layer = with_codes([[1.0, 0.0], [0.0, 1.0]], l2_normalized=False)
+    z = tf.constant([[[0.9, 0.2]]])
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        target = tf.reduce_sum(layer(z).codes * [[[2.0, -3.0]]])
+    to_z, to_codes = tape.gradient(target, [z, layer.embedding.value])
+    np.testing.assert_allclose(to_z, [[[2.0, -3.0]]])
+    assert to_codes is None
+
+
+def test_lookup_gives_what_the_forward_pass_gave():
+    layer = with_codes([[3.0, 4.0], [1.0, 0.0]])
+    result = layer(tf.constant([[[0.6, 0.7], [1.0, 0.1]]]))
+    np.testing.assert_allclose(layer.lookup(result.tokens), result.codes, atol=1e-6)
+
+
+def test_dead_codes_are_revived_onto_encoder_outputs_and_living_ones_stay():
+    layer = with_codes([[1.0, 0.0], [-1.0, 0.0], [0.0, -1.0]], revive_below=0.5)
+    z = tf.constant([[[1.0, 0.2], [1.0, -0.2]]])
+    for _ in range(20):
+        layer(z, training=True)
+    outputs = tf.math.l2_normalize(z, axis=-1).numpy()[0]
+    first, *revived = layer.embedding.numpy()
+    np.testing.assert_array_equal(first, [1.0, 0.0])
+    for code in revived:
+        assert np.abs(outputs - code).sum(axis=-1).min() < 1e-6
+
+
+def test_without_revival_training_leaves_dead_codes_alone():
+    layer = with_codes([[1.0, 0.0], [-1.0, 0.0]])
+    for _ in range(50):
+        layer(tf.constant([[[1.0, 0.2]]]), training=True)
+    np.testing.assert_array_equal(layer.embedding.numpy(), [[1.0, 0.0], [-1.0, 0.0]])
+
+
+def test_continuous_steps_pass_the_latents_and_then_place_all_codes():
+    layer = with_codes([[0.0, -1.0], [-1.0, 0.0]], revive_below=0.5, continuous_steps=2)
+    z = tf.constant([[[3.0, 4.0]]])
+    for _ in range(2):
+        result = layer(z, training=True)
+        np.testing.assert_allclose(result.codes, [[[0.6, 0.8]]], rtol=1e-6)
+        assert result.loss.numpy() == 0.0
+    assert layer(z, training=True).loss.numpy() == pytest.approx(0.0, abs=1e-6)
+    np.testing.assert_allclose(layer.embedding.numpy(), [[0.6, 0.8], [0.6, 0.8]], rtol=1e-6)
+
+
+def test_usage_and_perplexity_in_closed_form():
+    shares = codebook.token_shares(tf.constant([[0, 0], [1, 1]]), 4)
+    np.testing.assert_allclose(shares, [0.5, 0.5, 0.0, 0.0])
+    assert codebook.usage(shares).numpy() == 0.5
+    assert codebook.perplexity(shares).numpy() == pytest.approx(2.0)
+    assert codebook.perplexity(tf.fill([8], 0.125)).numpy() == pytest.approx(8.0)
