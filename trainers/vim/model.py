@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from trainers.transformer import Block
+from trainers.transformer import Block, Dense
 from trainers.vim import config
 
 
@@ -38,7 +38,7 @@ class VIM(keras.Model):
         ]
         self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
         # Logits near 0 at first: the untrained model is uniform and its loss is ln K.
-        self.logits = keras.layers.Dense(codebook_size, kernel_initializer=initializer, name="logits")
+        self.logits = Dense(codebook_size, kernel_initializer=initializer, name="logits")
         self(tf.zeros([1, tokens], tf.int32), tf.zeros([1], tf.int32))
 
     @property

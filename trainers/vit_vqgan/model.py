@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from trainers.training.config import Transformer
-from trainers.transformer import Block
+from trainers.transformer import Block, Dense
 from trainers.vit_vqgan import config, losses
 from trainers.vit_vqgan.codebook import Codebook, Quantized
 
@@ -40,7 +40,7 @@ class Tower(keras.layers.Layer):
         # Not Glorot's: a code is a unit vector, of which Glorot's projection leaves a variance of 0.01.
         # The blocks then drown it, and the encoder's outputs collapse onto a circle: digits stopped at
         # 16.8 dB with every code in use, and reached 22.2 dB in the same steps with this.
-        self.project = keras.layers.Dense(
+        self.project = Dense(
             size.width,
             kernel_initializer=keras.initializers.RandomNormal(stddev=1.0 / input_scale),
             name="project",
@@ -50,8 +50,8 @@ class Tower(keras.layers.Layer):
         )
         self.blocks = [Block(size, name=f"block_{index + 1}") for index in range(size.blocks)]
         self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
-        self.head_hidden = keras.layers.Dense(size.hidden, activation="tanh", name="head_hidden")
-        self.head_output = keras.layers.Dense(units, name="head_output")
+        self.head_hidden = Dense(size.hidden, activation="tanh", name="head_hidden")
+        self.head_output = Dense(units, name="head_output")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, N, *] to [B, N, units]."""
@@ -77,7 +77,7 @@ class ViTVQGAN(keras.Model):
             input_scale=patch_values**0.5,
             name="encoder",
         )
-        self.factorize = keras.layers.Dense(options.codebook.dim, name="factorize")
+        self.factorize = Dense(options.codebook.dim, name="factorize")
         self.codebook = Codebook(options.codebook, seed=seed, name="codebook")
         self.decoder = Tower(
             options.decoder,
