@@ -2,7 +2,7 @@
 
 Evaluators, TokenTransform and the server meet a model only through what is written here. Any
 tokenizer with `encode` and `decode`, and any image model with `generate`, `score` and `features`,
-can take the place of ViT-VQGAN and VIM.
+can take the place of ViT-VQGAN and VIM. Beside each SavedModel stand the requests that warm a server up.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from serving import images
 from serving.metadata import Metadata
+from serving.warmup import write_warmup
 
 
 def read_metadata(model: Any) -> Metadata:
@@ -89,6 +91,9 @@ def export_tokenizer(
         },
         default="reconstruct",
     )
+    picture = {"image_bytes": _grey_picture(size)}
+    no_tokens = {"tokens": np.zeros([1, metadata.tokens], np.int32)}
+    write_warmup(directory, {"encode": picture, "decode": no_tokens, "reconstruct": picture})
 
 
 def export_generator(
@@ -175,6 +180,15 @@ def export_generator(
         {"generate": generate, "score": score, "features": pooled_features},
         default="generate",
     )
+    row = {
+        "class_id": np.zeros(1, np.int32),
+        "seed": np.zeros(1, np.int64),
+        "temperature": np.ones(1, np.float32),
+        "top_k": np.zeros(1, np.int32),
+        "top_p": np.ones(1, np.float32),
+        "guidance": np.ones(1, np.float32),
+    }
+    write_warmup(directory, {"generate": row})
 
 
 def export_classifier(
@@ -214,6 +228,10 @@ def export_classifier(
         {"classify": classify_bytes, "classify_pixels": classify_pixels},
         default="classify",
     )
+
+
+def _grey_picture(size: int) -> np.ndarray:
+    return images.encode_batch(tf.fill([1, size, size, 3], 0.5)).numpy()
 
 
 def _save(

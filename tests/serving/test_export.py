@@ -1,41 +1,103 @@
+import numpy as np
+import pytest
 import tensorflow as tf
 
 from serving import images
 from serving.export import read_metadata
+from serving.warmup import read_warmup
 from tests import stand_ins
 
 
-def picture(level: float) -> tf.Tensor:
-    return tf.fill([1, 12, 20, 3], level)
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("tokenizer"))
+    stand_ins.write_tokenizer(path)
+    return tf.saved_model.load(path), path
 
 
-def test_tokenizer_signatures_round_trip(tmp_path):
-    stand_ins.write_tokenizer(str(tmp_path))
-    model = tf.saved_model.load(str(tmp_path))
-    image_bytes = images.encode_batch(picture(0.4))
-
-    tokens = model.signatures["encode"](image_bytes=image_bytes)["tokens"]
-    assert tokens.numpy().tolist() == [[6] * stand_ins.TOKENS]
-    png = model.signatures["decode"](tokens=tokens)["image_bytes"]
-    assert model.signatures["encode"](image_bytes=png)["tokens"].numpy().tolist() == tokens.numpy().tolist()
-    pixels = model.signatures["decode_pixels"](tokens=tokens)["pixels"]
-    assert pixels.shape == (1, stand_ins.SIZE, stand_ins.SIZE, 3)
-    assert read_metadata(model) == stand_ins.metadata("tokenizer")
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("generator"))
+    stand_ins.write_generator(path)
+    return tf.saved_model.load(path), path
 
 
-def test_generator_signatures(tmp_path):
-    stand_ins.write_generator(str(tmp_path))
-    model = tf.saved_model.load(str(tmp_path))
+def grey(level: float) -> tf.Tensor:
+    """A PNG that is neither square nor of the model's size."""
+    return images.encode_batch(tf.fill([1, 12, 20, 3], level))
 
-    def generate(class_id, seed):
-        n = len(class_id)
-        return model.signatures["generate"](
-            class_id=tf.constant(class_id),
-            seed=tf.constant(seed, tf.int64),
-            temperature=tf.ones([n]),
-            top_k=tf.zeros([n], tf.int32),
-            top_p=tf.ones([n]),
-            guidance=tf.ones([n]),
-        )["tokens"].numpy()
 
-    print(generate([0, 1, 2], [0, 1, 2]))
+def draw(model, **changes):
+    inputs = {
+        "class_id": tf.constant([0, 1, 2]),
+        "seed": tf.constant([0, 1, 2], tf.int64),
+        "temperature": tf.ones([3]),
+        "top_k": tf.zeros([3], tf.int32),
+        "top_p": tf.ones([3]),
+        "guidance": tf.ones([3]),
+    }
+    return model.signatures["generate"](**{**inputs, **changes})
+
+
+def test_tokenizer_signatures_agree_with_each_other(tokenizer):
+    ask = tokenizer[0].signatures
+    tokens = ask["encode"](image_bytes=grey(0.4))["tokens"]
+    np.testing.assert_array_equal(tokens, [[6] * stand_ins.TOKENS])
+    pixels = ask["decode_pixels"](tokens=tokens)
+    assert pixels["pixels"].shape == pixels["log_scale"].shape == (1, 8, 8, 3)
+    np.testing.assert_array_equal(ask["encode_pixels"](pixels=pixels["pixels"])["tokens"], tokens)
+    png = ask["decode"](tokens=tokens)["image_bytes"]
+    np.testing.assert_array_equal(ask["reconstruct"](image_bytes=grey(0.4))["image_bytes"], png)
+    np.testing.assert_array_equal(ask["encode"](image_bytes=png)["tokens"], tokens)
+
+
+def test_generator_signatures_answer_row_by_row(generator):
+    answer = draw(generator[0])
+    assert answer["tokens"].shape == (3, stand_ins.TOKENS)
+    assert images.decode(answer["image_bytes"][0]).shape == (8, 8, 3)
+    score = generator[0].signatures["score"](image_bytes=grey(0.4), class_id=tf.constant([0]))
+    nats = stand_ins.TOKENS * np.log(stand_ins.CODES)
+    assert score["log_likelihood"].numpy()[0] == pytest.approx(-nats)
+    assert score["bits_per_dim"].numpy()[0] == pytest.approx(nats / np.log(2) / (3 * 8 * 8))
+    assert generator[0].signatures["features"](image_bytes=grey(0.4))["features"].shape == (1, 2, 4)
+
+
+def test_a_model_tells_what_it_is(tokenizer, generator):
+    assert read_metadata(tokenizer[0]) == stand_ins.metadata("tokenizer")
+    assert read_metadata(generator[0]) == stand_ins.metadata("generator")
+
+
+@pytest.mark.parametrize(
+    ("changes", "allowed"),
+    [
+        ({"class_id": [0, 1, 3]}, r"class_id must be in \[0, 3\)"),
+        ({"class_id": [-1, 0, 0]}, r"class_id must be in \[0, 3\)"),
+        ({"temperature": [1.0, -1.0, 1.0]}, "temperature must be 0 .greedy. or more"),
+        ({"top_p": [0.0, 1.0, 1.0]}, r"top_p must be in \(0, 1\]"),
+        ({"top_p": [1.5, 1.0, 1.0]}, r"top_p must be in \(0, 1\]"),
+        ({"top_k": [-1, 0, 0]}, "top_k must be 0 .off. or more"),
+        ({"guidance": [-0.5, 1.0, 1.0]}, "guidance must be 0 or more"),
+    ],
+)
+def test_what_is_out_of_range_is_refused_in_the_graph(generator, changes, allowed):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=allowed):
+        draw(generator[0], **{name: tf.constant(values) for name, values in changes.items()})
+
+
+def test_unknown_tokens_and_broken_pictures_are_refused(tokenizer):
+    ask = tokenizer[0].signatures
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"tokens must be in \[0, 16\)"):
+        ask["decode"](tokens=tf.fill([1, stand_ins.TOKENS], 16))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        ask["encode"](image_bytes=tf.constant([b"no picture"]))
+
+
+def test_every_request_of_the_warm_up_is_answered(tokenizer, generator):
+    for (model, path), signatures in (
+        (tokenizer, {"encode", "decode", "reconstruct"}),
+        (generator, {"generate"}),
+    ):
+        requests = dict(read_warmup(path))
+        assert requests.keys() == signatures
+        for signature, inputs in requests.items():
+            assert model.signatures[signature](**{k: tf.constant(v) for k, v in inputs.items()})
