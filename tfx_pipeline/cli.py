@@ -73,7 +73,10 @@ def run(
 @click.option("--image", required=True, metavar="REPO:TAG", help="Container image of every component.")
 @click.option("--output", required=True, metavar="FILE.yaml", help="Where to write the PipelineSpec.")
 @click.option(
-    "--run-dir", metavar="URI", default="gs://CHANGE-ME/tfx-vim", help="Folder of the run, for all pods."
+    "--run-dir",
+    metavar="URI",
+    default="gs://BUCKET/tfx-vim",
+    help="Folder of the run, which every pod can reach; the default is a placeholder to be replaced.",
 )
 def compile_(
     preset: str, overrides: tuple[str, ...], small: bool, image: str, output: str, run_dir: str
