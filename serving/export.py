@@ -180,7 +180,7 @@ def export_generator(
         {"generate": generate, "score": score, "features": pooled_features},
         default="generate",
     )
-    row = {
+    row: dict[str, np.ndarray] = {
         "class_id": np.zeros(1, np.int32),
         "seed": np.zeros(1, np.int64),
         "temperature": np.ones(1, np.float32),

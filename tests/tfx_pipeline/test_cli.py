@@ -18,7 +18,13 @@ def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     # Without what the tests' own process set for TensorFlow.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
     return subprocess.run(
-        [TFX_VIM, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
+        [TFX_VIM, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
 

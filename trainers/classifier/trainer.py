@@ -14,8 +14,8 @@ from serving.export import export_classifier
 from trainers.classifier.config import Classifier
 from trainers.classifier.model import ResNet
 from trainers.training import examples, job
-from trainers.training.loop import Batch, Metrics, fit
-from trainers.training.optimizer import adamw
+from trainers.training.loop import fit
+from trainers.training.optimizer import Batch, Metrics, adamw, descent_step
 
 # What is told apart where images have no labels (Gidaris et al. 2018): it takes knowing what they show.
 ROTATIONS = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")
@@ -34,37 +34,15 @@ def run_fn(fn_args: Any) -> None:
     pose = _as_labelled if train_split.class_names else _rotate
     model = ResNet(stage.model, image_size=run.image_size, classes=len(class_names))
     optimizer = adamw(stage.train.optimizer, stage.train.steps, model.trainable_variables)
-    held_out = examples.evaluation_batches(
-        eval_split,
-        lambda record: examples.crop_at_center(run.image_size)(examples.parse_image(record)),
-        batch_size=EVALUATION_IMAGES,
-        limit=EVALUATION_IMAGES,
-    )
-
-    def step(batch: Batch) -> Metrics:
-        with tf.GradientTape() as tape:
-            metrics = _losses(model, *pose(batch), training=True)
-        gradients = tape.gradient(metrics["loss"], model.trainable_variables)
-        optimizer.apply(gradients, model.trainable_variables)
-        return metrics
-
-    def batches(first_step: int) -> tf.data.Dataset:
-        return examples.training_batches(
-            train_split,
-            examples.parse_image,
-            batch_size=stage.train.batch_size,
-            seed=run.seed,
-            first_step=first_step,
-            augment=examples.crop_at_random(run.augmentation, run.image_size),
-        )
+    held_out = examples.held_out_images(eval_split, run, limit=EVALUATION_IMAGES)
 
     history = fit(
         "classifier",
         stage.train,
-        step=step,
-        batches=batches,
+        step=descent_step(model, optimizer, lambda batch: _losses(model, *pose(batch), training=True)),
+        batches=examples.image_batches(train_split, run, stage.train.batch_size),
         state={"model": model, "optimizer": optimizer},
-        evaluate=lambda: _losses(model, *pose(next(iter(held_out))), training=False),
+        evaluate=lambda: _losses(model, *pose(held_out), training=False),
         checkpoints=job.checkpoint_folder(run, stage, train_split.fingerprint),
         logs=run.logs,
     )

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from serving import images
-from trainers.training.config import Augmentation
+from trainers.training.config import Job
+
+Example = dict[str, tf.Tensor]
 
 # Records held to shuffle. Shards are shuffled besides, and hold their records in hashed order.
 SHUFFLE_BUFFER = 4096
@@ -45,7 +47,7 @@ def open_split(patterns: list[str]) -> Split:
     )
 
 
-def parse_image(record: tf.Tensor) -> dict[str, tf.Tensor]:
+def parse_image(record: tf.Tensor) -> Example:
     """A serialized image Example to `image_bytes` and `label` (-1 when unlabelled)."""
     fields = tf.io.parse_single_example(
         record,
@@ -57,10 +59,10 @@ def parse_image(record: tf.Tensor) -> dict[str, tf.Tensor]:
     return {"image_bytes": fields["image/encoded"], "label": tf.cast(fields["image/label"], tf.int32)}
 
 
-def token_parser(tokens: int) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+def token_parser(tokens: int) -> Callable[[tf.Tensor], Example]:
     """A parser of serialized token Examples to `tokens` int32 [N] and `label` (-1 when unlabelled)."""
 
-    def parse(record: tf.Tensor) -> dict[str, tf.Tensor]:
+    def parse(record: tf.Tensor) -> Example:
         fields = tf.io.parse_single_example(
             record,
             {
@@ -78,12 +80,12 @@ def token_parser(tokens: int) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
 
 def training_batches(
     split: Split,
-    parse: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    parse: Callable[[tf.Tensor], Example],
     *,
     batch_size: int,
     seed: int,
     first_step: int,
-    augment: Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]] | None = None,
+    augment: Callable[[Example, tf.Tensor], Example] | None = None,
 ) -> tf.data.Dataset:
     """Endless shuffled batches, those of step `first_step` (from 0) first.
 
@@ -104,7 +106,7 @@ def training_batches(
     epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
     stream = epochs.flat_map(epoch).skip(skipped).enumerate(start=first_record)
 
-    def load(index: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
+    def load(index: tf.Tensor, record: tf.Tensor) -> Example:
         example = parse(record)
         return augment(example, tf.stack([tf.constant(seed, tf.int64), index])) if augment else example
 
@@ -115,41 +117,42 @@ def training_batches(
     )
 
 
-def crop_at_random(
-    augmentation: Augmentation, image_size: int
-) -> Callable[[dict[str, tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]:
-    """An `augment` for images: bytes to a random resized crop, `pixels` float32 [S, S, 3]."""
+def image_batches(split: Split, job: Job, batch_size: int) -> Callable[[int], tf.data.Dataset]:
+    """From a step to the endless batches of randomly cropped images from there on.
 
-    def augment(example: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    A batch holds `pixels` float32 [B, S, S, 3] in [0, 1] and `label` int32 [B].
+    """
+
+    def crop(example: Example, seed: tf.Tensor) -> Example:
         pixels = images.random_resized_crop(
             images.decode(example["image_bytes"]),
-            image_size,
+            job.image_size,
             seed,
-            min_scale=augmentation.min_scale,
-            flip=augmentation.flip,
+            min_scale=job.augmentation.min_scale,
+            flip=job.augmentation.flip,
         )
         return {"pixels": pixels, "label": example["label"]}
 
-    return augment
+    def batches(first_step: int) -> tf.data.Dataset:
+        return training_batches(
+            split, parse_image, batch_size=batch_size, seed=job.seed, first_step=first_step, augment=crop
+        )
+
+    return batches
 
 
-def crop_at_center(image_size: int) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
-    """A parsed image record to its centre crop, `pixels` float32 [S, S, 3]."""
+def held_out_images(split: Split, job: Job, *, limit: int) -> Example:
+    """The first images of a split, at most `limit`, centre-cropped, as one batch of `image_batches`."""
 
-    def crop(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        pixels = images.center_crop(images.decode(example["image_bytes"]), image_size)
+    def load(record: tf.Tensor) -> Example:
+        example = parse_image(record)
+        pixels = images.center_crop(images.decode(example["image_bytes"]), job.image_size)
         return {"pixels": pixels, "label": example["label"]}
 
-    return crop
+    return first_records(split, load, limit=limit)
 
 
-def evaluation_batches(
-    split: Split,
-    parse: Callable[[tf.Tensor], dict[str, tf.Tensor]],
-    *,
-    batch_size: int,
-    limit: int,
-) -> tf.data.Dataset:
-    """Every record of a split once, at most `limit`, in stored order; the last batch may be smaller."""
+def first_records(split: Split, parse: Callable[[tf.Tensor], Example], *, limit: int) -> Example:
+    """The first records of a split in stored order, at most `limit`, as one batch in memory."""
     records = tf.data.TFRecordDataset(list(split.files)).take(limit)
-    return records.map(parse, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size).cache()
+    return next(iter(records.map(parse, num_parallel_calls=tf.data.AUTOTUNE).batch(limit)))

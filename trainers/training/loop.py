@@ -15,10 +15,8 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 
 from trainers.training.config import Train
+from trainers.training.optimizer import Batch, Metrics
 from trainers.training.progress import Progress
-
-Batch = dict[str, tf.Tensor]
-Metrics = dict[str, tf.Tensor]
 
 
 class TrainingError(RuntimeError):

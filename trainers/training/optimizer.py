@@ -1,10 +1,16 @@
-"""Optimizer and learning-rate schedule, as the paper describes them (section 5.1)."""
+"""Optimizer and learning-rate schedule, as the paper describes them (section 5.1), and one step."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
+import tensorflow as tf
 
 from trainers.training.config import Optimizer
+
+Batch = dict[str, tf.Tensor]
+Metrics = dict[str, tf.Tensor]
 
 
 def schedule(options: Optimizer, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -32,3 +38,18 @@ def adamw(options: Optimizer, steps: int, variables: list[keras.Variable]) -> ke
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "positions", "embedding"])
     optimizer.build(variables)
     return optimizer
+
+
+def descent_step(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, losses: Callable[[Batch], Metrics]
+) -> Callable[[Batch], Metrics]:
+    """A training step: `optimizer` moves `model` down the gradient of `losses(batch)["loss"]`."""
+
+    def step(batch: Batch) -> Metrics:
+        with tf.GradientTape() as tape:
+            metrics = losses(batch)
+        gradients = tape.gradient(metrics["loss"], model.trainable_variables)
+        optimizer.apply(gradients, model.trainable_variables)
+        return metrics
+
+    return step

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from serving.export import export_generator, read_metadata
 from trainers.training import examples, job
-from trainers.training.loop import Batch, Metrics, fit
-from trainers.training.optimizer import adamw
+from trainers.training.loop import fit
+from trainers.training.optimizer import Batch, Metrics, adamw, descent_step
 from trainers.vim.config import Stage2
 from trainers.vim.model import VIM
 from trainers.vim.sampling import sample
@@ -31,24 +31,14 @@ def run_fn(fn_args: Any) -> None:
     classes = len(metadata.class_names) if stage.model.class_conditional else 0
     model = VIM(stage.model, tokens=metadata.tokens, codebook_size=metadata.codebook_size, classes=classes)
     optimizer = adamw(stage.train.optimizer, stage.train.steps, model.trainable_variables)
-    held_out = examples.evaluation_batches(
-        eval_split, parse, batch_size=EVALUATION_ROWS, limit=EVALUATION_ROWS
-    )
+    held_out = examples.first_records(eval_split, parse, limit=EVALUATION_ROWS)
+
+    def losses(batch: Batch, *, training: bool) -> Metrics:
+        return _losses(model, batch["tokens"], model.start(batch["label"]), training=training)
 
     def drop_label(example: Batch, seed: tf.Tensor) -> Batch:
         dropped = tf.random.stateless_uniform([], seed) < stage.model.label_drop
         return {**example, "label": tf.where(dropped, model.no_class, example["label"])}
-
-    def step(batch: Batch) -> Metrics:
-        with tf.GradientTape() as tape:
-            metrics = _losses(model, batch["tokens"], model.start(batch["label"]), training=True)
-        gradients = tape.gradient(metrics["loss"], model.trainable_variables)
-        optimizer.apply(gradients, model.trainable_variables)
-        return metrics
-
-    def evaluate() -> Metrics:
-        batch = next(iter(held_out))
-        return _losses(model, batch["tokens"], model.start(batch["label"]), training=False)
 
     def batches(first_step: int) -> tf.data.Dataset:
         return examples.training_batches(
@@ -63,10 +53,10 @@ def run_fn(fn_args: Any) -> None:
     history = fit(
         "vim",
         stage.train,
-        step=step,
+        step=descent_step(model, optimizer, partial(losses, training=True)),
         batches=batches,
         state={"model": model, "optimizer": optimizer},
-        evaluate=evaluate,
+        evaluate=lambda: losses(held_out, training=False),
         checkpoints=job.checkpoint_folder(run, stage, train_split.fingerprint),
         logs=run.logs,
     )

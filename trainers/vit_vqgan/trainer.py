@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from serving.export import export_tokenizer
 from trainers.training import examples, job
-from trainers.training.loop import Batch, Metrics, fit
-from trainers.training.optimizer import adamw
+from trainers.training.loop import fit
+from trainers.training.optimizer import Metrics, adamw, descent_step
 from trainers.vit_vqgan import codebook, losses
 from trainers.vit_vqgan.config import Stage1
 from trainers.vit_vqgan.model import ViTVQGAN
@@ -27,39 +27,18 @@ def run_fn(fn_args: Any) -> None:
     eval_split = examples.open_split(fn_args.eval_files)
     model = ViTVQGAN(stage.model, image_size=run.image_size, seed=run.seed)
     optimizer = adamw(stage.train.optimizer, stage.train.steps, model.trainable_variables)
-    held_out = examples.evaluation_batches(
-        eval_split,
-        lambda record: examples.crop_at_center(run.image_size)(examples.parse_image(record)),
-        batch_size=EVALUATION_IMAGES,
-        limit=EVALUATION_IMAGES,
-    )
-
+    held_out = examples.held_out_images(eval_split, run, limit=EVALUATION_IMAGES)
     weights = stage.loss.model_dump()
-
-    def step(batch: Batch) -> Metrics:
-        with tf.GradientTape() as tape:
-            metrics = _losses(model, weights, batch["pixels"], training=True)
-        gradients = tape.gradient(metrics["loss"], model.trainable_variables)
-        optimizer.apply(gradients, model.trainable_variables)
-        return metrics
-
-    def batches(first_step: int) -> tf.data.Dataset:
-        return examples.training_batches(
-            train_split,
-            examples.parse_image,
-            batch_size=stage.train.batch_size,
-            seed=run.seed,
-            first_step=first_step,
-            augment=examples.crop_at_random(run.augmentation, run.image_size),
-        )
 
     history = fit(
         "tokenizer",
         stage.train,
-        step=step,
-        batches=batches,
+        step=descent_step(
+            model, optimizer, lambda batch: _losses(model, weights, batch["pixels"], training=True)
+        ),
+        batches=examples.image_batches(train_split, run, stage.train.batch_size),
         state={"model": model, "optimizer": optimizer},
-        evaluate=lambda: _losses(model, weights, next(iter(held_out))["pixels"], training=False),
+        evaluate=lambda: _losses(model, weights, held_out["pixels"], training=False),
         checkpoints=job.checkpoint_folder(run, stage, train_split.fingerprint),
         logs=run.logs,
     )

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests.trainers.examples import CLASSES, write_images, write_tokens
 from trainers.training import examples
-from trainers.training.config import Augmentation
+from trainers.training.config import Augmentation, Job
 
 
 @pytest.fixture
@@ -50,22 +50,29 @@ def test_batches_from_a_later_step_are_those_of_the_whole_stream(tokens, first_s
 
 
 def test_crops_depend_on_the_place_in_the_stream_and_survive_a_resume(images):
-    augment = examples.crop_at_random(Augmentation(min_scale=0.3), 8)
-
-    def batches(first_step):
-        return examples.training_batches(
-            images, examples.parse_image, batch_size=4, seed=0, first_step=first_step, augment=augment
-        )
-
+    batches = examples.image_batches(images, job(min_scale=0.3), 4)
     whole = [batch["pixels"].numpy() for batch in itertools.islice(batches(0), 4)]
     resumed = next(iter(batches(3)))["pixels"].numpy()
     assert whole[0].shape == (4, 8, 8, 3)
     np.testing.assert_array_equal(resumed, whole[3])
 
 
-def test_evaluation_takes_each_record_once_up_to_the_limit(tokens):
-    dataset = examples.evaluation_batches(tokens, examples.token_parser(4), batch_size=4, limit=9)
-    assert [len(batch["tokens"]) for batch in dataset] == [4, 4, 1]
+def job(min_scale: float = 1.0) -> Job:
+    return Job(
+        preset="test",
+        seed=0,
+        image_size=8,
+        augmentation=Augmentation(min_scale=min_scale),
+        checkpoints="",
+        logs="",
+    )
+
+
+def test_held_out_images_are_the_first_centre_crops(images):
+    held_out = examples.held_out_images(images, job(), limit=3)
+    assert held_out["pixels"].shape == (3, 8, 8, 3)
+    np.testing.assert_allclose(held_out["pixels"][0], 20 / 255, atol=1e-6)
+    assert examples.held_out_images(images, job(), limit=100)["label"].shape == (10,)
 
 
 def test_an_unlabelled_image_has_label_minus_one(tmp_path):
