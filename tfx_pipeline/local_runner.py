@@ -110,8 +110,11 @@ def _seconds_of_earlier_runs(home: Path) -> dict[str, float]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the innermost cause: Beam and TFX wrap what an executor raised."""
+    """One line of the innermost cause: Beam, TFX and AutoGraph wrap what an executor raised."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # AutoGraph puts the reason last, below a traceback of its own.
+    return lines[-1] if lines[0] == "in user code:" else lines[0]
