@@ -6,6 +6,7 @@ those of the Inception Score, and its verdict on drawn images is the class accur
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import tensorflow as tf
@@ -36,15 +37,16 @@ def run_fn(fn_args: Any) -> None:
     optimizer = adamw(stage.train.optimizer, stage.train.steps, model.trainable_variables)
     held_out = examples.held_out_images(eval_split, run, limit=EVALUATION_IMAGES)
 
+    name = job.training_name(run, stage, train_split.fingerprint)
     history = fit(
         "classifier",
         stage.train,
         step=descent_step(model, optimizer, lambda batch: _losses(model, *pose(batch), training=True)),
         batches=examples.image_batches(train_split, run, stage.train.batch_size),
-        state={"model": model, "optimizer": optimizer},
+        state={"model": model.variables, "optimizer": optimizer.variables},
         evaluate=lambda: _losses(model, *pose(held_out), training=False),
-        checkpoints=job.checkpoint_folder(run, stage, train_split.fingerprint),
-        logs=run.logs,
+        checkpoints=os.path.join(run.checkpoints, name),
+        logs=os.path.join(run.logs, name),
     )
     job.finish(fn_args, history)
     export_classifier(

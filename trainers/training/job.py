@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from importlib import metadata as distributions
 from typing import Any, TypeVar
 
@@ -22,16 +21,16 @@ def read(custom_config: dict[str, Any], stage: type[Stage]) -> tuple[Job, Stage]
     return Job.model_validate_json(custom_config["job"]), stage.model_validate_json(custom_config["stage"])
 
 
-def checkpoint_folder(job: Job, stage: Section, *inputs: str) -> str:
-    """The stable folder of this training run.
+def training_name(job: Job, stage: Section, *inputs: str) -> str:
+    """The name of this training run, under which it keeps checkpoints and logs.
 
-    It is named after everything that decides the result: a run that was stopped finds its checkpoints
-    again, and a run with another configuration or other data (`inputs`, fingerprints) never does.
+    It is a digest of everything in the configuration that decides the result, and of the data
+    (`inputs`, fingerprints): a run that was stopped finds its checkpoints again, and a run with another
+    configuration or other data never does.
     """
-    decisive = (
-        job.model_dump_json(exclude={"checkpoints", "logs"}) + stage.model_dump_json() + "".join(inputs)
-    )
-    return os.path.join(job.checkpoints, hashlib.sha256(decisive.encode()).hexdigest()[:12])
+    own = job.model_dump_json(exclude={"checkpoints", "logs"})
+    decisive = "".join([own, stage.model_dump_json(), *inputs])
+    return hashlib.sha256(decisive.encode()).hexdigest()[:12]
 
 
 def finish(fn_args: Any, history: list[dict[str, float]]) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import keras
 import tensorflow as tf
 
 from trainers.training.config import Train
@@ -29,7 +30,7 @@ def fit(
     *,
     step: Callable[[Batch], Metrics],
     batches: Callable[[int], tf.data.Dataset],
-    state: Mapping[str, tf.Module],
+    state: Mapping[str, Sequence[keras.Variable]],
     evaluate: Callable[[], Metrics],
     checkpoints: str,
     logs: str,
@@ -41,8 +42,9 @@ def fit(
       train: length and rhythm.
       step: one step of training on one batch: changes the variables, returns scalars.
       batches: from a step (counted from 0) to the endless batches from there on.
-      state: everything that `step` changes, by name.
-      evaluate: scalars on held-out data, taken at every checkpoint, logged as `eval_<name>`.
+      state: every variable that `step` changes, by name: weights, statistics, random state, slots.
+      evaluate: scalars on held-out data, `loss` among them, taken before every checkpoint and logged
+        as `eval_<name>`; weights whose loss is not finite are never saved.
       checkpoints: a stable folder, the same for the same run; holds the history as well.
       logs: TensorBoard's folder.
 
@@ -53,10 +55,12 @@ def fit(
       TrainingError: the loss is not finite.
     """
     done = tf.Variable(0, dtype=tf.int64, trainable=False)
-    manager = tf.train.CheckpointManager(
-        tf.train.Checkpoint(step=done, **state), checkpoints, max_to_keep=train.keep_checkpoints
-    )
-    manager.restore_or_initialize()
+    # As plain lists: in a Keras model, a checkpoint follows neither the layers of a list nor seeds.
+    tensors = {name: [variable.value for variable in variables] for name, variables in state.items()}
+    checkpoint = tf.train.Checkpoint(step=done, **tensors)
+    manager = tf.train.CheckpointManager(checkpoint, checkpoints, max_to_keep=train.keep_checkpoints)
+    if manager.latest_checkpoint:
+        checkpoint.restore(manager.latest_checkpoint).assert_consumed()
     history = _read_history(checkpoints, until=int(done))
     compiled = tf.function(step, jit_compile=train.jit_compile)
 
@@ -75,8 +79,7 @@ def fit(
             count = min(train.steps_per_call, train.steps - int(done))
             metrics = {name: float(value) for name, value in several(iterator, tf.constant(count)).items()}
             reached = int(done.assign_add(count))
-            if not math.isfinite(metrics["loss"]):
-                raise TrainingError(f"{title}: the loss is {metrics['loss']} at step {reached}")
+            _require_finite(title, reached, metrics["loss"])
             running.append(metrics)
             progress.update(reached, metrics)
 
@@ -88,6 +91,7 @@ def fit(
                 entry |= {"step": reached, "steps_per_second": progress.rate}
                 if at_checkpoint:
                     entry |= {f"eval_{name}": float(value) for name, value in evaluate().items()}
+                    _require_finite(title, reached, entry["eval_loss"])
                 history.append(entry)
                 for name, value in entry.items():
                     tf.summary.scalar(name, value, step=reached)
@@ -96,6 +100,11 @@ def fit(
                 write_history(checkpoints, history)
                 manager.save(checkpoint_number=reached)
     return history
+
+
+def _require_finite(title: str, step: int, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(f"{title}: the loss is {loss} at step {step}")
 
 
 def write_history(folder: str, history: list[dict[str, float]]) -> None:

@@ -48,7 +48,10 @@ def descent_step(
     def step(batch: Batch) -> Metrics:
         with tf.GradientTape() as tape:
             metrics = losses(batch)
-        gradients = tape.gradient(metrics["loss"], model.trainable_variables)
+        # Dense: of a gathered embedding's rows, Keras would square each occurrence and not their sum.
+        gradients = [
+            tf.convert_to_tensor(g) for g in tape.gradient(metrics["loss"], model.trainable_variables)
+        ]
         optimizer.apply(gradients, model.trainable_variables)
         return metrics
 

@@ -23,22 +23,22 @@ class VIM(keras.Model):
         self.codebook_size = codebook_size
         self.classes = classes if options.class_conditional else 0
         width = options.transformer.width
-        initializer = keras.initializers.RandomNormal(0.02)
         self.token_embedding = self.add_weight(
-            name="token_embedding", shape=(codebook_size, width), initializer=initializer
+            name="token_embedding", shape=(codebook_size, width), initializer=_small_normal()
         )
         # The last row is the start of an image without a class.
         self.class_embedding = self.add_weight(
-            name="class_embedding", shape=(self.classes + 1, width), initializer=initializer
+            name="class_embedding", shape=(self.classes + 1, width), initializer=_small_normal()
         )
-        self.positions = self.add_weight(name="positions", shape=(tokens, width), initializer=initializer)
+        # One vector for each place of the grid: the full 2D table, in raster order.
+        self.positions = self.add_weight(name="positions", shape=(tokens, width), initializer=_small_normal())
         self.blocks = [
             Block(options.transformer, causal=True, dropout=options.dropout, name=f"block_{index + 1}")
             for index in range(options.transformer.blocks)
         ]
         self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
         # Logits near 0 at first: the untrained model is uniform and its loss is ln K.
-        self.logits = Dense(codebook_size, kernel_initializer=initializer, name="logits")
+        self.logits = Dense(codebook_size, kernel_initializer=_small_normal(), name="logits")
         self(tf.zeros([1, tokens], tf.int32), tf.zeros([1], tf.int32))
 
     @property
@@ -80,3 +80,8 @@ class VIM(keras.Model):
             x = block(x, training=training)
             outputs.append(x)
         return outputs
+
+
+def _small_normal() -> keras.initializers.Initializer:
+    # A new one for each weight: an initializer that is used twice gives the same numbers twice.
+    return keras.initializers.RandomNormal(stddev=0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import Any
 
@@ -50,15 +51,16 @@ def run_fn(fn_args: Any) -> None:
             augment=drop_label if classes else None,
         )
 
+    name = job.training_name(run, stage, train_split.fingerprint)
     history = fit(
         "vim",
         stage.train,
         step=descent_step(model, optimizer, partial(losses, training=True)),
         batches=batches,
-        state={"model": model, "optimizer": optimizer},
+        state={"model": model.variables, "optimizer": optimizer.variables},
         evaluate=lambda: losses(held_out, training=False),
-        checkpoints=job.checkpoint_folder(run, stage, train_split.fingerprint),
-        logs=run.logs,
+        checkpoints=os.path.join(run.checkpoints, name),
+        logs=os.path.join(run.logs, name),
     )
     job.finish(fn_args, history)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ def run_fn(fn_args: Any) -> None:
     held_out = examples.held_out_images(eval_split, run, limit=EVALUATION_IMAGES)
     weights = stage.loss.model_dump()
 
+    name = job.training_name(run, stage, train_split.fingerprint)
     history = fit(
         "tokenizer",
         stage.train,
@@ -37,10 +39,10 @@ def run_fn(fn_args: Any) -> None:
             model, optimizer, lambda batch: _losses(model, weights, batch["pixels"], training=True)
         ),
         batches=examples.image_batches(train_split, run, stage.train.batch_size),
-        state={"model": model, "optimizer": optimizer},
+        state={"model": model.variables, "optimizer": optimizer.variables},
         evaluate=lambda: _losses(model, weights, held_out["pixels"], training=False),
-        checkpoints=job.checkpoint_folder(run, stage, train_split.fingerprint),
-        logs=run.logs,
+        checkpoints=os.path.join(run.checkpoints, name),
+        logs=os.path.join(run.logs, name),
     )
     job.finish(fn_args, history)
     metadata = job.describe(

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from trainers.training.config import Optimizer
-from trainers.training.optimizer import adamw, schedule
+from trainers.training.optimizer import adamw, descent_step, schedule
 
 OPTIONS = Optimizer(learning_rate=1e-4, final_learning_rate=5e-5, warmup_steps=50)
 
@@ -29,3 +29,25 @@ def test_decay_is_decoupled_from_the_gradient_and_spares_biases():
     # No gradient, no step of Adam's: what moves is the decay alone, w - rate * decay * w.
     np.testing.assert_allclose(kernel.numpy(), 3.0 * (1 - 0.1 * 0.01), rtol=1e-6)
     np.testing.assert_array_equal(bias.numpy(), 3.0)
+
+
+class Table(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.rows = self.add_weight(name="rows", shape=(3, 2), initializer="ones")
+
+
+def test_a_row_gathered_twice_moves_by_its_summed_gradient():
+    def moved(gather) -> np.ndarray:
+        table = Table()
+        optimizer = adamw(Optimizer(learning_rate=0.1, clip_norm=1.0), 10, table.trainable_variables)
+        step = descent_step(
+            table, optimizer, lambda batch: {"loss": tf.reduce_sum(gather(table.rows.value) * batch["w"])}
+        )
+        step({"w": tf.constant([[1.0, 2.0], [3.0, 4.0]])})
+        step({"w": tf.constant([[-1.0, 0.5], [2.0, 0.0]])})
+        return table.rows.numpy()
+
+    sparse = moved(lambda rows: tf.gather(rows, [1, 1]))
+    dense = moved(lambda rows: tf.matmul(tf.constant([[0.0, 1.0, 0.0]] * 2), rows))
+    np.testing.assert_allclose(sparse, dense, rtol=1e-5)

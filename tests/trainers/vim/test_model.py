@@ -61,3 +61,22 @@ def test_features_are_the_mean_of_every_block_without_a_class():
     for index, block in enumerate(vim.blocks):
         x = block(x)
         np.testing.assert_allclose(features[:, index], tf.reduce_mean(x, axis=1), atol=1e-5)
+
+
+def test_no_two_tables_start_with_the_same_rows():
+    vim = model()
+    tables = [vim.token_embedding, vim.class_embedding, vim.positions]
+    for index, one in enumerate(tables):
+        for other in tables[index + 1 :]:
+            assert np.abs(one.numpy()[0] - other.numpy()[0]).max() > 1e-3
+
+
+def test_positions_tell_places_apart_and_are_all_that_does():
+    vim = model()
+    ones = tf.ones([1, PLACES], tf.int32)
+    logits = vim(ones, tf.constant([0]))
+    assert np.abs(logits[0, 2] - logits[0, 4]).max() > 1e-5
+    vim.positions.assign(tf.zeros_like(vim.positions))
+    vim.class_embedding.assign(tf.repeat(vim.token_embedding[1:2], 4, axis=0))
+    logits = vim(ones, tf.constant([0]))
+    np.testing.assert_allclose(logits[0, 2], logits[0, 4], atol=1e-6)
