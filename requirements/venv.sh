@@ -11,7 +11,7 @@ is_310() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' >/dev
 find_python() {
   local candidate
   for candidate in "${PYTHON:-}" python3.10 python3 python \
-      "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.10.*/bin/python; do
+      "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/3.10.*/bin/python; do
     if [ -n "$candidate" ] && is_310 "$candidate"; then
       "$candidate" -c 'import sys; print(sys.executable)'
       return
@@ -27,13 +27,12 @@ if ! command -v c++ >/dev/null; then
 fi
 
 rm -rf "$venv"
-if python=$(find_python); then
+if python=$(find_python) && "$python" -m venv "$venv" >/dev/null 2>&1; then
   echo "make setup: building $venv with $python"
-  "$python" -m venv "$venv"
 elif command -v uv >/dev/null && uv venv --quiet --seed --python 3.10 "$venv"; then
   echo "make setup: building $venv with a Python 3.10 found by uv"
 else
-  echo "make setup: no Python 3.10: looked for \$PYTHON, python3.10 and python3 on PATH, pyenv's versions, and uv;" \
+  echo "make setup: no Python 3.10: with venv: looked for \$PYTHON, python3.10 and python3 on PATH, pyenv's versions, and uv;" \
        "install one (pyenv install 3.10, apt install python3.10-venv, or pip install uv) and run make again" >&2
   exit 1
 fi

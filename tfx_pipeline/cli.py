@@ -83,10 +83,15 @@ def compile_(
 ) -> None:
     """Compile the pipeline for Kubeflow Pipelines v2."""
     config = configuration.load(preset, overrides, small=small)
+    from components.image_example_gen.sources import SourceError, source_version
     from tfx_pipeline import kubeflow_runner, pipeline
 
+    try:
+        version = source_version(config.data.source, config.data.tfds_data_dir)
+    except SourceError:  # only the cluster can reach it; its cache then knows the source by name alone
+        version = ""
     graph = pipeline.create_pipeline(
-        config, run_dir=run_dir, dataset_version="", beam_pipeline_args=["--runner=FnApiRunner"]
+        config, run_dir=run_dir, dataset_version=version, beam_pipeline_args=["--runner=FnApiRunner"]
     )
     kubeflow_runner.compile_pipeline(graph, image, output, pipeline_root=f"{run_dir}/pipeline_root")
     click.echo(f"{output}: pipeline {graph.pipeline_info.pipeline_name}, {len(graph.components)} components")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pydantic
 import yaml
@@ -91,7 +91,6 @@ class GenerationEvaluation(Section):
 
     samples: PositiveInt = 1000
     batch_size: PositiveInt = 100
-    features: Literal["classifier"] = "classifier"
     sampling: Sampling = Sampling()
     thresholds: dict[str, Bound] = {}
 
@@ -165,7 +164,7 @@ def load(preset: str, overrides: Sequence[str] = (), *, small: bool = False) -> 
             raise ConfigError(f"preset {preset} has no small: overlay, so --small cannot shrink it")
         _merge(tree, shrunk)
     for override in overrides:
-        _merge(tree, _parse_override(override))
+        _set(tree, override)
     try:
         return Config.model_validate(tree)
     except pydantic.ValidationError as error:
@@ -185,17 +184,20 @@ def _read(preset: str) -> dict[str, Any]:
     return tree
 
 
-def _parse_override(override: str) -> dict[str, Any]:
+def _set(tree: dict[str, Any], override: str) -> None:
+    """Puts the value of `key.key=value` in its place, whatever stood there."""
     key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
+    *sections, last = key.split(".")
+    if not equals or not all([*sections, last]):
         raise ConfigError(f"--set {override!r} is not of the form key.key=value")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"unknown key {key}; {section} holds a value and no keys")
     try:
-        value: Any = yaml.safe_load(text)
+        tree[last] = yaml.safe_load(text)
     except yaml.YAMLError:
-        value = text
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
+        tree[last] = text
 
 
 def _merge(tree: dict[str, Any], overlay: dict[str, Any]) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from absl import logging as absl_logging
+from ml_metadata.proto.metadata_store_pb2 import Artifact
 from tfx import v1 as tfx
 
 from components.image_example_gen.sources import source_version
 from components.run_report import folder
+from tfx_pipeline import lineage
 from tfx_pipeline.config import Config
 from tfx_pipeline.console import ComponentLog
 from tfx_pipeline.pipeline import create_pipeline
@@ -59,28 +63,45 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
             str(home / "metadata.db")
         ),
     )
-    earlier = _seconds_of_earlier_runs(home)
     with _followed() as log:
         try:
             tfx.orchestration.LocalDagRunner().run(pipeline)
         except Exception as error:
             name = log.fail()
             raise RunError(f"{name or 'the pipeline'} failed: {_reason(error)}") from error
-    components = [
-        {
-            "name": component.name,
-            "state": component.state,
-            "seconds": round(
-                earlier.get(component.name, component.seconds)
-                if component.state == "cached"
-                else component.seconds,
-                2,
-            ),
-        }
-        for component in log.components
-    ]
-    folder.add_components(str(home), components)
+
+    store = lineage.open_store(home / "metadata.db")
+    name = pipeline.pipeline_info.pipeline_name
+    results = {
+        component.name: lineage.last_result(store, name, component.name) for component in log.components
+    }
+    # What came from the cache was published when it was made; another configuration may have been since.
+    folder.publish(results["RunReport"].outputs["report"].uri, str(home))
+    for component in ("Pusher.tokenizer", "Pusher.vim"):
+        _serve_again(results[component].outputs["pushed_model"])
+    folder.add_components(
+        str(home),
+        [
+            {"name": component.name, "state": component.state, "seconds": results[component.name].seconds}
+            for component in log.components
+        ],
+    )
     return Run(home, json.loads((home / "metrics.json").read_text()))
+
+
+def _serve_again(pushed: Artifact) -> None:
+    """Pushes a model once more, as a new version, where a later run has pushed another since."""
+    properties = pushed.custom_properties
+    if not properties["pushed"].int_value:
+        return
+    destination = Path(properties["pushed_destination"].string_value)
+    versions = [int(path.name) for path in destination.parent.glob("*") if path.name.isdecimal()]
+    if max(versions, default=-1) == int(destination.name):
+        return
+    version = max([int(time.time()), *(version + 1 for version in versions)])
+    draft = destination.with_name(f"pushing-{version}")  # no server takes this for a version
+    shutil.copytree(pushed.uri, draft)
+    draft.rename(destination.with_name(str(version)))
 
 
 @contextlib.contextmanager
@@ -98,15 +119,6 @@ def _followed() -> Iterator[ComponentLog]:
         logger.removeHandler(log)
         logger.propagate = propagate
         absl_logging.set_verbosity(verbosity)
-
-
-def _seconds_of_earlier_runs(home: Path) -> dict[str, float]:
-    """How long each component took when it last ran; a cached one has no time of its own."""
-    metrics = home / "metrics.json"
-    if not metrics.is_file():
-        return {}
-    components = json.loads(metrics.read_text()).get("components", [])
-    return {component["name"]: component["seconds"] for component in components}
 
 
 def _reason(error: BaseException) -> str:

@@ -14,13 +14,15 @@ from tfx import v1 as tfx
 from tfx.dsl.components.base.base_component import BaseComponent
 
 from components.evaluators.generation.component import GenerationEvaluator
+from components.evaluators.generation.executor import METRICS as GENERATION_METRICS
 from components.evaluators.linear_probe.component import LinearProbeEvaluator
 from components.evaluators.reconstruction.component import ReconstructionEvaluator
+from components.evaluators.reconstruction.executor import METRICS as RECONSTRUCTION_METRICS
 from components.image_example_gen.component import ImageExampleGen
 from components.model_validator.component import ModelValidator
 from components.run_report.component import RunReport
 from components.token_transform.component import TokenTransform
-from tfx_pipeline.config import Bound, Config
+from tfx_pipeline.config import Bound, Config, ConfigError
 from trainers.training.config import Job, Section
 
 
@@ -43,6 +45,9 @@ def create_pipeline(
 
     Returns:
       The TFX pipeline, for any TFX runner.
+
+    Raises:
+      ConfigError: a threshold is set on a metric that does not exist.
     """
     data, evaluation = config.data, config.evaluation
 
@@ -79,7 +84,7 @@ def create_pipeline(
         model=tokenizer.outputs["model"],
         classifier=classifier.outputs["model"],
         batch_size=evaluation.reconstruction.batch_size,
-        thresholds=_bounds(evaluation.reconstruction.thresholds),
+        thresholds=_bounds("reconstruction", evaluation.reconstruction.thresholds, RECONSTRUCTION_METRICS),
     )
     generation = GenerationEvaluator(
         examples=images.outputs["examples"],
@@ -88,7 +93,7 @@ def create_pipeline(
         samples=evaluation.generation.samples,
         batch_size=evaluation.generation.batch_size,
         seed=config.seed,
-        thresholds=_bounds(evaluation.generation.thresholds),
+        thresholds=_bounds("generation", evaluation.generation.thresholds, GENERATION_METRICS),
         **evaluation.generation.sampling.model_dump(),
     )
     linear_probe = LinearProbeEvaluator(
@@ -194,5 +199,11 @@ def _release(
     return validator, pusher
 
 
-def _bounds(thresholds: Mapping[str, Bound]) -> dict[str, dict[str, float]]:
+def _bounds(
+    evaluator: str, thresholds: Mapping[str, Bound], allowed: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    for metric in thresholds.keys() - set(allowed):
+        raise ConfigError(
+            f"unknown key evaluation.{evaluator}.thresholds.{metric}; allowed are {', '.join(allowed)}"
+        )
     return {metric: bound.model_dump(exclude_none=True) for metric, bound in thresholds.items()}

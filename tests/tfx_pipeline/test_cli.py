@@ -35,6 +35,7 @@ def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         (["run", "--set", "stage1.trian.steps=3"], 2, "unknown key stage1.trian"),
         (["run", "--set", "seed=many"], 2, "seed: "),
         (["run", "--set"], 2, "Option '--set' requires an argument."),
+        (["run", "--set", "evaluation.generation.thresholds.fit.max=3"], 2, "allowed are fid, fid_eval"),
         (["frobnicate"], 2, "No such command"),
         (["compile", "--image", "a:b", "--output", "pipeline.txt"], 2, "a file ending in .yaml or .yml"),
         (["run", "--set", "data.source=folder:nowhere"], 1, "nowhere"),

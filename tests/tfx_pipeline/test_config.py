@@ -16,6 +16,10 @@ def test_overrides_reach_any_depth_and_keep_their_type():
     assert (changed.stage1.train.steps, changed.data.source, changed.seed) == (1000, "folder:/a b", 7)
 
 
+def test_an_override_replaces_what_stood_there():
+    assert load("digits", ["evaluation.generation.thresholds={}"]).evaluation.generation.thresholds == {}
+
+
 def test_a_preset_may_be_a_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({**load("digits").model_dump(mode="json"), "name": "mine"}))
@@ -43,13 +47,20 @@ def test_it_survives_json():
         (["stage1.train.steps=many"], r"stage1\.train\.steps: .*integer.*given: 'many'"),
         (["stage1.train.steps=0"], r"stage1\.train\.steps: .*greater than 0.*given: 0"),
         (["stage1=3"], r"stage1: .*given: 3"),
+        (["seed.deeper=3"], r"unknown key seed\.deeper; seed holds a value"),
         (["data.source=ftp:x"], "data.source: allowed are digits, folder:DIR"),
         (["data.image_size=30"], "data.image_size 30 is not a multiple of stage1.model.patch_size 8"),
-        (["stage2.model.transformer.heads=5"], "stage2.model.transformer: heads 5 does not divide width 128"),
+        (
+            ["stage2.model.transformer={blocks: 1, heads: 5, width: 128, hidden: 8}"],
+            "stage2.model.transformer: heads 5 does not divide width 128",
+        ),
         (["stage1.train.log_every=25"], "log_every 25 is not a multiple of steps_per_call 10"),
         (["data.splits={train: 1, test: 1}"], "the two splits train and eval"),
         (["stage1.train.steps"], "not of the form key.key=value"),
-        (["tokens.augmentations=2"], "tokens.augmentations 2"),
+        (
+            ["tokens.augmentations=2", "data.augmentation.min_scale=1.0"],
+            "tokens.augmentations 2 would repeat",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line_that_names_it(overrides, line):

@@ -157,6 +157,22 @@ def test_a_second_run_takes_all_from_the_cache_and_a_stricter_threshold_stops_th
     assert {m: sorted(p.name for p in (served / m).iterdir()) for m in before} == before
 
 
+def test_going_back_to_an_earlier_configuration_brings_its_report_and_its_models_back(finished):
+    first, other = config.load("digits", small=True), config.load("digits", ["seed=1"], small=True)
+    folder = str(finished.directory)
+    changed = local_runner.run(other, folder)
+    assert changed.metrics["reconstruction"]["psnr"] != finished.metrics["reconstruction"]["psnr"]
+    back = local_runner.run(first, folder)
+    assert set(states(back.metrics).values()) == {"cached"}
+    assert back.metrics["reconstruction"] == finished.metrics["reconstruction"]
+    for model in ("vit_vqgan", "vim"):
+        pushed = sorted((finished.directory / "serving" / model).iterdir(), key=lambda path: int(path.name))
+        first_weights, *_, other_weights, last_weights = (
+            (version / "variables" / "variables.index").read_bytes() for version in pushed
+        )
+        assert last_weights == first_weights != other_weights
+
+
 def test_unlabelled_photographs_run_through_too(tmp_path):
     for index in range(40):
         pictures.write(tmp_path / "photos" / f"{index}.jpg", brightness=6 * index, encoding="JPEG")

@@ -50,6 +50,7 @@ def train(
     Returns:
       Features [B, L, D] -> logits [B, L, C].
     """
+    keras.utils.set_random_seed(seed)  # tf.data's shuffle mixes its seed with the process's
     blocks, width = features.element_spec[0].shape
     standardize = keras.layers.Normalization(axis=(1, 2))
     standardize.adapt(features.map(lambda feature, _: feature).batch(batch_size))

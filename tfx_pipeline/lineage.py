@@ -1,0 +1,56 @@
+"""What the components of the last run put out and how long that took, read from the metadata store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml_metadata.metadata_store import MetadataStore
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+
+@dataclass(frozen=True)
+class Result:
+    """A component's part in the last run.
+
+    Attributes:
+      seconds: how long it took to make these outputs, in whichever run that was.
+      outputs: by key, one artifact each.
+    """
+
+    seconds: float
+    outputs: dict[str, mlmd.Artifact]
+
+
+def open_store(path: Path) -> MetadataStore:
+    """The SQLite metadata store at `path`."""
+    connection = mlmd.ConnectionConfig()
+    connection.sqlite.filename_uri = str(path)
+    return MetadataStore(connection)
+
+
+def last_result(store: MetadataStore, pipeline: str, component: str) -> Result:
+    """What the newest finished execution of a component put out, from the cache or made anew."""
+    node = store.get_context_by_type_and_name("node", f"{pipeline}.{component}")
+    finished = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
+    newest = max(
+        execution.id
+        for execution in store.get_executions_by_context(node.id)
+        if execution.last_known_state in finished
+    )
+    keys = {
+        event.artifact_id: event.path.steps[0].key
+        for event in store.get_events_by_execution_ids([newest])
+        if event.type == mlmd.Event.OUTPUT
+    }
+    # An execution from the cache names the same artifacts again; the first one made them.
+    makers = [
+        event.execution_id
+        for event in store.get_events_by_artifact_ids(list(keys))
+        if event.type == mlmd.Event.OUTPUT
+    ]
+    (maker,) = store.get_executions_by_id([min(makers)])
+    return Result(
+        seconds=(maker.last_update_time_since_epoch - maker.create_time_since_epoch) / 1000,
+        outputs={keys[artifact.id]: artifact for artifact in store.get_artifacts_by_id(list(keys))},
+    )
