@@ -11,9 +11,6 @@ import numpy as np
 from serving.errors import ClientError
 from serving.metadata import Metadata
 
-# Above the servers' own limit, so that a slow answer gets their explanation and not ours.
-TIMEOUT_SECONDS = 150.0
-
 
 class Client(abc.ABC):
     """Models by name; a context manager that gives its connection back."""
@@ -52,39 +49,3 @@ class Client(abc.ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def connect(endpoint: str, *, timeout: float = TIMEOUT_SECONDS) -> Client:
-    """A client of a server, the embedded one or tensorflow/serving.
-
-    Args:
-      endpoint: grpc://host:port or http://host:port (or https).
-      timeout: seconds a request may take.
-
-    Raises:
-      ClientError: for any other form of endpoint; whether a server is there, the first request tells.
-    """
-    scheme, _, address = endpoint.partition("://")
-    # Each client is imported by the one who needs it: gRPC's messages bring TensorFlow along.
-    if scheme == "grpc" and address:
-        from serving.grpc_client import GrpcClient
-
-        return GrpcClient(address, timeout)
-    if scheme in ("http", "https") and address:
-        from serving.rest_client import RestClient
-
-        return RestClient(endpoint, timeout)
-    raise ClientError(
-        f"endpoint {endpoint!r} is not known, allowed are grpc://host:port and http://host:port"
-    )
-
-
-def open_folder(base: str) -> Client:
-    """A client that loads the newest version of each model below `base` itself, when first asked.
-
-    Raises:
-      ClientError: where the folder holds no model.
-    """
-    from serving.folder_client import FolderClient
-
-    return FolderClient(base)

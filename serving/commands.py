@@ -15,7 +15,8 @@ import click
 import numpy as np
 
 from serving import files, grid, queries
-from serving.client import Client, connect, open_folder
+from serving.client import Client
+from serving.connect import connect, open_folder
 from serving.errors import ServingError
 
 RUN = "runs/digits"

@@ -159,12 +159,8 @@ def _summarize(metrics: dict[str, Any], directory: str) -> None:
     reconstruction, generation = metrics["reconstruction"], metrics["generation"]
     probe = metrics["linear_probe"]
     for name, scores in (("tokenizer", reconstruction), ("image model", generation)):
-        verdict = (
-            "blessed and pushed"
-            if scores["blessed"]
-            else "NOT blessed: " + "; ".join(str(reason) for reason in scores["failed_thresholds"])
-        )
-        click.echo(f"{name}: {verdict}")
+        missed = "; ".join(failed["reason"] for failed in scores["failed_thresholds"])
+        click.echo(f"{name}: " + ("blessed and pushed" if scores["blessed"] else f"NOT blessed: {missed}"))
     shown = {
         "psnr": reconstruction.get("psnr"),
         "codebook_usage": reconstruction.get("codebook_usage"),

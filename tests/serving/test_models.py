@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from serving import files
-from serving.client import connect
+from serving.connect import connect
 from serving.errors import RequestError, ServingError
 from serving.models import ModelRepository
 from serving.server import background_server

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from serving import files, queries
-from serving.client import Client, open_folder
+from serving.client import Client
+from serving.connect import open_folder
 from serving.errors import ClientError
 from serving.metadata import Metadata
 from tests import stand_ins

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.client import connect
+from serving.connect import connect
 from serving.errors import ServingError
 from serving.servable import MAX_ROWS
 from serving.server import background_server, serve

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from serving import files
-from serving.client import connect, open_folder
+from serving.connect import connect, open_folder
 from serving.errors import ClientError
 from tests import stand_ins
 
