@@ -89,6 +89,9 @@ def _verified(content: bytes) -> tuple[bytes, str, int, int]:
         images.decode(tf.constant(content))
     except BrokenRecord:
         raise
+    # Pillow's own words hold the address of a buffer, another one in every run.
+    except PIL.UnidentifiedImageError as error:
+        raise BrokenRecord("is no image of a known format") from error
     # Pillow's decoders raise anything from SyntaxError to struct.error on bytes they do not like.
     except Exception as error:
         raise BrokenRecord(f"cannot be decoded: {_first_line(error)}") from error
