@@ -32,7 +32,7 @@ if python=$(find_python) && "$python" -m venv "$venv" >/dev/null 2>&1; then
 elif command -v uv >/dev/null && uv venv --quiet --seed --python 3.10 "$venv"; then
   echo "make setup: building $venv with a Python 3.10 found by uv"
 else
-  echo "make setup: no Python 3.10: with venv: looked for \$PYTHON, python3.10 and python3 on PATH, pyenv's versions, and uv;" \
+  echo "make setup: no Python 3.10 with venv: looked for \$PYTHON, python3.10 and python3 on PATH, pyenv's versions, and uv;" \
        "install one (pyenv install 3.10, apt install python3.10-venv, or pip install uv) and run make again" >&2
   exit 1
 fi
