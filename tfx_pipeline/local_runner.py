@@ -49,11 +49,11 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
 
     Raises:
       SourceError: the images cannot be read; nothing was started.
+      ConfigError: a threshold on a metric that does not exist; nothing was started.
       RunError: a component failed; the models served before are untouched.
     """
     version = source_version(config.data.source, config.data.tfds_data_dir)
     home = Path(directory).resolve()
-    home.mkdir(parents=True, exist_ok=True)
     pipeline = create_pipeline(
         config,
         run_dir=str(home),
@@ -63,6 +63,7 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
             str(home / "metadata.db")
         ),
     )
+    home.mkdir(parents=True, exist_ok=True)
     with _followed() as log:
         try:
             tfx.orchestration.LocalDagRunner().run(pipeline)
