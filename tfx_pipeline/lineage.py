@@ -22,11 +22,12 @@ class Result:
     outputs: dict[str, mlmd.Artifact]
 
 
-def open_store(path: Path) -> MetadataStore:
-    """The SQLite metadata store at `path`."""
-    connection = mlmd.ConnectionConfig()
-    connection.sqlite.filename_uri = str(path)
-    return MetadataStore(connection)
+def connection(path: Path) -> mlmd.ConnectionConfig:
+    """The SQLite metadata store at `path`; the file is made when it is first opened."""
+    config = mlmd.ConnectionConfig()
+    config.sqlite.filename_uri = str(path)
+    config.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
+    return config
 
 
 def last_result(store: MetadataStore, pipeline: str, component: str) -> Result:

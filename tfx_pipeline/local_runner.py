@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging as absl_logging
+from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto.metadata_store_pb2 import Artifact
 from tfx import v1 as tfx
 
@@ -59,9 +60,8 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
         run_dir=str(home),
         dataset_version=version,
         beam_pipeline_args=(*BEAM_ARGS, *beam_args),
-        metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
-            str(home / "metadata.db")
-        ),
+        # Not TFX's function for it, which makes the folder before anything is known to be right.
+        metadata_connection_config=lineage.connection(home / "metadata.db"),
     )
     home.mkdir(parents=True, exist_ok=True)
     with _followed() as log:
@@ -71,7 +71,7 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
             name = log.fail()
             raise RunError(f"{name or 'the pipeline'} failed: {_reason(error)}") from error
 
-    store = lineage.open_store(home / "metadata.db")
+    store = MetadataStore(lineage.connection(home / "metadata.db"))
     name = pipeline.pipeline_info.pipeline_name
     results = {
         component.name: lineage.last_result(store, name, component.name) for component in log.components
