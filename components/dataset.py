@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypedDict, TypeVar
 
 import tensorflow as tf
 
@@ -22,6 +22,13 @@ NAMED_IN_ERRORS = 5
 AnyDataset = TypeVar("AnyDataset", bound="Dataset")
 
 
+class SplitCounts(TypedDict):
+    """How many records stand in a split, and in each of its files."""
+
+    records: int
+    shards: list[int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """What stands in an Examples artifact.
@@ -30,14 +37,14 @@ class Dataset:
       source: the collection the images came from, as the configuration names it.
       fingerprint: 16 hex digits that change with any record.
       class_names: the name of each label; empty when unlabelled.
-      splits: split -> {"records": count}.
+      splits: the counts of each split.
       broken: how many inputs were skipped; `read_quarantine` lists them.
     """
 
     source: str
     fingerprint: str
     class_names: tuple[str, ...]
-    splits: Mapping[str, Mapping[str, int]]
+    splits: Mapping[str, SplitCounts]
     broken: int = 0
 
     @classmethod

@@ -20,7 +20,7 @@ from tfx import types
 from tfx.components.example_gen.utils import PAYLOAD_FORMAT_PROPERTY_NAME
 from tfx.types import artifact_utils
 
-from components.dataset import Broken
+from components.dataset import Broken, SplitCounts
 
 BROKEN = "broken"
 
@@ -145,12 +145,11 @@ def fingerprint(shards: Iterable[Shard]) -> str:
     return hashlib.sha256("".join(shard.digest for shard in sorted(shards)).encode()).hexdigest()[:16]
 
 
-def count_records(shards: Iterable[Shard], splits: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Split -> {"records": count}, as `Dataset.splits` has it."""
-    shards = list(shards)
-    return {
-        split: {"records": sum(shard.records for shard in shards if shard.split == split)} for split in splits
-    }
+def count_records(shards: Iterable[Shard], splits: Sequence[str]) -> dict[str, SplitCounts]:
+    """The counts of each split, as `Dataset.splits` has them."""
+    in_order = sorted(shards, key=lambda shard: shard.number)
+    counts = {split: [shard.records for shard in in_order if shard.split == split] for split in splits}
+    return {split: {"records": sum(own), "shards": own} for split, own in counts.items()}
 
 
 def describe_artifact(examples: types.Artifact, splits: Sequence[str]) -> None:

@@ -79,7 +79,14 @@ def test_the_fingerprint_follows_the_shards_and_not_their_order():
     one, two = Shard("train", 0, 3, "aa"), Shard("train", 1, 4, "bb")
     assert fingerprint([one, two]) == fingerprint([two, one])
     assert fingerprint([one, two]) != fingerprint([one, two._replace(digest="bc")])
-    assert count_records([one, two], ["train", "eval"]) == {"train": {"records": 7}, "eval": {"records": 0}}
+
+
+def test_records_are_counted_by_split_and_file_in_the_order_of_the_files():
+    shards = [Shard("train", 1, 4, "bb"), Shard("eval", 0, 2, "cc"), Shard("train", 0, 3, "aa")]
+    assert count_records(shards, ["train", "eval"]) == {
+        "train": {"records": 7, "shards": [3, 4]},
+        "eval": {"records": 2, "shards": [2]},
+    }
 
 
 def test_a_serialized_example_parses_back():

@@ -8,6 +8,7 @@ from pathlib import Path
 import tensorflow as tf
 
 CLASSES = ("dark", "bright")
+ALONE = tf.distribute.InputContext(num_input_pipelines=1, input_pipeline_id=0, num_replicas_in_sync=1)
 
 
 def write_images(root: Path, *, records: int = 10, labelled: bool = True) -> dict[str, list[str]]:
@@ -37,7 +38,8 @@ def write_tokens(root: Path, rows: list[tuple[list[int], int]]) -> dict[str, lis
 
 
 def _sidecar(root: Path, records: int, classes: tuple[str, ...]) -> dict[str, list[str]]:
-    splits = {name: {"records": records} for name in ("train", "eval")}
+    shards = [(records + 1) // 2, records // 2]
+    splits = {name: {"records": records, "shards": shards} for name in ("train", "eval")}
     (root / "dataset.json").write_text(
         json.dumps({"splits": splits, "class_names": classes, "fingerprint": "f00d"})
     )

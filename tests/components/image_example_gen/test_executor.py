@@ -126,7 +126,7 @@ def test_own_splits_come_before_the_shares(tmp_path):
         for index in range(count):
             pictures.write(tmp_path / "photos" / split / f"{index}.png", index)
     dataset = Dataset.read(run(tmp_path / "out", f"folder:{tmp_path}/photos").uri)
-    assert dataset.splits == {"train": {"records": 2}, "eval": {"records": 3}}
+    assert dataset.splits == {"train": {"records": 2, "shards": [2]}, "eval": {"records": 3, "shards": [3]}}
     assert dataset.class_names == ()
 
 

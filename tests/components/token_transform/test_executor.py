@@ -110,7 +110,10 @@ def test_the_sidecar_counts_token_rows_and_keeps_the_classes(tmp_path, model):
     images = write_images(tmp_path / "images")
     examples = run(tmp_path / "tokens", images, model)
     dataset = TokenDataset.read(examples.uri)
-    assert dataset.splits == {"train": {"records": 3 * TRAIN}, "eval": {"records": EVAL}}
+    assert {split: dataset.records(split) for split in ("train", "eval")} == {
+        "train": 3 * TRAIN,
+        "eval": EVAL,
+    }
     assert dataset.class_names == stand_ins.CLASSES
     assert (dataset.augmentations, dataset.tokens, dataset.codebook_size) == (2, stand_ins.TOKENS, 16)
     assert dataset.fingerprint != Dataset.read(images.uri).fingerprint
