@@ -1,9 +1,17 @@
 """The Transformer block that ViT-VQGAN's towers and VIM have in common (Table 2).
 
 Pre-norm, GELU inside, no layer norm after the last block (each model adds its own).
+
+Under Keras' `mixed_bfloat16` policy products are bfloat16, and three things stay float32: layer norms,
+softmax, and the residual path. The path is a sum of two terms a block; in bfloat16, 8 bits, each addition
+would round away what is smaller than a 256th of all before it. It costs two elementwise additions a block.
+
+How the operations are written decides what TensorFlow's graph fuses on a CPU: see docs/performance.md.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -20,8 +28,33 @@ class Dense(keras.layers.Dense):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, ..., D] to [B, ..., units]."""
-        flat = super().call(tf.reshape(x, [-1, x.shape[-1]]))
+        product = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), self.kernel)
+        # Bias and GELU become part of the product where they follow in this form, the bias' shape known.
+        flat = self.activation(tf.nn.bias_add(product, tf.ensure_shape(self.bias, [self.units])))
         return tf.reshape(flat, [-1, *x.shape[1:-1], self.units])
+
+
+class LayerNorm(keras.layers.LayerNormalization):
+    """Layer norm over the last axis, computed and returned in float32 under any policy."""
+
+    def __init__(self, **kwargs):
+        super().__init__(epsilon=1e-6, dtype="float32", **kwargs)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """[B, ..., D] to float32 [B, ..., D], mean 0 and variance 1 before scale and offset."""
+        if x.shape[0] is not None:
+            return super().call(x)
+        # The batch size is unknown where a model is served. There, as a batch norm whose channels are the
+        # rows, it becomes one operation of TensorFlow's on a CPU and takes a quarter of the time.
+        rows = tf.reduce_prod(tf.shape(x)[:-1], keepdims=True)
+        normalized, _, _ = tf.compat.v1.nn.fused_batch_norm(
+            tf.reshape(x, [1, -1, x.shape[-1], 1]),
+            scale=tf.fill(rows, 1.0),
+            offset=tf.fill(rows, 0.0),
+            epsilon=self.epsilon,
+            data_format="NCHW",
+        )
+        return tf.reshape(normalized, tf.shape(x)) * self.gamma + self.beta
 
 
 class SelfAttention(keras.layers.Layer):
@@ -32,25 +65,24 @@ class SelfAttention(keras.layers.Layer):
         self.heads = size.heads
         self.head_dim = size.width // size.heads
         self.causal = causal
+        self.rate = dropout
         self.qkv = Dense(3 * size.width, name="qkv")
         self.out = Dense(size.width, name="out")
-        self.dropout = keras.layers.Dropout(dropout)
 
     def build(self, shape):
         """Builds both projections for inputs of `shape` [B, N, D]."""
         self.qkv.build(shape)
         self.out.build(shape)
-        self.dropout.build(shape)
 
-    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """[B, N, D] to [B, N, D]."""
+    def call(self, x: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """[B, N, D] to [B, N, D]; with a seed [2] attention weights are dropped."""
         length = x.shape[1]
         queries, keys, values = self._project(x)
-        scores = tf.matmul(queries, keys, transpose_b=True)
+        scores = tf.cast(tf.matmul(queries, keys, transpose_b=True), tf.float32)
         if self.causal:
             visible = tf.linalg.band_part(tf.ones([length, length], tf.bool), -1, 0)
             scores = tf.where(visible, scores, scores.dtype.min)
-        weights = self.dropout(tf.nn.softmax(scores), training=training)
+        weights = tf.cast(_drop(tf.nn.softmax(scores), self.rate, seed), values.dtype)
         mixed = tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3])
         return self.out(tf.reshape(mixed, [-1, *x.shape[1:]]))
 
@@ -72,10 +104,10 @@ class SelfAttention(keras.layers.Layer):
         at = tf.reshape(position, [1, 1])
         keys = tf.tensor_scatter_nd_update(cache[0], at, key[tf.newaxis])
         values = tf.tensor_scatter_nd_update(cache[1], at, value[tf.newaxis])
-        scores = tf.einsum("bhd,nbhd->bhn", query, keys)
+        scores = tf.cast(tf.einsum("bhd,nbhd->bhn", query, keys), tf.float32)
         visible = tf.range(tf.shape(keys)[0]) <= position
         weights = tf.nn.softmax(tf.where(visible, scores, scores.dtype.min))
-        mixed = tf.einsum("bhn,nbhd->bhd", weights, values)
+        mixed = tf.einsum("bhn,nbhd->bhd", tf.cast(weights, values.dtype), values)
         return self.out(tf.reshape(mixed, [-1, x.shape[-1]])), (keys, values)
 
     def _project(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -88,36 +120,65 @@ class SelfAttention(keras.layers.Layer):
 class Block(keras.layers.Layer):
     """Attention and a feed-forward layer, each on a residual path behind its layer norm.
 
-    Dropout acts on attention weights, activations and both residual outputs (section 4).
+    Dropout acts on attention weights, activations and both residual outputs (section 4). The residual
+    path, input and output of the block, is float32 under any policy.
     """
 
     def __init__(self, size: Transformer, *, causal: bool = False, dropout: float = 0.0, **kwargs):
-        super().__init__(**kwargs)
-        self.norm_1 = keras.layers.LayerNormalization(epsilon=1e-6, name="norm_1")
+        super().__init__(autocast=False, **kwargs)
+        self.norm_1 = LayerNorm(name="norm_1")
         self.attention = SelfAttention(size, causal=causal, dropout=dropout, name="attention")
-        self.norm_2 = keras.layers.LayerNormalization(epsilon=1e-6, name="norm_2")
+        self.norm_2 = LayerNorm(name="norm_2")
         self.expand = Dense(size.hidden, activation="gelu", name="expand")
         self.contract = Dense(size.width, name="contract")
-        self.dropout = keras.layers.Dropout(dropout)
+        self.rate = dropout
+        self.random = keras.random.SeedGenerator() if dropout else None
 
     def build(self, shape):
         """Builds every layer for inputs of `shape` [B, N, D]."""
-        for layer in (self.norm_1, self.attention, self.norm_2, self.expand, self.dropout):
+        for layer in (self.norm_1, self.attention, self.norm_2, self.expand):
             layer.build(shape)
         self.contract.build((*shape[:-1], self.expand.units))
 
-    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """[B, N, D] to [B, N, D]."""
-        attended = self.attention(self.norm_1(x), training=training)
-        return self._feed_forward(x + self.dropout(attended, training=training), training)
+    def call(self, x: tf.Tensor, training: bool = False, recompute: bool = False) -> tf.Tensor:
+        """[B, N, D] to float32 [B, N, D].
+
+        With `recompute` the input alone is kept for the way back, and all else computed again there
+        (gradient checkpointing, Chen et al. 2016): the same gradients, for a third more time.
+        """
+        # Drawn here, so that what is computed again drops the same.
+        seeds = [self.random.next() if training and self.random else None for _ in range(4)]
+
+        def forward(x: tf.Tensor) -> tf.Tensor:
+            attended = self.attention(self.norm_1(x), seed=seeds[0])
+            return self._feed_forward(_add(x, _drop(attended, self.rate, seeds[1])), seeds[2:])
+
+        return tf.recompute_grad(forward)(x) if recompute else forward(x)
 
     def step(
         self, x: tf.Tensor, cache: tuple[tf.Tensor, tf.Tensor], position: tf.Tensor
     ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
         """One position [B, D] of the causal call; see `SelfAttention.step`."""
         attended, cache = self.attention.step(self.norm_1(x), cache, position)
-        return self._feed_forward(x + attended, training=False), cache
+        return self._feed_forward(_add(x, attended), [None, None]), cache
 
-    def _feed_forward(self, x: tf.Tensor, training: bool) -> tf.Tensor:
-        hidden = self.dropout(self.expand(self.norm_2(x)), training=training)
-        return x + self.dropout(self.contract(hidden), training=training)
+    def _feed_forward(self, x: tf.Tensor, seeds: Sequence[tf.Tensor | None]) -> tf.Tensor:
+        hidden = _drop(self.expand(self.norm_2(x)), self.rate, seeds[0])
+        return _add(x, _drop(self.contract(hidden), self.rate, seeds[1]))
+
+
+def run_blocks(blocks: Sequence[Block], x: tf.Tensor, *, training: bool, recompute: bool) -> tf.Tensor:
+    """[B, N, D] through a stack of blocks, float32 [B, N, D]; `recompute` as in `Block.call`."""
+    for block in blocks:
+        x = block(x, training=training, recompute=recompute)
+    return x
+
+
+def _add(path: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+    return tf.cast(path, tf.float32) + tf.cast(output, tf.float32)
+
+
+def _drop(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
+    if seed is None:
+        return x
+    return tf.nn.experimental.stateless_dropout(x, rate, tf.cast(seed, tf.int32))

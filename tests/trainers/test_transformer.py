@@ -1,9 +1,10 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from trainers.training.config import Transformer
-from trainers.transformer import Block, SelfAttention
+from trainers.transformer import Block, Dense, LayerNorm, SelfAttention
 
 SIZE = Transformer(blocks=1, heads=2, width=8, hidden=16)
 
@@ -69,3 +70,44 @@ def test_dropout_acts_in_training_only():
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="heads 3 does not divide width 8"):
         Transformer(blocks=1, heads=3, width=8, hidden=16)
+
+
+def test_dense_is_the_product_of_all_leading_places():
+    dense = Dense(3, activation="gelu")
+    x = random(2, 5, 4)
+    dense(x)
+    dense.bias.assign([0.1, -0.2, 0.3])
+    wanted = keras.activations.gelu(np.einsum("bnd,du->bnu", x, dense.kernel) + dense.bias, approximate=False)
+    np.testing.assert_allclose(dense(x), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (2, 5, 8)])
+def test_layer_norm_is_the_same_at_known_and_unknown_batch_sizes(shape):
+    norm = LayerNorm()
+    x = 3.0 * random(*shape) + 7.0
+    norm(x)
+    norm.gamma.assign(random(8))
+    norm.beta.assign(random(8) + 1.0)
+    served = tf.function(norm.call, input_signature=[tf.TensorSpec([None, *shape[1:]])])
+    centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+    variance = tf.reduce_mean(centred**2, axis=-1, keepdims=True)
+    wanted = centred / tf.sqrt(variance + 1e-6) * norm.gamma + norm.beta
+    np.testing.assert_allclose(norm(x), wanted, atol=1e-5)
+    np.testing.assert_allclose(served(x), wanted, atol=1e-5)
+
+
+def test_a_block_at_an_unknown_batch_size_answers_as_at_a_known_one():
+    block = Block(SIZE)
+    x = random(3, 5, 8)
+    served = tf.function(lambda x: block(x), input_signature=[tf.TensorSpec([None, 5, 8])])
+    np.testing.assert_allclose(served(x), block(x), atol=1e-5)
+
+
+def test_served_on_a_cpu_norms_and_gelu_are_fused():
+    if not tf.config.list_physical_devices("CPU") or not _onednn():
+        pytest.skip("TensorFlow's oneDNN kernels are off here")
+    block = Block(SIZE)
+    block(random(1, 5, 8))
+    served = tf.function(lambda x: block(x), input_signature=[tf.TensorSpec([None, 5, 8])])
+    served(random(2, 5, 8))
+    assert {"Erf", "Rsqrt", "FusedBatchNormV3"}.isdisjoint(_executed(served, random(2, 5, 8)))

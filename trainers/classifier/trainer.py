@@ -15,8 +15,9 @@ from serving.export import export_classifier
 from trainers.classifier.config import Classifier
 from trainers.classifier.model import ResNet
 from trainers.training import examples, job
+from trainers.training.evaluation import held_out_metrics
 from trainers.training.loop import fit
-from trainers.training.optimizer import Batch, Metrics, adamw, descent_step
+from trainers.training.step import Batch, Learner, Metrics, descent, training_step
 
 # What is told apart where images have no labels (Gidaris et al. 2018): it takes knowing what they show.
 ROTATIONS = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")
@@ -28,33 +29,39 @@ EVALUATION_IMAGES = 512
 def run_fn(fn_args: Any) -> None:
     """Trains a ResNet on image Examples, or on their rotations where they have no labels."""
     run, stage = job.read(fn_args.custom_config, Classifier)
-    job.seed_everything(run.seed)
+    strategy = job.prepare(run.seed, stage.train)
     train_split = examples.open_split(fn_args.train_files)
     eval_split = examples.open_split(fn_args.eval_files)
     class_names = train_split.class_names or ROTATIONS
     pose = _as_labelled if train_split.class_names else _rotate
-    model = ResNet(stage.model, image_size=run.image_size, classes=len(class_names))
-    optimizer = adamw(stage.train.optimizer, stage.train.steps, model.trainable_variables)
     held_out = examples.held_out_images(eval_split, run, limit=EVALUATION_IMAGES)
-
-    name = job.training_name(run, stage, train_split.fingerprint)
-    history = fit(
-        "classifier",
-        stage.train,
-        step=descent_step(model, optimizer, lambda batch: _losses(model, *pose(batch), training=True)),
-        batches=examples.image_batches(train_split, run, stage.train.batch_size),
-        state={"model": model.variables, "optimizer": optimizer.variables},
-        evaluate=lambda: _losses(model, *pose(held_out), training=False),
-        checkpoints=os.path.join(run.checkpoints, name),
-        logs=os.path.join(run.logs, name),
-    )
-    job.finish(fn_args, history)
-    export_classifier(
-        fn_args.serving_model_dir,
-        job.exportable(model),
-        job.describe("classifier", run, class_names=class_names),
-        classify=model.call,
-    )
+    with strategy.scope():
+        model = ResNet(stage.model, image_size=run.image_size, classes=len(class_names))
+        learner = Learner(model, stage.train)
+        name = job.training_name(run, stage, train_split.fingerprint)
+        history = fit(
+            "classifier",
+            stage.train,
+            step=training_step(
+                [learner],
+                descent(learner, lambda batch: _losses(model, *pose(batch), training=True)),
+                accumulate=stage.train.accumulate,
+            ),
+            batches=examples.image_batches(train_split, run, stage.train.batch_size),
+            state={"classifier": learner.state},
+            evaluate=held_out_metrics(
+                lambda batch: _losses(model, *pose(batch), training=False), held_out, stage.train, [learner]
+            ),
+            checkpoints=os.path.join(run.checkpoints, name),
+            logs=os.path.join(run.logs, name),
+        )
+        with job.finished(fn_args, history, [learner]) as directory:
+            export_classifier(
+                directory,
+                job.exportable(model),
+                job.describe("classifier", run, class_names=class_names),
+                classify=model.call,
+            )
 
 
 def _as_labelled(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:

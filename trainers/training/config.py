@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field, PositiveInt
@@ -53,12 +53,32 @@ class Optimizer(Section):
     clip_norm: Positive | None = None
 
 
+class Tpu(Section):
+    """Where the TPU is; `name` is `local` on a TPU VM itself."""
+
+    name: str = "local"
+    zone: str | None = None
+    project: str | None = None
+
+
 class Train(Section):
-    """One training run: its length, its batches, its rhythm."""
+    """One training run: its length, its batches, its rhythm, and what it runs on.
+
+    `batch_size` is that of the whole step, over all replicas and all `accumulate` parts that a replica
+    takes one after the other. `recompute` keeps the input of a Transformer block alone and computes the
+    rest again on the way back (gradient checkpointing); convolutional networks have no such blocks. With
+    `ema_decay` the average of the weights is what is evaluated and exported.
+    """
 
     steps: PositiveInt
     batch_size: PositiveInt
     optimizer: Optimizer
+    accumulate: PositiveInt = 1
+    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    recompute: bool = False
+    strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto"
+    tpu: Tpu = Tpu()
     steps_per_call: PositiveInt = 10
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 500
@@ -72,6 +92,14 @@ class Train(Section):
                 raise ValueError(
                     f"{key} {getattr(self, key)} is not a multiple of steps_per_call {self.steps_per_call}"
                 )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}"
+            )
+        if self.jit_compile and self.strategy not in ("auto", "one_device"):
+            raise ValueError(
+                f"jit_compile is for one device; strategy {self.strategy} compiles by itself or not at all"
+            )
         if self.optimizer.warmup_steps >= self.steps:
             raise ValueError(
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} is not below steps {self.steps}"

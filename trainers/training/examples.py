@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from serving import images
 from trainers.training.config import Job
+from trainers.training.errors import TrainingError
 
 Example = dict[str, tf.Tensor]
 
@@ -24,10 +25,10 @@ SHUFFLE_BUFFER = 4096
 
 @dataclass(frozen=True)
 class Split:
-    """One split of an Examples artifact: its files, its count, and what its data set is."""
+    """One split of an Examples artifact: its files, the records in each, and what its data set is."""
 
     files: tuple[str, ...]
-    records: int
+    records: tuple[int, ...]
     class_names: tuple[str, ...]
     fingerprint: str
 
@@ -41,7 +42,7 @@ def open_split(patterns: list[str]) -> Split:
     name = os.path.basename(folder).removeprefix("Split-")
     return Split(
         files=tuple(files),
-        records=dataset["splits"][name]["records"],
+        records=tuple(dataset["splits"][name]["shards"]),
         class_names=tuple(dataset["class_names"]),
         fingerprint=dataset["fingerprint"],
     )
@@ -85,22 +86,34 @@ def training_batches(
     batch_size: int,
     seed: int,
     first_step: int,
+    host: tf.distribute.InputContext,
     augment: Callable[[Example, tf.Tensor], Example] | None = None,
 ) -> tf.data.Dataset:
-    """Endless shuffled batches, those of step `first_step` (from 0) first.
+    """Endless shuffled batches of one host, those of step `first_step` (from 0) first.
 
-    `augment` takes a parsed record and a seed (int64 [2]) that is its own: it depends on the run's seed
-    and on the record's place in the whole stream.
+    `batch_size` is that of a whole step; a batch here holds what one replica takes of it, and the host's
+    replicas take turns. Each host reads files of its own. `augment` takes a parsed record and a seed
+    (int64 [2]) that is its own: it depends on the run's seed and on the record's place in all streams.
+
+    Raises:
+      TrainingError: there are fewer files than hosts.
     """
-    first_record = first_step * batch_size
-    first_epoch, skipped = divmod(first_record, split.records)
+    hosts, this = host.num_input_pipelines, host.input_pipeline_id
+    if len(split.files) < hosts:
+        raise TrainingError(
+            f"{len(split.files)} files cannot be shared out among {hosts} hosts; "
+            f"set data.num_shards and tokens.num_shards to {hosts} or more"
+        )
+    own_files, own_records = split.files[this::hosts], sum(split.records[this::hosts])
+    first_record = first_step * batch_size // hosts
+    first_epoch, skipped = divmod(first_record, own_records)
 
     def epoch(index: tf.Tensor) -> tf.data.Dataset:
-        files = tf.random.experimental.stateless_shuffle(tf.constant(split.files), seed=[seed, index])
+        files = tf.random.experimental.stateless_shuffle(tf.constant(own_files), seed=[seed, index])
         records = tf.data.Dataset.from_tensor_slices(files).interleave(
             tf.data.TFRecordDataset, cycle_length=8, num_parallel_calls=2, deterministic=True
         )
-        buffer = min(split.records, SHUFFLE_BUFFER)
+        buffer = min(own_records, SHUFFLE_BUFFER)
         return records.shuffle(buffer, seed=index * 1_000_003 + seed, reshuffle_each_iteration=False)
 
     epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
@@ -108,17 +121,22 @@ def training_batches(
 
     def load(index: tf.Tensor, record: tf.Tensor) -> Example:
         example = parse(record)
-        return augment(example, tf.stack([tf.constant(seed, tf.int64), index])) if augment else example
+        place = index * hosts + this
+        return augment(example, tf.stack([tf.constant(seed, tf.int64), place])) if augment else example
 
     return (
         stream.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(batch_size, drop_remainder=True)
+        .batch(host.get_per_replica_batch_size(batch_size), drop_remainder=True)
+        # Said outright: where an end is thought possible, several hosts make the batch's shape unknown.
+        .apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
         .prefetch(4)
     )
 
 
-def image_batches(split: Split, job: Job, batch_size: int) -> Callable[[int], tf.data.Dataset]:
-    """From a step to the endless batches of randomly cropped images from there on.
+def image_batches(
+    split: Split, job: Job, batch_size: int
+) -> Callable[[int, tf.distribute.InputContext], tf.data.Dataset]:
+    """From a step and a host to the endless batches of randomly cropped images from there on.
 
     A batch holds `pixels` float32 [B, S, S, 3] in [0, 1] and `label` int32 [B].
     """
@@ -133,9 +151,15 @@ def image_batches(split: Split, job: Job, batch_size: int) -> Callable[[int], tf
         )
         return {"pixels": pixels, "label": example["label"]}
 
-    def batches(first_step: int) -> tf.data.Dataset:
+    def batches(first_step: int, host: tf.distribute.InputContext) -> tf.data.Dataset:
         return training_batches(
-            split, parse_image, batch_size=batch_size, seed=job.seed, first_step=first_step, augment=crop
+            split,
+            parse_image,
+            batch_size=batch_size,
+            seed=job.seed,
+            first_step=first_step,
+            host=host,
+            augment=crop,
         )
 
     return batches

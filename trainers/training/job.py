@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata as distributions
 from typing import Any, TypeVar
 
@@ -10,8 +13,10 @@ import keras
 import tensorflow as tf
 
 from serving.export import Metadata
-from trainers.training.config import Job, Section
+from trainers.training.config import Job, Section, Train
+from trainers.training.distribution import is_chief, open_strategy
 from trainers.training.loop import write_history
+from trainers.training.step import Learner, averages_in_place
 
 Stage = TypeVar("Stage", bound=Section)
 
@@ -33,9 +38,34 @@ def training_name(job: Job, stage: Section, *inputs: str) -> str:
     return hashlib.sha256(decisive.encode()).hexdigest()[:12]
 
 
-def finish(fn_args: Any, history: list[dict[str, float]]) -> None:
-    """Leaves the history where the Trainer's `model_run` artifact is."""
-    write_history(fn_args.model_run_dir, history)
+def prepare(seed: int, train: Train) -> tf.distribute.Strategy:
+    """Opens the devices, sets the precision, and seeds initial weights and dropout.
+
+    The order of the data has its own seeds.
+    """
+    strategy = open_strategy(train)
+    keras.backend.clear_session()
+    keras.mixed_precision.set_dtype_policy("mixed_bfloat16" if train.precision == "bfloat16" else "float32")
+    # Not 0: with a global seed of 0, tf.data's shuffle takes no tensor for its own seed.
+    keras.utils.set_random_seed(seed + 1)
+    return strategy
+
+
+@contextmanager
+def finished(fn_args: Any, history: list[dict[str, float]], learners: Sequence[Learner]) -> Iterator[str]:
+    """Leaves the history with the `model_run` artifact; within it, networks hold what is to be exported.
+
+    Yields:
+      The folder to export to: the Trainer's own, or one that is thrown away on hosts other than the
+      chief, which all have to save so that one of them can.
+    """
+    with averages_in_place(learners):
+        if is_chief():
+            write_history(fn_args.model_run_dir, history)
+            yield fn_args.serving_model_dir
+        else:
+            with tempfile.TemporaryDirectory() as scratch:
+                yield scratch
 
 
 def describe(
@@ -64,10 +94,3 @@ def exportable(model: keras.Model, **loaded: Any) -> tf.Module:
     for name, saved_model in loaded.items():
         setattr(module, name, saved_model)
     return module
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds initial weights and dropout; the order of the data has its own seeds."""
-    keras.backend.clear_session()
-    # Not 0: with a global seed of 0, tf.data's shuffle takes no tensor for its own seed.
-    keras.utils.set_random_seed(seed + 1)

@@ -1,8 +1,8 @@
 """The training loop that the three trainers share.
 
 One `tf.function` runs several steps; between its calls the host shows progress, logs, evaluates and
-writes checkpoints. A checkpoint holds the step, the models and the optimizers; the data follows from
-the step (`trainers.training.examples`).
+writes checkpoints. A checkpoint holds the step, the networks, the optimizers and the averages; the data
+follows from the step (`trainers.training.examples`).
 """
 
 from __future__ import annotations
@@ -10,18 +10,29 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from trainers.training.config import Train
-from trainers.training.optimizer import Batch, Metrics
+from trainers.training.distribution import is_chief
+from trainers.training.errors import TrainingError
 from trainers.training.progress import Progress
+from trainers.training.step import Batch, Metrics
+
+# Steps in a row that may come out not finite before the run is given up.
+MOST_SKIPPED = 10
 
 
-class TrainingError(RuntimeError):
-    """Training that cannot go on; the message is one line for the user."""
+class Alarm(NamedTuple):
+    """A metric that should not fall under a bound."""
+
+    metric: str
+    below: float
 
 
 def fit(
@@ -29,82 +40,164 @@ def fit(
     train: Train,
     *,
     step: Callable[[Batch], Metrics],
-    batches: Callable[[int], tf.data.Dataset],
+    batches: Callable[[int, tf.distribute.InputContext], tf.data.Dataset],
     state: Mapping[str, Sequence[keras.Variable]],
     evaluate: Callable[[], Metrics],
     checkpoints: str,
     logs: str,
+    alarms: Sequence[Alarm] = (),
 ) -> list[dict[str, float]]:
-    """Trains for `train.steps` steps, going on from the newest checkpoint.
+    """Trains for `train.steps` steps under the current strategy, going on from the newest checkpoint.
 
     Args:
       title: what the progress bar calls the model.
       train: length and rhythm.
-      step: one step of training on one batch: changes the variables, returns scalars.
-      batches: from a step (counted from 0) to the endless batches from there on.
+      step: one step of training on one replica's share of a batch: changes the variables, returns
+        scalars that are the same on every replica, `skipped` (0 or 1) among them.
+      batches: from a step (counted from 0) and a host's place among all hosts to that host's endless
+        batches from there on, of the size that one replica takes.
       state: every variable that `step` changes, by name: weights, statistics, random state, slots.
       evaluate: scalars on held-out data, `loss` among them, taken before every checkpoint and logged
         as `eval_<name>`; weights whose loss is not finite are never saved.
       checkpoints: a stable folder, the same for the same run; holds the history as well.
       logs: TensorBoard's folder.
+      alarms: metrics to watch; a fall under the bound is said once.
 
     Returns:
-      The history: one mapping a logged step.
+      The history: one mapping a logged step. Metrics are means over the steps that were not skipped;
+      `skipped` counts the others.
 
     Raises:
-      TrainingError: the loss is not finite.
+      TrainingError: ten steps in a row, or the loss on held-out data, were not finite.
     """
-    done = tf.Variable(0, dtype=tf.int64, trainable=False)
-    # As plain lists: in a Keras model, a checkpoint follows neither the layers of a list nor seeds.
-    tensors = {name: [variable.value for variable in variables] for name, variables in state.items()}
-    checkpoint = tf.train.Checkpoint(step=done, **tensors)
-    manager = tf.train.CheckpointManager(checkpoint, checkpoints, max_to_keep=train.keep_checkpoints)
-    if manager.latest_checkpoint:
-        checkpoint.restore(manager.latest_checkpoint).assert_consumed()
-    history = _read_history(checkpoints, until=int(done))
-    compiled = tf.function(step, jit_compile=train.jit_compile)
+    strategy = tf.distribute.get_strategy()
+    keeper = _Keeper(train, state, checkpoints)
+    done = first = keeper.restore()
+    history = _read_history(checkpoints, until=first)
+    compiled = tf.function(step, jit_compile=True, autograph=False) if train.jit_compile else step
+
+    # A function of its own: it stands twice below, and is traced once. Without autograph, whose reading of
+    # every layer's source took a third of the time to trace.
+    @partial(tf.function, autograph=False)
+    def one(iterator: tf.data.Iterator) -> Metrics:
+        results = strategy.run(compiled, args=(next(iterator),))
+        return {name: strategy.experimental_local_results(value)[0] for name, value in results.items()}
 
     @tf.function
-    def several(iterator: tf.data.Iterator, count: tf.Tensor) -> Metrics:
-        sums = compiled(next(iterator))
-        for _ in tf.range(count - 1):
-            sums = tf.nest.map_structure(tf.add, sums, compiled(next(iterator)))
-        return {name: value / tf.cast(count, value.dtype) for name, value in sums.items()}
+    def several(iterator: tf.data.Iterator, count: tf.Tensor, streak: tf.Tensor) -> tuple[Metrics, ...]:
+        """Sums of metrics, the steps skipped in a row so far, and the step (from 1) that was one too many."""
+        sums = one(iterator)
+        streak = sums["skipped"] * (streak + 1.0)
+        given_up = tf.where(streak >= MOST_SKIPPED, 1, 0)
+        for index in tf.range(1, count):
+            metrics = one(iterator)
+            sums = tf.nest.map_structure(tf.add, sums, metrics)
+            streak = metrics["skipped"] * (streak + 1.0)
+            given_up = tf.where((streak >= MOST_SKIPPED) & (given_up == 0), index + 1, given_up)
+        return sums, streak, given_up
 
-    iterator = iter(batches(int(done)))
-    writer = tf.summary.create_file_writer(logs)
-    running: list[dict[str, float]] = []
-    with Progress(title, total=train.steps, done=int(done)) as progress, writer.as_default():
-        while int(done) < train.steps:
-            count = min(train.steps_per_call, train.steps - int(done))
-            metrics = {name: float(value) for name, value in several(iterator, tf.constant(count)).items()}
-            reached = int(done.assign_add(count))
-            _require_finite(title, reached, metrics["loss"])
-            running.append(metrics)
-            progress.update(reached, metrics)
+    iterator = iter(strategy.distribute_datasets_from_function(lambda host: batches(first, host)))
+    streak = tf.constant(0.0)
+    running = _Running()
+    silent: set[Alarm] = set(alarms)
+    writer = tf.summary.create_file_writer(logs) if is_chief() else tf.summary.create_noop_writer()
+    with Progress(title, total=train.steps, done=first) as progress, writer.as_default():
+        while done < train.steps:
+            count = min(train.steps_per_call, train.steps - done)
+            sums, streak, given_up = several(iterator, tf.constant(count), streak)
+            if given_up:
+                raise TrainingError(
+                    f"{title}: {MOST_SKIPPED} steps in a row were not finite, up to step "
+                    f"{done + int(given_up)}; they changed nothing"
+                )
+            done += count
+            progress.update(done, running.add(sums, count))
 
-            last = reached == train.steps
-            at_checkpoint = last or reached % train.checkpoint_every == 0
-            if at_checkpoint or reached % train.log_every == 0:
-                entry = {name: sum(m[name] for m in running) / len(running) for name in metrics}
-                running = []
-                entry |= {"step": reached, "steps_per_second": progress.rate}
+            at_checkpoint = done == train.steps or done % train.checkpoint_every == 0
+            if at_checkpoint or done % train.log_every == 0:
+                entry = running.take() | {"step": done, "steps_per_second": progress.rate}
                 if at_checkpoint:
                     entry |= {f"eval_{name}": float(value) for name, value in evaluate().items()}
-                    _require_finite(title, reached, entry["eval_loss"])
+                    if not math.isfinite(entry["eval_loss"]):
+                        raise TrainingError(
+                            f"{title}: the held-out loss is {entry['eval_loss']} at step {done}"
+                        )
+                for alarm in alarms:
+                    low = entry[alarm.metric] < alarm.below
+                    if low and alarm in silent:
+                        progress.say(
+                            f"{alarm.metric} {entry[alarm.metric]:.3g} is under {alarm.below:.3g} "
+                            f"at step {done}"
+                        )
+                    silent = silent - {alarm} if low else silent | {alarm}
                 history.append(entry)
                 for name, value in entry.items():
-                    tf.summary.scalar(name, value, step=reached)
+                    tf.summary.scalar(name, value, step=done)
             if at_checkpoint:
                 # The history first: whatever it holds beyond the checkpoint is cut off on resume.
-                write_history(checkpoints, history)
-                manager.save(checkpoint_number=reached)
+                if is_chief():
+                    write_history(checkpoints, history)
+                keeper.save(done)
     return history
 
 
-def _require_finite(title: str, step: int, loss: float) -> None:
-    if not math.isfinite(loss):
-        raise TrainingError(f"{title}: the loss is {loss} at step {step}")
+class _Running:
+    """Sums since the last logged step."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+
+    def add(self, sums: Metrics, steps: int) -> dict[str, float]:
+        """Takes in the sums of one call; returns the means of that call."""
+        values = {name: float(value) for name, value in sums.items()}
+        self._steps += steps
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        return _means(values, steps)
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call of this, and the number of skipped steps."""
+        means = _means(self._sums, self._steps)
+        self._sums, self._steps = {}, 0
+        return means
+
+
+def _means(sums: Mapping[str, float], steps: int) -> dict[str, float]:
+    """Means over the steps that were not skipped; nothing is known where all were."""
+    skipped = sums["skipped"]
+    taken = steps - skipped
+    means = {name: value / taken if taken else math.nan for name, value in sums.items()}
+    return {**means, "skipped": skipped}
+
+
+class _Keeper:
+    """Checkpoints of a run: the last few, each whole or not at all."""
+
+    def __init__(self, train: Train, state: Mapping[str, Sequence[keras.Variable]], folder: str):
+        # As plain lists: in a Keras model, a checkpoint follows neither the layers of a list nor seeds.
+        tensors = {name: [variable.value for variable in variables] for name, variables in state.items()}
+        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._checkpoint = tf.train.Checkpoint(step=self._step, **tensors)
+        self._newest = tf.train.latest_checkpoint(folder)
+        # All hosts take part in saving, and each must have a place of its own to write to.
+        self._scratch = None if is_chief() else tempfile.TemporaryDirectory()
+        self._manager = tf.train.CheckpointManager(
+            self._checkpoint,
+            self._scratch.name if self._scratch else folder,
+            max_to_keep=train.keep_checkpoints,
+        )
+
+    def restore(self) -> int:
+        """Goes back to the newest checkpoint, if there is one; returns its step, or 0."""
+        if self._newest:
+            self._checkpoint.restore(self._newest).assert_consumed()
+        return int(self._step.numpy())
+
+    def save(self, step: int) -> None:
+        """Writes the checkpoint of a step."""
+        self._step.assign(step)
+        self._manager.save(checkpoint_number=step)
 
 
 def write_history(folder: str, history: list[dict[str, float]]) -> None:

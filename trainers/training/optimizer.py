@@ -1,16 +1,14 @@
-"""Optimizer and learning-rate schedule, as the paper describes them (section 5.1), and one step."""
+"""Optimizer and learning-rate schedule, as the paper describes them (section 5.1)."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
 from trainers.training.config import Optimizer
 
-Batch = dict[str, tf.Tensor]
-Metrics = dict[str, tf.Tensor]
+# Decay pulls towards 0, which is no neutral place for a scale, an offset or a point on a sphere.
+UNDECAYED = ("bias", "gamma", "beta", "positions", "embedding")
 
 
 def schedule(options: Optimizer, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -25,34 +23,55 @@ def schedule(options: Optimizer, steps: int) -> keras.optimizers.schedules.Learn
     )
 
 
-def adamw(options: Optimizer, steps: int, variables: list[keras.Variable]) -> keras.optimizers.Optimizer:
-    """Adam with decoupled weight decay on every weight matrix, its slots built for `variables`."""
-    optimizer = keras.optimizers.AdamW(
-        schedule(options, steps),
-        beta_1=options.beta_1,
-        beta_2=options.beta_2,
-        weight_decay=options.weight_decay,
-        global_clipnorm=options.clip_norm,
-    )
-    # Decay pulls towards 0, which is no neutral place for a scale, an offset or a point on a sphere.
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "positions", "embedding"])
-    optimizer.build(variables)
-    return optimizer
+class DecoupledOptimizer:
+    """A Keras optimizer, with clipping and decoupled weight decay, that moves variables when told to.
 
+    Keras' own `apply` decides for itself when to sum over replicas and always moves. Here gradients come
+    in summed and the caller decides, which is what skipped steps need; the rule itself stays
+    Keras' `update_step`.
+    """
 
-def descent_step(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, losses: Callable[[Batch], Metrics]
-) -> Callable[[Batch], Metrics]:
-    """A training step: `optimizer` moves `model` down the gradient of `losses(batch)["loss"]`."""
+    def __init__(self, options: Optimizer, steps: int, variables: list[keras.Variable]):
+        self.variables = variables
+        self._clip_norm = options.clip_norm
+        self._weight_decay = options.weight_decay
+        self._rule = keras.optimizers.Adam(
+            schedule(options, steps), beta_1=options.beta_1, beta_2=options.beta_2
+        )
+        self._rule.build(variables)
 
-    def step(batch: Batch) -> Metrics:
-        with tf.GradientTape() as tape:
-            metrics = losses(batch)
-        # Dense: of a gathered embedding's rows, Keras would square each occurrence and not their sum.
-        gradients = [
-            tf.convert_to_tensor(g) for g in tape.gradient(metrics["loss"], model.trainable_variables)
-        ]
-        optimizer.apply(gradients, model.trainable_variables)
-        return metrics
+    @property
+    def state(self) -> list[keras.Variable]:
+        """Slots and the count of moves, for a checkpoint."""
+        return self._rule.variables
 
-    return step
+    @property
+    def moves(self) -> tf.Tensor:
+        """How often the variables were moved, int64 scalar."""
+        return tf.cast(tf.convert_to_tensor(self._rule.iterations), tf.int64)
+
+    @property
+    def learning_rate(self) -> tf.Tensor:
+        """The rate of the next move, scalar."""
+        return tf.convert_to_tensor(self._rule.learning_rate)
+
+    def move(self, gradients: list[tf.Tensor], norm: tf.Tensor) -> None:
+        """Moves every variable down its gradient; called in cross-replica context.
+
+        Decoupled weight decay (Loshchilov and Hutter 2017) shrinks a weight by `rate * decay` of itself,
+        apart from the gradient's statistics. `norm` is the gradients' global norm, to which they are
+        clipped.
+        """
+        rate = self.learning_rate
+        scale = tf.minimum(1.0, self._clip_norm / norm) if self._clip_norm else None
+        strategy = tf.distribute.get_strategy()
+        for variable, gradient in zip(self.variables, gradients, strict=True):
+            decay = 0.0 if variable.name.endswith(UNDECAYED) else self._weight_decay
+
+            def update(weight, gradient, rate, scale, decay=decay):
+                if decay:
+                    weight.assign_sub(rate * decay * weight)
+                self._rule.update_step(gradient if scale is None else gradient * scale, weight, rate)
+
+            strategy.extended.update(variable.value, update, args=(gradient, rate, scale), group=False)
+        self._rule.iterations.assign_add(1)

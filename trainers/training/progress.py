@@ -48,6 +48,10 @@ class Progress:
         """Steps per second since this process began to train."""
         return (self._done - self._first) / max(time.monotonic() - self._started, 1e-9)
 
+    def say(self, message: str) -> None:
+        """Prints a line that a person should see, above the bar."""
+        self._console.print(f"{self._title}: {message}")
+
     def update(self, done: int, metrics: Mapping[str, float]) -> None:
         """Shows that `done` steps are behind us, and the loss they had."""
         self._done = done

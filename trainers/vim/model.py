@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from trainers.transformer import Block, Dense
+from trainers.transformer import Block, Dense, LayerNorm, run_blocks
 from trainers.vim import config
 
 
@@ -16,7 +16,15 @@ class VIM(keras.Model):
     token i. The start is the class's own embedding, or one learned vector where there is no class.
     """
 
-    def __init__(self, options: config.Model, *, tokens: int, codebook_size: int, classes: int):
+    def __init__(
+        self,
+        options: config.Model,
+        *,
+        tokens: int,
+        codebook_size: int,
+        classes: int,
+        recompute: bool = False,
+    ):
         super().__init__(name="vim")
         self.options = options
         self.tokens = tokens
@@ -36,7 +44,8 @@ class VIM(keras.Model):
             Block(options.transformer, causal=True, dropout=options.dropout, name=f"block_{index + 1}")
             for index in range(options.transformer.blocks)
         ]
-        self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
+        self.recompute = recompute
+        self.norm = LayerNorm(name="norm")
         # Logits near 0 at first: the untrained model is uniform and its loss is ln K.
         self.logits = Dense(codebook_size, kernel_initializer=_small_normal(), name="logits")
         self(tf.zeros([1, tokens], tf.int32), tf.zeros([1], tf.int32))
@@ -48,13 +57,18 @@ class VIM(keras.Model):
 
     def call(self, tokens: tf.Tensor, class_id: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Tokens int32 [B, N] and class ids int32 [B] to the logits of every token, float32 [B, N, K]."""
-        return self.head(self._block_outputs(tokens, class_id, training)[-1])
+        x = self._embed(tokens, class_id)
+        return self.head(run_blocks(self.blocks, x, training=training, recompute=self.recompute))
 
     def features(self, tokens: tf.Tensor) -> tf.Tensor:
         """The mean over places of every block's output, without a class: float32 [B, L, D]."""
         class_id = tf.fill(tf.shape(tokens)[:1], self.no_class)
-        outputs = self._block_outputs(tokens, class_id, training=False)
-        return tf.cast(tf.stack([tf.reduce_mean(x, axis=1) for x in outputs], axis=1), tf.float32)
+        x = self._embed(tokens, class_id)
+        means = []
+        for block in self.blocks:
+            x = block(x)
+            means.append(tf.reduce_mean(x, axis=1))
+        return tf.stack(means, axis=1)
 
     def log_likelihood(self, tokens: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
         """log p(tokens | class) in nats, float32 [B]; a model without classes ignores the ids."""
@@ -71,15 +85,11 @@ class VIM(keras.Model):
         """The last block's output [..., D] to logits, float32 [..., K]."""
         return tf.cast(self.logits(self.norm(x)), tf.float32)
 
-    def _block_outputs(self, tokens: tf.Tensor, class_id: tf.Tensor, training: bool) -> list[tf.Tensor]:
+    def _embed(self, tokens: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
+        """The start and all tokens but the last, at their places: [B, N, D]."""
         start = tf.gather(self.class_embedding, class_id)[:, tf.newaxis]
         seen = tf.gather(self.token_embedding, tokens[:, :-1])
-        x = tf.concat([start, seen], axis=1) + self.positions
-        outputs = []
-        for block in self.blocks:
-            x = block(x, training=training)
-            outputs.append(x)
-        return outputs
+        return tf.concat([start, seen], axis=1) + self.positions
 
 
 def _small_normal() -> keras.initializers.Initializer:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.trainers.examples import CLASSES, write_images, write_tokens
+from tests.trainers.examples import ALONE, CLASSES, write_images, write_tokens
 from trainers.training import examples
 from trainers.training.config import Augmentation, Job
+from trainers.training.errors import TrainingError
 
 
 @pytest.fixture
@@ -20,15 +21,15 @@ def tokens(tmp_path):
     return examples.open_split(write_tokens(tmp_path / "tokens", rows)["train"])
 
 
-def stream(split, *, batches, first_step=0, seed=0, batch_size=4) -> list[list[int]]:
+def stream(split, *, batches, first_step=0, seed=0, batch_size=4, host=ALONE) -> list[list[int]]:
     dataset = examples.training_batches(
-        split, examples.token_parser(4), batch_size=batch_size, seed=seed, first_step=first_step
+        split, examples.token_parser(4), batch_size=batch_size, seed=seed, first_step=first_step, host=host
     )
     return [batch["tokens"][:, 0].numpy().tolist() for batch in itertools.islice(dataset, batches)]
 
 
 def test_a_split_knows_its_files_count_and_classes(images):
-    assert images.records == 10
+    assert images.records == (5, 5)
     assert images.class_names == CLASSES
     assert len(images.files) == 2
 
@@ -49,10 +50,38 @@ def test_batches_from_a_later_step_are_those_of_the_whole_stream(tokens, first_s
     assert stream(tokens, batches=3, first_step=first_step) == stream(tokens, batches=14)[first_step:][:3]
 
 
+def of_two_hosts(this: int) -> tf.distribute.InputContext:
+    return tf.distribute.InputContext(num_input_pipelines=2, input_pipeline_id=this, num_replicas_in_sync=4)
+
+
+def test_hosts_read_files_of_their_own_and_replicas_take_turns(tokens):
+    one, other = (
+        list(itertools.chain(*stream(tokens, batches=5, batch_size=4, host=of_two_hosts(this))))
+        for this in (0, 1)
+    )
+    # A step takes 4: 2 a host, 1 a replica. Files hold the even and the odd rows, 5 each.
+    assert sorted(one) == [0, 2, 4, 6, 8]
+    assert sorted(other) == [1, 3, 5, 7, 9]
+
+
+def test_a_host_goes_on_where_it_was(tokens):
+    host = of_two_hosts(1)
+    whole = stream(tokens, batches=20, batch_size=4, host=host)
+    assert stream(tokens, batches=6, first_step=7, batch_size=4, host=host) == whole[14:20]
+
+
+def test_more_hosts_than_files_are_refused(tokens):
+    crowd = tf.distribute.InputContext(num_input_pipelines=3, input_pipeline_id=0, num_replicas_in_sync=3)
+    with pytest.raises(
+        TrainingError, match=r"2 files cannot be shared out among 3 hosts; set data\.num_shards"
+    ):
+        stream(tokens, batches=1, batch_size=3, host=crowd)
+
+
 def test_crops_depend_on_the_place_in_the_stream_and_survive_a_resume(images):
     batches = examples.image_batches(images, job(min_scale=0.3), 4)
-    whole = [batch["pixels"].numpy() for batch in itertools.islice(batches(0), 4)]
-    resumed = next(iter(batches(3)))["pixels"].numpy()
+    whole = [batch["pixels"].numpy() for batch in itertools.islice(batches(0, ALONE), 4)]
+    resumed = next(iter(batches(3, ALONE)))["pixels"].numpy()
     assert whole[0].shape == (4, 8, 8, 3)
     np.testing.assert_array_equal(resumed, whole[3])
 

@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 
 from trainers.training.config import Optimizer, Train
-from trainers.training.loop import TrainingError, fit
-from trainers.training.optimizer import adamw, descent_step
+from trainers.training.errors import TrainingError
+from trainers.training.loop import Alarm, fit
+from trainers.training.step import Learner, descent, training_step
 
 
 def settings(steps: int) -> Train:
@@ -24,29 +25,37 @@ def settings(steps: int) -> Train:
 class Walk:
     """A model of one number that takes in every batch it sees, in order, so that any slip shows."""
 
-    def __init__(self, *, broken_at: int = -1):
+    def __init__(self, *, skipped: range = range(0), dies_at: int = -1):
         self.value = keras.Variable(1.0)
         self.starts: list[int] = []
-        self.broken_at = broken_at
+        self.skipped = skipped
+        self.dies_at = dies_at
 
     def step(self, batch):
-        self.value.assign(0.5 * self.value.value + batch["x"])
-        return {"loss": tf.where(batch["x"] == self.broken_at, math.nan, self.value.value)}
+        x = batch["x"]
+        skipped = tf.cast((x >= self.skipped.start) & (x < self.skipped.stop), tf.float32)
+        self.value.assign(tf.where(skipped > 0, self.value.value, 0.5 * self.value.value + x))
+        return {"loss": (1.0 - skipped) * self.value.value, "skipped": skipped}
 
-    def batches(self, first_step: int) -> tf.data.Dataset:
+    def evaluate(self):
+        dead = self.value.value > self.dies_at if self.dies_at > 0 else False
+        return {"loss": tf.where(dead, math.nan, self.value.value), "twice": 2 * self.value}
+
+    def batches(self, first_step: int, host: tf.distribute.InputContext) -> tf.data.Dataset:
         self.starts.append(first_step)
         return tf.data.Dataset.range(first_step, 10_000).map(lambda i: {"x": tf.cast(i, tf.float32)})
 
-    def fit(self, folder, steps: int):
+    def fit(self, folder, steps: int, **options):
         return fit(
             "walk",
             settings(steps),
             step=self.step,
             batches=self.batches,
             state={"model": [self.value]},
-            evaluate=lambda: {"loss": self.value, "twice": 2 * self.value},
+            evaluate=self.evaluate,
             checkpoints=str(folder / "checkpoints"),
             logs=str(folder / "logs"),
+            **options,
         )
 
 
@@ -62,7 +71,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path):
     whole = Walk()
     history = whole.fit(tmp_path / "whole", 12)
 
-    stopped = Walk(broken_at=9)  # dies behind the checkpoint of step 8
+    stopped = Walk(dies_at=13)  # the value of step 8 is 12.0, of step 12 about 20: dies behind step 8
     with pytest.raises(TrainingError):
         stopped.fit(tmp_path / "stopped", 12)
     resumed = Walk()
@@ -98,8 +107,7 @@ class Wobbly(keras.Model):
 def train_wobbly(folder, steps: int) -> list[np.ndarray]:
     keras.backend.clear_session()
     keras.utils.set_random_seed(1)
-    model = Wobbly()
-    optimizer = adamw(settings(12).optimizer, 12, model.trainable_variables)
+    learner = Learner(model := Wobbly(), settings(12).model_copy(update={"ema_decay": 0.9}))
 
     def losses(batch):
         return {"loss": tf.reduce_mean(tf.square(model(batch["x"], training=True) - 1.0))}
@@ -107,35 +115,26 @@ def train_wobbly(folder, steps: int) -> list[np.ndarray]:
     fit(
         "wobbly",
         settings(steps),
-        step=descent_step(model, optimizer, losses),
+        step=training_step([learner], descent(learner, losses)),
         batches=noise,
-        state={"model": model.variables, "optimizer": optimizer.variables},
+        state={"wobbly": learner.state},
         evaluate=lambda: {"loss": tf.constant(0.0)},
         checkpoints=str(folder),
         logs=str(folder),
     )
-    return [variable.numpy() for variable in [*model.variables, *optimizer.variables]]
+    return [variable.numpy() for variable in learner.state]
 
 
-def noise(first_step: int) -> tf.data.Dataset:
+def noise(first_step: int, host: tf.distribute.InputContext) -> tf.data.Dataset:
     steps = tf.data.Dataset.range(first_step, 10_000)
-    return steps.map(lambda i: {"x": tf.random.stateless_normal([4, 2], tf.stack([i, i]))})
+    rows = steps.map(lambda i: {"x": tf.random.stateless_normal([4, 2], tf.stack([i, i]))})
+    return rows.map(lambda row: {"x": tf.ensure_shape(row["x"], [4, 2])})
 
 
 def test_weights_whose_loss_is_not_finite_are_never_saved(tmp_path):
-    walk = Walk()
-    with pytest.raises(TrainingError, match="walk: the loss is nan at step 4"):
-        fit(
-            "walk",
-            settings(8),
-            step=walk.step,
-            batches=walk.batches,
-            state={"model": [walk.value]},
-            evaluate=lambda: {"loss": math.nan},
-            checkpoints=str(tmp_path),
-            logs=str(tmp_path),
-        )
-    assert tf.train.latest_checkpoint(str(tmp_path)) is None
+    with pytest.raises(TrainingError, match="walk: the held-out loss is nan at step 4"):
+        Walk(dies_at=1).fit(tmp_path, 8)
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) is None
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
@@ -153,9 +152,30 @@ def test_history_holds_means_at_log_steps_and_evaluations_at_checkpoints(tmp_pat
     assert ["eval_twice" in entry for entry in history] == [False, True, True]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
-    with pytest.raises(TrainingError, match=r"walk: the loss is nan at step 6"):
-        Walk(broken_at=5).fit(tmp_path, 12)
+def test_skipped_steps_are_counted_and_left_out_of_the_means(tmp_path):
+    history = Walk(skipped=range(1, 3)).fit(tmp_path, 6)
+    assert [entry["skipped"] for entry in history] == [1, 1, 0]
+    # Step 0 gives 0.5, steps 1 and 2 are skipped, step 3 gives 3.25.
+    assert [entry["loss"] for entry in history[:2]] == [0.5, 3.25]
+
+
+def test_nine_skipped_steps_in_a_row_are_borne(tmp_path):
+    history = Walk(skipped=range(3, 12)).fit(tmp_path, 16)
+    assert sum(entry["skipped"] for entry in history) == 9
+
+
+def test_ten_skipped_steps_in_a_row_stop_the_run_and_name_the_step(tmp_path):
+    with pytest.raises(TrainingError, match="walk: 10 steps in a row were not finite, up to step 14;"):
+        Walk(skipped=range(4, 16)).fit(tmp_path, 20)
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("-12")
+
+
+def test_an_alarm_is_said_when_a_metric_falls_and_again_only_after_it_rose(tmp_path, capsys):
+    # The loss by logged step: 0.875, 3.2, 5.8 ... rises; under 4 at the first two of them.
+    Walk().fit(tmp_path, 8, alarms=[Alarm("loss", below=4.0)])
+    said = [line for line in capsys.readouterr().err.splitlines() if "is under 4" in line]
+    assert len(said) == 1
+    assert "walk: loss 0.875 is under 4 at step 2" in said[0]
 
 
 def test_tensorboard_gets_its_events(tmp_path):

@@ -1,0 +1,95 @@
+"""A few steps of the tokenizer under a strategy, run as a program: devices are set up once a process.
+
+    python -m tests.trainers.training.replicas FOLDER STRATEGY DEVICES ACCUMULATE STEPS
+
+trains on the images that stand in FOLDER and writes all that training keeps to FOLDER/state-<name>.npz,
+NAME being what TF_CONFIG calls this process, or "alone".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from trainers.training.config import Augmentation, Job
+from trainers.vit_vqgan import trainer
+from trainers.vit_vqgan.config import Stage1
+
+TOWER = {"blocks": 1, "heads": 2, "width": 16, "hidden": 32}
+
+
+def stage(strategy: str, accumulate: int, steps: int) -> Stage1:
+    """A tokenizer with everything on that looks at a whole batch: adversary, R1, LeCAM, revival, average."""
+    return Stage1.model_validate(
+        {
+            "model": {
+                "patch_size": 4,
+                "encoder": TOWER,
+                "decoder": TOWER,
+                "codebook": {"size": 16, "dim": 4, "revive_below": 0.5},
+            },
+            "loss": {"perceptual": 0.0},
+            "adversary": {
+                "discriminator": {"network": "stylegan2", "channel_multiplier": 0.01},
+                "r1_every": 2,
+                "lecam": 0.1,
+            },
+            "train": {
+                "steps": steps,
+                "batch_size": 8,
+                "accumulate": accumulate,
+                "ema_decay": 0.9,
+                "strategy": strategy,
+                "steps_per_call": 2,
+                "log_every": 2,
+                "checkpoint_every": 2,
+                "optimizer": {"learning_rate": 1e-3},
+            },
+        }
+    )
+
+
+class Arguments:
+    """What TFX hands to a `run_fn`."""
+
+    def __init__(self, folder: Path, stage: Stage1):
+        job = Job(
+            preset="test",
+            seed=0,
+            image_size=16,
+            augmentation=Augmentation(),
+            checkpoints=str(folder / "checkpoints"),
+            logs=str(folder / "logs"),
+        )
+        self.custom_config = {"job": job.model_dump_json(), "stage": stage.model_dump_json()}
+        self.train_files = [str(folder / "images" / "Split-train" / "*")]
+        self.eval_files = [str(folder / "images" / "Split-eval" / "*")]
+        self.model_run_dir = str(folder / "run")
+        self.serving_model_dir = str(folder / "model")
+
+
+def main(folder: Path, strategy: str, devices: int, accumulate: int, steps: int) -> None:
+    """Trains, and writes down what came of it."""
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
+    objectives = []
+    make = trainer.Objective
+    trainer.Objective = lambda *args, **options: objectives.append(make(*args, **options)) or objectives[-1]
+    trainer.run_fn(Arguments(folder, stage(strategy, accumulate, steps)))
+    task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {})
+    name = f"{task['type']}-{task['index']}" if task else "alone"
+    state = {
+        f"{part}/{index}/{variable.path}": np.array(variable)
+        for part, variables in objectives[0].state.items()
+        for index, variable in enumerate(variables)
+    }
+    np.savez(folder / f"state-{name}.npz", **state)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

@@ -1,0 +1,132 @@
+"""One device, several, or several processes: the same training."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trainers.examples import write_images
+from trainers.training.config import Optimizer, Train
+from trainers.training.distribution import open_strategy
+from trainers.training.errors import TrainingError
+
+STEPS = 4
+
+
+def start(folder: Path, strategy: str, *, devices=1, accumulate=1, steps=STEPS, cluster=None):
+    arguments = [str(folder), strategy, str(devices), str(accumulate), str(steps)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.trainers.training.replicas", *arguments],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_CONFIG": json.dumps(cluster or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(*processes: subprocess.Popen) -> None:
+    for process in processes:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output[-3000:]
+
+
+def state(folder: Path, name: str = "alone") -> dict[str, np.ndarray]:
+    with np.load(folder / f"state-{name}.npz") as arrays:
+        return dict(arrays)
+
+
+def assert_alike(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], atol=1e-5, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    write_images(folder / "images", records=20)
+    finish(start(folder, "one_device"))
+    return folder
+
+
+@pytest.mark.parametrize(("devices", "accumulate"), [(4, 1), (2, 2)])
+def test_replicas_and_parts_train_as_one_device_does(alone, tmp_path, devices, accumulate):
+    shutil.copytree(alone / "images", tmp_path / "images")
+    finish(start(tmp_path, "mirrored", devices=devices, accumulate=accumulate))
+    assert_alike(state(alone), state(tmp_path))
+
+
+def train_on_two(folder: Path) -> list[dict[str, np.ndarray]]:
+    workers = [f"localhost:{free_port()}" for _ in range(2)]
+    tasks = [{"type": "worker", "index": index} for index in range(2)]
+    clusters = [{"cluster": {"worker": workers}, "task": task} for task in tasks]
+    finish(*(start(folder, "multi_worker", cluster=cluster) for cluster in clusters))
+    return [state(folder, f"worker-{index}") for index in range(2)]
+
+
+def test_two_processes_train_alike_resume_and_leave_one_model(tmp_path):
+    write_images(tmp_path / "images", records=20)
+    whole = train_on_two(tmp_path)
+    assert_alike(*whole)
+    assert (tmp_path / "model" / "saved_model.pb").is_file()
+    assert len(list((tmp_path / "run").iterdir())) == 1
+
+    (checkpoints,) = (tmp_path / "checkpoints").iterdir()
+    (checkpoints / "checkpoint").write_text('model_checkpoint_path: "ckpt-2"\n')
+    resumed = train_on_two(tmp_path)
+    for name, value in whole[0].items():
+        np.testing.assert_array_equal(value, resumed[0][name], err_msg=name)
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(alone, tmp_path):
+    shutil.copytree(alone / "images", tmp_path / "images")
+    shutil.copytree(tmp_path / "images", tmp_path / "whole" / "images")
+    finish(start(tmp_path / "whole", "one_device", steps=60))
+
+    killed = start(tmp_path, "one_device", steps=60)
+    while not list((tmp_path / "checkpoints").glob("*/ckpt-8.index")):
+        assert killed.poll() is None, killed.stdout.read()
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    (checkpoints,) = (tmp_path / "checkpoints").iterdir()
+    assert not list(checkpoints.glob("ckpt-60*")), "it had finished before it was killed"
+    finish(start(tmp_path, "one_device", steps=60))
+
+    whole, resumed = state(tmp_path / "whole"), state(tmp_path)
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, resumed[name], err_msg=name)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+def settings(**options) -> Train:
+    return Train(**{"steps": 2, "batch_size": 4, "optimizer": Optimizer(learning_rate=0.1), **options})
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused():
+    with pytest.raises(ValueError, match="batch_size 4 is not a multiple of accumulate 3"):
+        settings(accumulate=3)
+
+
+def test_a_strategy_whose_devices_are_not_there_says_so_in_one_line(monkeypatch):
+    with pytest.raises(TrainingError, match="strategy multi_worker: TF_CONFIG names fewer than two workers"):
+        open_strategy(settings(strategy="multi_worker"))
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["localhost:1"]}}))
+    assert open_strategy(settings()).num_replicas_in_sync == 1
+
+
+def test_only_one_device_may_be_compiled_as_a_whole():
+    with pytest.raises(ValueError, match="jit_compile is for one device"):
+        settings(strategy="mirrored", jit_compile=True)

@@ -1,0 +1,142 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainers.training.config import Optimizer, Train
+from trainers.training.step import Learner, averages_in_place, descent, training_step
+
+
+def settings(**options) -> Train:
+    rhythm = {"steps": 20, "batch_size": 4, "optimizer": Optimizer(learning_rate=0.1, clip_norm=1.0)}
+    return Train(**{**rhythm, **options})
+
+
+class Regression(keras.Model):
+    """A line through points, its inputs normed by batch statistics where asked."""
+
+    def __init__(self, *, normed: bool = False):
+        super().__init__()
+        self.line = keras.layers.Dense(1, kernel_initializer="ones")
+        self.norm = keras.layers.BatchNormalization() if normed else None
+        self(tf.zeros([1, 2]))
+
+    def call(self, x, training=False):
+        return self.line(self.norm(x, training=training) if self.norm else x)
+
+
+def losses_of(model):
+    def losses(batch):
+        error = model(batch["x"], training=True) - batch["y"]
+        return {"loss": tf.reduce_mean(tf.square(error)), "error": tf.reduce_mean(error)}
+
+    return losses
+
+
+def points(count: int = 4, *, seed: int = 0, broken: bool = False) -> dict[str, tf.Tensor]:
+    x = tf.random.stateless_normal([count, 2], [seed, 0])
+    return {"x": tf.where(broken, math.nan, x), "y": tf.reduce_sum(x, axis=-1, keepdims=True) * 3.0}
+
+
+def trained(learner: Learner) -> list[np.ndarray]:
+    return [np.array(variable) for variable in learner.state]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_parts_of_a_batch_move_the_weights_as_the_whole_does(compiled):
+    def after(parts: int) -> tuple[list[np.ndarray], dict[str, float]]:
+        learner = Learner(model := Regression(), settings())
+        step = training_step([learner], descent(learner, losses_of(model)), accumulate=parts)
+        step = tf.function(step, jit_compile=compiled)
+        for seed in range(3):
+            metrics = step(points(seed=seed))
+        return trained(learner), {name: float(value) for name, value in metrics.items()}
+
+    whole, in_parts = after(1), after(4)
+    assert whole[1] == pytest.approx(in_parts[1], rel=1e-5)
+    for one, other in zip(whole[0], in_parts[0], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_step_that_is_not_finite_changes_nothing_and_says_so(parts):
+    learner = Learner(model := Regression(normed=True), settings(ema_decay=0.9))
+    followed = []
+    step = training_step(
+        [learner], descent(learner, losses_of(model)), accumulate=parts, follow=lambda m: followed.append(m)
+    )
+    assert step(points())["skipped"] == 0.0
+    before = trained(learner)
+    metrics = step(points(broken=True))
+    assert {name: float(value) for name, value in metrics.items()} == {
+        "loss": 0.0,
+        "error": 0.0,
+        "skipped": 1.0,
+    }
+    for one, other in zip(before, trained(learner), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(followed) == 1
+
+
+def test_every_example_has_its_row_in_the_whole_batch():
+    learner = Learner(model := Regression(), settings())
+    line = losses_of(model)
+
+    def losses(batch):
+        # The mean over parts of row x value is that over the batch: 0 0 + 1 1 + 2 2 + 3 3 over 4.
+        rows = tf.cast(batch["row"], tf.float32)
+        return {**line(batch), "product": tf.reduce_mean(rows * batch["index"])}
+
+    batch = {**points(), "index": tf.range(4.0)}
+    for parts in (1, 2, 4):
+        metrics = training_step([learner], descent(learner, losses), accumulate=parts)(batch)
+        assert float(metrics["product"]) == pytest.approx(14 / 4)
+
+
+def test_networks_move_by_their_own_gradients_and_optimizers():
+    one, other = (Learner(Regression(), settings(), Optimizer(learning_rate=rate)) for rate in (0.1, 0.2))
+    still = [tf.zeros_like(v.value) for v in one.variables]
+    pushed = [tf.ones_like(v.value) for v in other.variables]
+    step = training_step([one, other], lambda batch: ([still, pushed], {"loss": tf.constant(0.0)}))
+    before = [np.array(v) for v in one.variables]
+    step(points())
+    for value, variable in zip(before, one.variables, strict=True):
+        np.testing.assert_allclose(variable.numpy(), value * (1 - 1e-5 * (variable.name == "kernel")))
+    # Adam's first move is the learning rate, whatever the gradient.
+    assert other.variables[1].numpy() == pytest.approx(-0.2, rel=1e-4)
+
+
+def test_the_average_follows_the_weights_and_takes_their_place_for_a_while():
+    learner = Learner(model := Regression(), settings(ema_decay=0.5))
+    expected = np.array(model.line.bias)
+    step = training_step([learner], descent(learner, losses_of(model)))
+    for move in range(1, 4):
+        step(points(seed=move))
+        decay = min(0.5, (1 + move) / (10 + move))
+        expected = decay * expected + (1 - decay) * model.line.bias.numpy()
+    weights = np.array(model.line.bias)
+    with averages_in_place([learner]):
+        np.testing.assert_allclose(model.line.bias.numpy(), expected, rtol=1e-6)
+    np.testing.assert_array_equal(model.line.bias.numpy(), weights)
+
+
+def test_a_row_gathered_twice_moves_by_its_summed_gradient():
+    class Table(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.rows = self.add_weight(name="rows", shape=(3, 2), initializer="ones")
+
+    def moved(gather) -> np.ndarray:
+        learner = Learner(table := Table(), settings())
+        losses = descent(
+            learner, lambda batch: {"loss": tf.reduce_sum(gather(table.rows.value) * batch["w"])}
+        )
+        for w in ([[1.0, 2.0], [3.0, 4.0]], [[-1.0, 0.5], [2.0, 0.0]]):
+            training_step([learner], losses)({"w": tf.constant(w)})
+        return table.rows.numpy()
+
+    sparse = moved(lambda rows: tf.gather(rows, [1, 1]))
+    dense = moved(lambda rows: tf.matmul(tf.constant([[0.0, 1.0, 0.0]] * 2), rows))
+    np.testing.assert_allclose(sparse, dense, rtol=1e-5)

@@ -1,0 +1,21 @@
+import pytest
+import tensorflow as tf
+
+from tests.trainers.products import flops
+from trainers.training.config import Transformer
+from trainers.vim import accounting
+from trainers.vim.config import Model
+from trainers.vim.model import VIM
+
+SIZE = Transformer(blocks=2, heads=2, width=8, hidden=12)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_parameters_and_flops_are_those_of_the_model_that_is_built(classes):
+    options = Model(transformer=SIZE, class_conditional=bool(classes))
+    model = VIM(options, tokens=9, codebook_size=10, classes=classes)
+    parts = accounting.parts(options, tokens=9, codebook_size=10, classes=classes)
+    built = sum(int(tf.size(variable)) for variable in model.trainable_variables)
+    assert sum(cost.parameters for cost in parts.values()) == built
+    counted = flops(model.call, tf.zeros([1, 9], tf.int32), tf.zeros([1], tf.int32))
+    assert sum(cost.flops for cost in parts.values()) == counted

@@ -1,0 +1,50 @@
+"""Metrics on held-out examples, taken on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import tensorflow as tf
+
+from trainers.training.config import Train
+from trainers.training.step import Batch, Learner, Metrics, averages_in_place
+
+
+def held_out_metrics(
+    losses: Callable[[Batch], Metrics],
+    examples: Batch,
+    train: Train,
+    learners: Sequence[Learner],
+    *,
+    summarize: Callable[[Metrics], Metrics] = lambda metrics: metrics,
+) -> Callable[[], Metrics]:
+    """A function that gives the mean metrics over `examples`, with the averaged weights if there are any.
+
+    Args:
+      losses: from a batch to metrics of any shape, means over its examples.
+      examples: all held-out examples, as one batch in memory.
+      train: says how many examples a device takes at once.
+      learners: the networks that `losses` runs.
+      summarize: mean metrics to scalars.
+    """
+    count = len(next(iter(examples.values())))
+    strategy = tf.distribute.get_strategy()
+    at_once = train.batch_size // (strategy.num_replicas_in_sync * train.accumulate)
+
+    @partial(tf.function, autograph=False)
+    def on_device(batch: Batch) -> Metrics:
+        results = strategy.run(losses, args=(batch,))
+        return tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], results)
+
+    def evaluate() -> Metrics:
+        means: Metrics = {}
+        with averages_in_place(learners):
+            for start in range(0, count, at_once):
+                batch = {name: x[start : start + at_once] for name, x in examples.items()}
+                share = len(next(iter(batch.values()))) / count
+                for name, value in on_device(batch).items():
+                    means[name] = means.get(name, 0.0) + share * value
+        return summarize(means)
+
+    return evaluate
