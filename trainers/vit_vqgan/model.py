@@ -1,16 +1,21 @@
-"""ViT-VQGAN: image -> ViT encoder -> codebook -> ViT decoder -> image (section 3.1, figure 1 left)."""
+"""ViT-VQGAN: image -> encoder -> codebook -> decoder -> image (section 3.1, figure 1 left).
+
+A tower is a Vision Transformer, or VQGAN's convolutions where the configuration says so.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from trainers.training.config import Transformer
-from trainers.transformer import Block, Dense
-from trainers.vit_vqgan import config, losses
+from trainers.transformer import Dense
+from trainers.vit_vqgan import config, losses, vision_transformer
 from trainers.vit_vqgan.codebook import Codebook, Quantized
+from trainers.vit_vqgan.convolutional import towers
+from trainers.vit_vqgan.convolutional.config import Convolutional
 
 CHANNELS = 3
 # A scale b outside e^-4 .. e^2 means that a pixel was fitted to the last bit or given up.
@@ -28,64 +33,17 @@ class Distribution(NamedTuple):
         return losses.to_pixels(self.mu)
 
 
-class Tower(keras.layers.Layer):
-    """Vision Transformer from [B, N, *] to [B, N, units]: projection, positions, blocks, norm, head.
-
-    The head is two layers with one tanh in the middle and no activation after (section 3.1).
-    `input_scale` is the norm of an input vector; the first projection brings it to unit variance.
-    """
-
-    def __init__(self, size: Transformer, *, tokens: int, units: int, input_scale: float, **kwargs):
-        super().__init__(**kwargs)
-        # Not Glorot's: a code is a unit vector, of which Glorot's projection leaves a variance of 0.01.
-        # The blocks then drown it, and the encoder's outputs collapse onto a circle: digits stopped at
-        # 17.2 dB with every code in use, and reached 22.2 dB in the same steps with this.
-        self.project = Dense(
-            size.width,
-            kernel_initializer=keras.initializers.RandomNormal(stddev=1.0 / input_scale),
-            name="project",
-        )
-        self.positions = self.add_weight(
-            name="positions", shape=(tokens, size.width), initializer=keras.initializers.RandomNormal(0.02)
-        )
-        self.blocks = [Block(size, name=f"block_{index + 1}") for index in range(size.blocks)]
-        self.norm = keras.layers.LayerNormalization(epsilon=1e-6, name="norm")
-        self.head_hidden = Dense(size.hidden, activation="tanh", name="head_hidden")
-        self.head_output = Dense(units, name="head_output")
-
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        """[B, N, *] to [B, N, units]."""
-        x = self.project(x) + self.positions
-        for block in self.blocks:
-            x = block(x)
-        return self.head_output(self.head_hidden(self.norm(x)))
-
-
 class ViTVQGAN(keras.Model):
     """The tokenizer: S x S images to (S / patch)^2 tokens in raster order, and back."""
 
-    def __init__(self, options: config.Model, *, image_size: int, seed: int):
+    def __init__(self, options: config.Model, *, image_size: int, seed: int, recompute: bool = False):
         super().__init__(name="vit_vqgan")
         self.options = options
-        self.side = image_size // options.patch_size
-        self.tokens = self.side**2
-        patch_values = CHANNELS * options.patch_size**2
-        self.encoder = Tower(
-            options.encoder,
-            tokens=self.tokens,
-            units=options.encoder.width,
-            input_scale=patch_values**0.5,
-            name="encoder",
-        )
+        self.tokens = (image_size // options.patch_size) ** 2
+        self.encoder = _encoder(options, self.tokens, recompute)
         self.factorize = Dense(options.codebook.dim, name="factorize")
         self.codebook = Codebook(options.codebook, seed=seed, name="codebook")
-        self.decoder = Tower(
-            options.decoder,
-            tokens=self.tokens,
-            units=options.patch_size**2 * options.output_channels,
-            input_scale=1.0 if options.codebook.l2_normalized else options.codebook.dim**0.5,
-            name="decoder",
-        )
+        self.decoder = _decoder(options, self.tokens, recompute)
         self(tf.zeros([1, image_size, image_size, CHANNELS]))
 
     def call(self, pixels: tf.Tensor, training: bool = False) -> tuple[Distribution, Quantized]:
@@ -103,16 +61,44 @@ class ViTVQGAN(keras.Model):
         return tf.clip_by_value(distribution.pixels(), 0.0, 1.0), distribution.log_scale
 
     def _latents(self, pixels: tf.Tensor) -> tf.Tensor:
-        # Patches are centred on 0, as the layers' initial weights expect.
-        patches = tf.nn.space_to_depth(2.0 * pixels - 1.0, self.options.patch_size)
-        patches = tf.reshape(patches, [-1, self.tokens, CHANNELS * self.options.patch_size**2])
-        return self.factorize(self.encoder(patches))
+        # Centred on 0, as the layers' initial weights expect.
+        return self.factorize(self.encoder(2.0 * pixels - 1.0))
 
     def _distribution(self, codes: tf.Tensor) -> Distribution:
-        channels, side = self.options.output_channels, self.side
-        patches = tf.reshape(self.decoder(codes), [-1, side, side, self.options.patch_size**2 * channels])
-        output = tf.cast(tf.nn.depth_to_space(patches, self.options.patch_size), tf.float32)
+        output = tf.cast(self.decoder(codes), tf.float32)
         mu = output[..., :CHANNELS]
-        if channels == CHANNELS:
+        if self.options.output_channels == CHANNELS:
             return Distribution(mu, tf.zeros_like(mu))
         return Distribution(mu, tf.clip_by_value(output[..., CHANNELS:], *LOG_SCALE_RANGE))
+
+
+def _encoder(options: config.Model, tokens: int, recompute: bool) -> keras.layers.Layer:
+    """[B, S, S, 3] in [-1, 1] to [B, N, *]."""
+    if isinstance(options.encoder, Convolutional):
+        return towers.Encoder(options.encoder, units=options.encoder.widths[-1], name="encoder")
+    return vision_transformer.Encoder(
+        options.encoder, patch_size=options.patch_size, tokens=tokens, recompute=recompute, name="encoder"
+    )
+
+
+def _decoder(options: config.Model, tokens: int, recompute: bool) -> keras.layers.Layer:
+    """Codes [B, N, dim] to [B, S, S, output channels]."""
+    code_norm = 1.0 if options.codebook.l2_normalized else options.codebook.dim**0.5
+    channels = options.output_channels
+    if isinstance(options.decoder, Convolutional):
+        return towers.Decoder(
+            options.decoder,
+            channels_out=channels,
+            side=math.isqrt(tokens),
+            input_scale=code_norm,
+            name="decoder",
+        )
+    return vision_transformer.Decoder(
+        options.decoder,
+        patch_size=options.patch_size,
+        channels=channels,
+        tokens=tokens,
+        input_scale=code_norm,
+        recompute=recompute,
+        name="decoder",
+    )

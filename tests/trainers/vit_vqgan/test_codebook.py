@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -63,11 +64,28 @@ def test_lookup_gives_what_the_forward_pass_gave():
     np.testing.assert_allclose(layer.lookup(result.tokens), result.codes, atol=1e-6)
 
 
+def test_the_sum_over_dimensions_is_as_many_times_the_mean():
+    z = tf.random.stateless_normal([2, 3, 4], seed=[0, 0])
+    codes = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.0]]
+    mean, total = (with_codes(codes, reduction=reduction)(z).loss for reduction in ("mean", "sum"))
+    assert total.numpy() == pytest.approx(4 * mean.numpy(), rel=1e-6)
+
+
+def follow(layer: Codebook, z: tf.Tensor) -> codebook.Quantized:
+    """One step of training on a batch of latents [B, N, dim]."""
+    result = layer(z, training=True)
+    candidates = None
+    if layer.options.revive_below:
+        candidates = layer.candidates(result.latents, tf.range(z.shape[0]), z.shape[0])
+    layer.follow(codebook.token_shares(result.tokens, layer.options.size), candidates)
+    return result
+
+
 def test_dead_codes_are_revived_onto_encoder_outputs_and_living_ones_stay():
     layer = with_codes([[1.0, 0.0], [-1.0, 0.0], [0.0, -1.0]], revive_below=0.5)
     z = tf.constant([[[1.0, 0.2], [1.0, -0.2]]])
     for _ in range(20):
-        layer(z, training=True)
+        follow(layer, z)
     outputs = tf.math.l2_normalize(z, axis=-1).numpy()[0]
     first, *revived = layer.embedding.numpy()
     np.testing.assert_array_equal(first, [1.0, 0.0])
@@ -78,19 +96,61 @@ def test_dead_codes_are_revived_onto_encoder_outputs_and_living_ones_stay():
 def test_without_revival_training_leaves_dead_codes_alone():
     layer = with_codes([[1.0, 0.0], [-1.0, 0.0]])
     for _ in range(50):
-        layer(tf.constant([[[1.0, 0.2]]]), training=True)
+        follow(layer, tf.constant([[[1.0, 0.2]]]))
     np.testing.assert_array_equal(layer.embedding.numpy(), [[1.0, 0.0], [-1.0, 0.0]])
+
+
+def test_candidates_are_those_of_the_whole_batch_however_it_is_cut():
+    layer = with_codes([[1.0, 0.0]] * 50, revive_below=0.5)
+    latents = tf.random.stateless_normal([4, 3, 2], seed=[0, 0])
+    whole = layer.candidates(latents, tf.range(4), 4)
+    parts = [layer.candidates(latents[i : i + 2], tf.range(i, i + 2), 4) for i in (0, 2)]
+    np.testing.assert_allclose(tf.reduce_mean(parts, axis=0), whole, rtol=1e-6)
+    drawn = {tuple(row) for row in whole.numpy().tolist()}
+    assert drawn <= {tuple(row) for row in latents.numpy().reshape(-1, 2).tolist()}
+    assert len(drawn) > 6
+
+
+def test_candidates_are_drawn_anew_each_step():
+    layer = with_codes([[1.0, 0.0]] * 50, revive_below=0.5)
+    latents = tf.random.stateless_normal([4, 3, 2], seed=[0, 0])
+    first = layer.candidates(latents, tf.range(4), 4)
+    layer.steps.assign_add(1)
+    assert np.abs(first - layer.candidates(latents, tf.range(4), 4)).max() > 0.1
 
 
 def test_continuous_steps_pass_the_latents_and_then_place_all_codes():
     layer = with_codes([[0.0, -1.0], [-1.0, 0.0]], revive_below=0.5, continuous_steps=2)
     z = tf.constant([[[3.0, 4.0]]])
     for _ in range(2):
-        result = layer(z, training=True)
+        result = follow(layer, z)
         np.testing.assert_allclose(result.codes, [[[0.6, 0.8]]], rtol=1e-6)
         assert result.loss.numpy() == 0.0
-    assert layer(z, training=True).loss.numpy() == pytest.approx(0.0, abs=1e-6)
+    assert follow(layer, z).loss.numpy() == pytest.approx(0.0, abs=1e-6)
     np.testing.assert_allclose(layer.embedding.numpy(), [[0.6, 0.8], [0.6, 0.8]], rtol=1e-6)
+
+
+def test_entropy_loss_is_lowest_where_tokens_are_sure_and_codes_used_alike():
+    axes = np.eye(4, dtype="float32").tolist()
+    layer = with_codes(axes)
+    assert layer.entropy_loss(tf.constant([axes])).numpy() == pytest.approx(-np.log(4), rel=1e-5)
+    # All tokens on one code: sure, but H(E[p]) is 0 too.
+    assert layer.entropy_loss(tf.constant([[axes[0]] * 4])).numpy() == pytest.approx(0.0, abs=1e-5)
+    # Tokens between all codes: H(p) = H(E[p]) = ln 4.
+    between = tf.fill([1, 4, 4], 0.5)
+    assert layer.entropy_loss(between).numpy() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_close_codes_are_told_apart_under_a_policy_of_low_precision():
+    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
+    try:
+        # Cosines with z differ in the sixth digit; bfloat16 has three.
+        layer = with_codes([[1.0, 2e-3], [1.0, 0.0], [1.0, -2e-3]])
+        result = layer(tf.constant([[[1.0, 0.0], [1.0, 1.5e-3], [1.0, -1.5e-3]]]))
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    assert result.tokens.numpy().tolist() == [[1, 0, 2]]
+    assert result.codes.dtype == result.loss.dtype == tf.float32
 
 
 def test_usage_and_perplexity_in_closed_form():

@@ -45,7 +45,7 @@ def test_decoding_the_tokens_gives_the_reconstruction():
 def test_a_patch_comes_out_where_it_went_in():
     vit_vqgan = model(output_channels=3)
     # Towers that do nothing: what is left is how patches are taken and put back.
-    vit_vqgan.encoder = vit_vqgan.decoder = vit_vqgan.factorize = lambda patches: patches
+    vit_vqgan.encoder.tower = vit_vqgan.decoder.tower = vit_vqgan.factorize = lambda patches: patches
     patches = vit_vqgan._latents(pictures())
     np.testing.assert_allclose(
         tf.reshape(patches[0, 6], [4, 4, 3]), 2 * pictures()[0, 4:8, 8:12] - 1, atol=1e-6
@@ -54,16 +54,16 @@ def test_a_patch_comes_out_where_it_went_in():
 
 
 def test_positions_are_all_that_tells_places_apart():
-    vit_vqgan = model()
+    tower = model().encoder.tower
     order = tf.random.experimental.stateless_shuffle(tf.range(16), seed=[0, 1])
     x = tf.random.stateless_normal([1, 16, 48], seed=[0, 0])
 
     def differs() -> float:
-        first = vit_vqgan.encoder(tf.gather(x, order, axis=1))
-        return float(np.abs(first - tf.gather(vit_vqgan.encoder(x), order, axis=1)).max())
+        first = tower(tf.gather(x, order, axis=1))
+        return float(np.abs(first - tf.gather(tower(x), order, axis=1)).max())
 
     assert differs() > 1e-4
-    vit_vqgan.encoder.positions.assign(tf.zeros_like(vit_vqgan.encoder.positions))
+    tower.positions.assign(tf.zeros_like(tower.positions))
     assert differs() < 1e-5
 
 
@@ -72,7 +72,7 @@ def test_the_decoder_starts_at_unit_variance_so_that_codes_are_not_drowned():
         codebook=Codebook(size=32, dim=8), decoder=Transformer(blocks=1, heads=1, width=512, hidden=8)
     )
     codes = tf.math.l2_normalize(tf.random.stateless_normal([1, 16, 8], seed=[0, 0]), axis=-1)
-    assert np.std(vit_vqgan.decoder.project(codes)) == pytest.approx(1.0, rel=0.1)
+    assert np.std(vit_vqgan.decoder.tower.project(codes)) == pytest.approx(1.0, rel=0.1)
 
 
 def test_one_picture_is_learned_by_heart():

@@ -1,0 +1,149 @@
+import keras
+import pytest
+import tensorflow as tf
+
+from tests.trainers.products import flops
+from trainers.accounting import total
+from trainers.vit_vqgan import accounting, adversarial
+from trainers.vit_vqgan.config import Model, Stage1
+from trainers.vit_vqgan.discriminator import config, stylegan2
+from trainers.vit_vqgan.discriminator import network as networks
+from trainers.vit_vqgan.model import ViTVQGAN
+from trainers.vit_vqgan.perceptual.accounting import vgg16
+
+TRANSFORMERS = {
+    "encoder": {"blocks": 2, "heads": 2, "width": 8, "hidden": 12},
+    "decoder": {"blocks": 1, "heads": 3, "width": 6, "hidden": 20},
+}
+CONVOLUTIONS = {
+    "encoder": {"channels": 4, "multipliers": [1, 2, 2], "residual_blocks": 1},
+    "decoder": {"channels": 3, "multipliers": [1, 1, 3], "residual_blocks": 1},
+}
+PIXELS = tf.zeros([1, 16, 16, 3])
+
+
+def options(towers, **codebook):
+    return {"patch_size": 4, **towers, "codebook": {"size": 10, "dim": 5, **codebook}}
+
+
+def learned(layer):
+    return sum(int(tf.size(variable)) for variable in layer.trainable_variables)
+
+
+@pytest.mark.parametrize("towers", [TRANSFORMERS, CONVOLUTIONS], ids=["transformers", "convolutions"])
+def test_every_part_costs_what_the_model_that_is_built_does(towers):
+    size = Model.model_validate(options(towers))
+    model = ViTVQGAN(size, image_size=16, seed=0)
+    parts = accounting.parts(size, image_size=16)
+    for name, cost in parts.items():
+        assert cost.parameters == learned(getattr(model, name)), name
+    assert sum(cost.parameters for cost in parts.values()) == learned(model)
+    assert accounting.encode(size, image_size=16).flops == flops(model.encode, PIXELS)
+    assert accounting.reconstruct(size, image_size=16).flops == flops(model.call, PIXELS)
+    assert parts["decoder"].flops == flops(model.decode, tf.zeros([1, 16], tf.int32))
+
+
+def test_small_small_encodes_an_image_of_256_pixels_with_74_billion_flops():
+    small = {"blocks": 8, "heads": 8, "width": 512, "hidden": 2048}
+    model = Model.model_validate({"encoder": small, "decoder": small})
+    # 1024 tokens; 8 blocks of 4 d^2 + 2 d h weights and 1024 x 1024 pairs, in and head, the look-up.
+    weights = 8 * (4 * 512**2 + 2 * 512 * 2048) + 192 * 512 + 512 * 2048 + 2048 * 512 + 512 * 32
+    expected = 2 * 1024 * (weights + 8 * 2 * 1024 * 512 + 8192 * 32)
+    assert accounting.encode(model, image_size=256).flops == expected
+    assert expected == pytest.approx(73.9e9, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        config.StyleGAN2(channel_multiplier=0.01, max_channels=9),
+        config.StyleGAN2(channel_multiplier=0.01, minibatch_stddev=1),
+        config.PatchGAN(channels=4, layers=2),
+        config.PatchGAN(channels=2, layers=3),
+    ],
+    ids=["stylegan2", "with spread", "patchgan", "deeper patchgan"],
+)
+def test_a_discriminator_costs_what_the_one_that_is_built_does(size, monkeypatch):
+    # A blur is written as products and counted as none: on other devices it is a few additions.
+    monkeypatch.setattr(stylegan2, "blur", _thinned)
+    network = networks.build(size, image_size=32)
+    cost = accounting.discriminator(size, image_size=32)
+    assert cost.parameters == learned(network)
+    assert cost.flops == flops(network.call, tf.zeros([1, 32, 32, 3]))
+
+
+def _thinned(x: tf.Tensor, *, margin: int, stride: int = 1) -> tf.Tensor:
+    """What a blur gives, in shape."""
+    return x[:, ::2, ::2] if stride == 2 else tf.pad(x, [[0, 0], [1, 0], [1, 0], [0, 0]])
+
+
+def test_vgg16_costs_what_that_of_keras_does():
+    network = keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3))
+    assert vgg16(image_size=32).parameters == network.count_params() == 14_714_688
+    assert vgg16(image_size=32).flops == flops(network, tf.zeros([1, 32, 32, 3]))
+
+
+def stage(**changes):
+    train = {"steps": 10, "batch_size": 2, "optimizer": {"learning_rate": 1e-3}, **changes.pop("train", {})}
+    return Stage1.model_validate({"model": options(TRANSFORMERS), "train": train, **changes})
+
+
+def test_networks_whose_loss_has_weight_0_cost_nothing():
+    without = stage(loss={"adversarial": 0.0, "perceptual": 0.0})
+    assert accounting.critics(without, image_size=16) == {}
+    assert list(accounting.step_flops(without, image_size=16)) == ["tokenizer"]
+    assert list(accounting.critics(stage(), image_size=16)) == ["discriminator", "perceptual"]
+
+
+def test_a_step_costs_three_forward_passes_of_the_tokenizer_and_one_look_up():
+    parts = accounting.parts(stage().model, image_size=16)
+    look_up = parts.pop("codebook").flops
+    expected = 3 * total(parts.values()).flops + look_up
+    assert accounting.step_flops(stage(), image_size=16)["tokenizer"] == expected
+
+
+def test_the_adversary_of_a_step_costs_7_of_its_forward_passes_and_6_more_with_r1():
+    forward = accounting.critics(stage(), image_size=16)["discriminator"].flops
+    step = accounting.step_flops(stage(), image_size=16)
+    assert (step["adversary"], step["r1"]) == (7 * forward, 6 * forward)
+    assert "r1" not in accounting.step_flops(stage(adversary={"r1_gamma": 0.0}), image_size=16)
+
+
+def test_backward_passes_cost_what_is_said_of_them(monkeypatch):
+    monkeypatch.setattr(stylegan2, "blur", _thinned)
+    options = stage(adversary={"discriminator": {"network": "stylegan2", "channel_multiplier": 0.02}})
+    model = ViTVQGAN(options.model, image_size=16, seed=0)
+    network = networks.build(options.adversary.discriminator, image_size=16)
+    weights = [variable.value for variable in network.trainable_variables]
+
+    def reconstruct(pixels):
+        with tf.GradientTape() as tape:
+            distribution, quantized = model(pixels, training=True)
+            loss = tf.reduce_mean(distribution.pixels()) + quantized.loss
+        return tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+
+    def judge(real, fake):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(fake)
+            seen, made = network(real), network(fake)
+            fooled, told = tf.reduce_mean(made), tf.reduce_mean(tf.square(made) + tf.square(seen))
+        return tape.gradient(fooled, fake), tape.gradient(told, weights)
+
+    def penalize(real):
+        with tf.GradientTape() as tape:
+            penalty = adversarial.r1_penalty(network, real)
+        return tape.gradient(penalty, weights, unconnected_gradients="zero")
+
+    step = accounting.step_flops(options, image_size=16)
+    # What no gradient needs, those of the pixels and of what stands first, is the small difference.
+    assert flops(reconstruct, PIXELS) == pytest.approx(step["tokenizer"], rel=0.05)
+    assert flops(judge, PIXELS, PIXELS) == pytest.approx(step["adversary"], rel=0.01)
+    assert flops(penalize, PIXELS) == pytest.approx(step["r1"], rel=0.01)
+
+
+def test_recomputing_costs_one_more_forward_pass_of_the_blocks():
+    step = accounting.step_flops(stage(train={"recompute": True}), image_size=16)
+    # 16 tokens: two blocks of width 8 and hidden 12, one of width 6 and hidden 20.
+    wide = 2 * 16 * (4 * 8**2 + 2 * 8 * 12) + 4 * 16**2 * 8
+    narrow = 2 * 16 * (4 * 6**2 + 2 * 6 * 20) + 4 * 16**2 * 6
+    assert step["recompute"] == 2 * wide + narrow

@@ -1,0 +1,178 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.trainers.vit_vqgan import photographs
+from tfx_pipeline import config
+from trainers.training.step import training_step
+from trainers.vit_vqgan import objective as module
+from trainers.vit_vqgan.config import Stage1
+from trainers.vit_vqgan.objective import Objective
+
+TOWER = {"blocks": 1, "heads": 2, "width": 16, "hidden": 32}
+SIZE = 16
+
+
+def stage(**changes) -> Stage1:
+    given = {
+        "model": {
+            "patch_size": 4,
+            "encoder": TOWER,
+            "decoder": TOWER,
+            "codebook": {"size": 16, "dim": 4},
+        },
+        "loss": {"perceptual": 0.0},
+        "adversary": {"discriminator": {"network": "stylegan2", "channel_multiplier": 0.01}},
+        "train": {"steps": 8, "batch_size": 4, "optimizer": {"learning_rate": 1e-3}},
+    }
+    for key, value in changes.items():
+        given[key] = {**given[key], **value}
+    return Stage1.model_validate(given)
+
+
+def objective(**changes) -> Objective:
+    return Objective(stage(**changes), image_size=SIZE, seed=0)
+
+
+def batch(count: int = 4) -> dict[str, tf.Tensor]:
+    pixels = tf.random.stateless_uniform([count, SIZE, SIZE, 3], seed=[0, 0])
+    return {"pixels": pixels, "label": tf.zeros([count], tf.int32), "row": tf.range(count)}
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts():
+    weights = {"vq": 2.0, "l2": 3.0, "logit_laplace": 0.5, "adversarial": 0.25, "perceptual": 0.0}
+    _, metrics = objective(loss=weights).gradients(batch())
+    total = sum(weight * float(metrics[name]) for name, weight in weights.items() if weight)
+    assert float(metrics["loss"]) == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("part", ["l2", "logit_laplace", "adversarial"])
+def test_a_part_of_weight_0_is_not_computed(part):
+    assert part in objective().gradients(batch())[1]
+    assert part not in objective(loss={part: 0.0}).gradients(batch())[1]
+
+
+def test_without_an_adversary_there_is_no_discriminator():
+    alone = objective(loss={"adversarial": 0.0})
+    assert list(alone.state) == ["tokenizer"]
+    assert len(alone.learners) == 1
+    assert len(alone.gradients(batch())[0]) == 1
+
+
+def test_both_sides_pull_on_the_logits_in_opposite_directions():
+    parts = {"l2": 0.0, "logit_laplace": 0.0, "vq": 0.0, "adversarial": 1.0}
+    game = objective(loss=parts, adversary={"r1_gamma": 0.0})
+    (tokenizer, discriminator), before = game.gradients(batch())
+    for learner, move, better in (
+        (game.tokenizer, tokenizer, "adversarial"),
+        (game.adversary, discriminator, "discriminator"),
+    ):
+        held = [np.array(v) for v in learner.variables]
+        for variable, gradient in zip(learner.variables, move, strict=True):
+            variable.assign_sub(1e-3 * gradient)
+        assert float(game.gradients(batch())[1][better]) < float(before[better])
+        for variable, value in zip(learner.variables, held, strict=True):
+            variable.assign(value)
+
+
+def test_before_its_start_the_adversary_is_neither_heard_nor_taught():
+    late = objective(adversary={"start_step": 2})
+    without = objective(loss={"adversarial": 0.0})
+    for variable, value in zip(without.model.variables, late.model.variables, strict=True):
+        variable.assign(value)
+    (tokenizer, discriminator), _ = late.gradients(batch())
+    (alone,), _ = without.gradients(batch())
+    for one, other in zip(tokenizer, alone, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-7)
+    assert all(np.all(gradient == 0.0) for gradient in discriminator)
+    late.tokenizer.optimizer.state[0].assign(2)
+    assert any(np.any(gradient != 0.0) for gradient in late.gradients(batch())[0][1])
+
+
+def test_lazy_r1_is_r1_of_every_step_in_the_mean():
+    def of_steps(every: int) -> list[np.ndarray]:
+        keras.utils.set_random_seed(1)
+        game = objective(adversary={"r1_every": every})
+        moves = game.adversary.optimizer.state[0]
+        sums = [np.zeros(v.shape, "float32") for v in game.adversary.variables]
+        penalties = 0.0
+        for move in range(4):
+            moves.assign(move)
+            penalty, gradients = game._lazy_r1(batch()["pixels"])
+            penalties += float(penalty)
+            sums = [total + gradient.numpy() for total, gradient in zip(sums, gradients, strict=True)]
+        return [np.array(penalties), *sums]
+
+    # The same weights at all four steps: one step that counts four times is four that count once.
+    for lazy, eager in zip(of_steps(4), of_steps(1), strict=True):
+        np.testing.assert_allclose(lazy, eager, rtol=1e-4, atol=1e-5)
+
+
+def test_usage_and_perplexity_are_those_of_the_mean_over_all_parts():
+    one, other = np.eye(16, dtype="float32")[:2]
+    scalars = objective().summarize(
+        {"token_shares": tf.constant((one + other) / 2), "loss": tf.constant(1.0)}
+    )
+    assert float(scalars["codebook_usage"]) == pytest.approx(2 / 16)
+    assert float(scalars["codebook_perplexity"]) == pytest.approx(2.0)
+    assert set(scalars) == {"loss", "codebook_usage", "codebook_perplexity"}
+
+
+@pytest.mark.parametrize(
+    "discriminator",
+    [
+        {"network": "stylegan2", "channel_multiplier": 0.01, "minibatch_stddev": 2},
+        {"network": "patchgan", "channels": 4, "layers": 2},
+    ],
+)
+def test_the_whole_step_compiles_with_no_host_in_it(discriminator):
+    codebook = {"size": 16, "dim": 4, "revive_below": 0.2, "continuous_steps": 1, "entropy": 0.1}
+    model = {"patch_size": 4, "encoder": TOWER, "decoder": TOWER, "codebook": codebook}
+    game = objective(
+        model=model, adversary={"discriminator": discriminator, "lecam": 0.1}, train={"ema_decay": 0.9}
+    )
+    step = training_step(
+        game.learners, game.gradients, accumulate=2, follow=game.follow, summarize=game.summarize
+    )
+    given = {name: value for name, value in batch().items() if name != "row"}
+    plain, compiled = tf.function(step), tf.function(step, jit_compile=True)
+    operations = {op.type for op in plain.get_concrete_function(given).graph.get_operations()}
+    assert not operations & {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
+    # XLA refuses what it cannot put on a device: host calls, shapes that are not known.
+    assert float(compiled(given)["skipped"]) == 0.0
+
+
+@pytest.mark.parametrize("preset", [name for name in config.presets() if name.endswith("_unsupervised")])
+def test_an_unsupervised_preset_trains_with_no_weight_that_saw_a_label(preset, monkeypatch):
+    monkeypatch.setattr(module, "load", lambda options: pytest.fail("a perceptual network was asked for"))
+    tree = config.load(preset, small=True)
+    game = Objective(tree.stage1, image_size=tree.data.image_size, seed=0)
+    step = tf.function(training_step(game.learners, game.gradients))
+    size = tree.data.image_size
+    specification = {"pixels": tf.TensorSpec([tree.stage1.train.batch_size, size, size, 3])}
+    graph = step.get_concrete_function(specification).graph
+    own = {id(variable.value.handle) for variables in game.state.values() for variable in variables}
+    assert {id(variable.handle) for variable in graph.variables} <= own
+    # Nor is a trained network hidden in a constant.
+    constants = [op.outputs[0].shape.num_elements() for op in graph.get_operations() if op.type == "Const"]
+    assert max(constants) < 10_000
+
+
+def test_one_photograph_is_learned_by_heart():
+    # The quickest sign of a broken tokenizer: it takes every gradient to bring a picture back.
+    tower = {"blocks": 2, "heads": 4, "width": 64, "hidden": 128}
+    codebook = {"size": 256, "dim": 8, "revive_below": 0.2, "continuous_steps": 20}
+    model = {"patch_size": 4, "encoder": tower, "decoder": tower, "codebook": codebook}
+    train = {
+        "steps": 400,
+        "batch_size": 1,
+        "optimizer": {"learning_rate": 3e-3, "warmup_steps": 10, "clip_norm": 1.0},
+    }
+    game = Objective(stage(model=model, loss={"adversarial": 0.0}, train=train), image_size=32, seed=0)
+    step = tf.function(training_step(game.learners, game.gradients, follow=game.follow))
+    picture = {"pixels": photographs.crop(32)[np.newaxis]}
+    assert float(game.held_out(picture)["psnr"]) < 15.0
+    for _ in range(400):
+        step(picture)
+    assert float(game.held_out(picture)["psnr"]) > 30.0

@@ -1,0 +1,323 @@
+import socket
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pydantic
+import pytest
+import tensorflow as tf
+
+from trainers.training.errors import TrainingError
+from trainers.vit_vqgan.perceptual import distance as perceptual
+from trainers.vit_vqgan.perceptual.config import Perceptual
+
+DATA = Path(__file__).parents[3].parent / "shared" / "data"
+PHOTOS = DATA / "images" / "nips17_256" / "nips17_256_q95.zip"
+LPIPS = [DATA / "weights" / name for name in ("lpips_alex", "lpips_squeeze")]
+
+needs_lpips = pytest.mark.skipif(
+    not all(path.exists() for path in (PHOTOS, *LPIPS)), reason=f"no LPIPS models and photographs in {DATA}"
+)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Random ones: what is told apart is the comparison, not what ImageNet taught."""
+    keras.utils.set_random_seed(0)
+    path = tmp_path_factory.mktemp("vgg16") / "vgg16.weights.h5"
+    keras.applications.VGG16(include_top=False, weights=None).save_weights(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def vgg16(weights):
+    return perceptual.load(Perceptual(weights=weights))
+
+
+def pictures(count: int = 2, side: int = 32, seed: int = 0) -> tf.Tensor:
+    return tf.random.stateless_uniform([count, side, side, 3], seed=[seed, 0])
+
+
+def noise_of(strength: float) -> tf.Tensor:
+    return strength * tf.random.stateless_normal([2, 32, 32, 3], seed=[1, 1])
+
+
+def refusal(options: Perceptual) -> str:
+    with pytest.raises(TrainingError) as caught:
+        perceptual.load(options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# The comparison.
+
+
+def test_the_comparison_in_closed_form():
+    # The cosine of (3, 4) and (4, 3) is 24 / 25, hence 2 - 48 / 25 = 0.08, whatever their lengths.
+    first = [[[[3.0, 4.0]]]], [[[[40.0, 30.0]]]]
+    # Of two places one agrees and one is orthogonal: (0 + 2) / 2.
+    second = [[[[1.0, 0.0], [1.0, 0.0]]]], [[[[5.0, 0.0], [0.0, 7.0]]]]
+    a, b = ([tf.constant(layer) for layer in layers] for layers in zip(first, second, strict=True))
+    np.testing.assert_allclose(perceptual.unit_normalized(a, b), [0.08 + 1.0], rtol=1e-5)
+
+
+def test_a_silent_place_keeps_distance_and_gradient_finite():
+    silent, loud = tf.zeros([1, 1, 1, 4]), tf.ones([1, 1, 1, 4])
+    for a in (silent, loud):
+        with tf.GradientTape() as tape:
+            tape.watch(silent)
+            distance = perceptual.unit_normalized([a], [silent])
+        assert np.isfinite(tape.gradient(distance, silent)).all()
+    np.testing.assert_allclose(distance, [1.0], rtol=1e-5)
+
+
+# VGG16.
+
+
+def test_the_same_picture_is_no_distance_away(vgg16):
+    np.testing.assert_array_equal(vgg16(pictures(), pictures()), [0.0, 0.0])
+
+
+def test_the_distance_is_symmetric_and_of_each_picture_by_itself(vgg16):
+    a, b = pictures(seed=0), pictures(seed=1)
+    np.testing.assert_allclose(vgg16(a, b), vgg16(b, a), rtol=1e-5)
+    np.testing.assert_allclose(vgg16(a, b)[1:], vgg16(a[1:], b[1:]), rtol=1e-4)
+
+
+def test_a_more_disturbed_picture_is_further_away(vgg16):
+    near, middle, far = (vgg16(pictures(), pictures() + noise_of(strength)) for strength in (0.02, 0.1, 0.5))
+    assert (near.numpy() > 0).all()
+    assert (near < middle).numpy().all()
+    assert (middle < far).numpy().all()
+
+
+def test_vgg16_sees_what_it_was_trained_on_and_is_read_after_five_relus(vgg16, weights):
+    # Step by step through the network, with ImageNet's mean in BGR taken off by hand.
+    network = keras.applications.VGG16(include_top=False, weights=weights)
+    read = {"block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3"}
+
+    def directions(pixels: np.ndarray) -> list[np.ndarray]:
+        x = 255.0 * pixels[..., ::-1] - np.array([103.939, 116.779, 123.68], np.float32)
+        found = []
+        for layer in network.layers[1:]:
+            x = layer(x)
+            if layer.name in read:
+                found.append(x.numpy() / np.linalg.norm(x, axis=-1, keepdims=True))
+        return found
+
+    a, b = pictures(seed=0).numpy(), pictures(seed=1).numpy()
+    wanted = [
+        np.square(u - v).sum(-1).mean((1, 2)) for u, v in zip(directions(a), directions(b), strict=True)
+    ]
+    assert len(wanted) == 5
+    np.testing.assert_allclose(vgg16(a, b), np.sum(wanted, axis=0), rtol=1e-4)
+
+
+def test_gradients_reach_the_second_picture_and_are_finite_where_both_are_the_same(vgg16):
+    black = tf.zeros([1, 16, 16, 3])
+    for a, b in ((pictures(1, 16), pictures(1, 16, seed=1)), (black, black)):
+        with tf.GradientTape() as tape:
+            tape.watch(b)
+            distance = vgg16(a, b)
+        gradient = tape.gradient(distance, b).numpy()
+        assert np.isfinite(gradient).all()
+        assert gradient.any() == (distance > 0).numpy().all()
+
+
+def test_the_frozen_network_has_nothing_to_train(vgg16):
+    with tf.GradientTape() as tape:
+        vgg16(pictures(1, 16), pictures(1, 16, seed=1))
+    assert not tape.watched_variables()
+
+
+def test_distances_are_float32_whatever_the_policy(vgg16, weights):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        half = perceptual.load(Perceptual(weights=weights))(pictures(), pictures(seed=1))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert half.dtype == tf.float32
+    np.testing.assert_allclose(half, vgg16(pictures(), pictures(seed=1)), rtol=0.02)
+
+
+def test_value_and_gradient_compile(vgg16):
+    def both(a, b):
+        with tf.GradientTape() as tape:
+            tape.watch(b)
+            distance = vgg16(a, b)
+        return distance, tape.gradient(distance, b)
+
+    a, b = pictures(1, 16), pictures(1, 16, seed=1)
+    for plain, compiled in zip(both(a, b), tf.function(both, jit_compile=True)(a, b), strict=True):
+        np.testing.assert_allclose(plain, compiled, rtol=1e-3, atol=1e-6)
+
+
+def test_pictures_too_small_for_vgg16_are_refused(vgg16):
+    with pytest.raises(TrainingError, match="16 pixels or more, not of 8"):
+        vgg16(pictures(1, 8), pictures(1, 8))
+
+
+def test_a_missing_file_of_weights_is_one_line():
+    assert "'nowhere.h5': there is no such file" in refusal(Perceptual(weights="nowhere.h5"))
+
+
+@pytest.mark.parametrize("name", ["other.h5", "other.weights.h5", "other.npz"])
+def test_other_weights_are_one_line(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("no weights")
+    assert f"{str(path)!r} are not VGG16's" in refusal(Perceptual(weights=str(path)))
+
+
+def test_weights_of_another_network_are_one_line(tmp_path):
+    path = str(tmp_path / "small.weights.h5")
+    keras.Sequential([keras.layers.Input([4]), keras.layers.Dense(2)]).save_weights(path)
+    assert "are not VGG16's" in refusal(Perceptual(weights=path))
+
+
+def test_a_silent_network_ends_in_one_line_that_says_where_weights_go(tmp_path, monkeypatch):
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path))
+    monkeypatch.setattr(perceptual, "DOWNLOAD_TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # It takes connections and never answers.
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("no_proxy", "")
+        message = refusal(Perceptual())
+    assert "cannot be downloaded" in message
+    assert f"{perceptual.VGG16_FILE} into ~/.keras/models" in message
+    assert "`weights`" in message
+    assert socket.getdefaulttimeout() is None
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+# SavedModels.
+
+
+class Scaled(tf.Module):
+    """(w (a - b))^2 at the first pixel, with a weight that its author left trainable."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = tf.Variable(0.5)
+
+    def distance(self, a, b):
+        return {"how_far": tf.reduce_mean(tf.square(self.weight * (a - b)), axis=[1, 2, 3])}
+
+
+def saved(folder: Path, *, signature: str = "distance", inputs: tuple[str, ...] = ("a", "b")) -> str:
+    module = Scaled()
+    specs = [tf.TensorSpec([None, None, None, 3], name=name) for name in inputs]
+    function = tf.function(lambda a, b: module.distance(a, b)).get_concrete_function(*specs)
+    module.function = function
+    tf.saved_model.save(module, folder, signatures={signature: function})
+    return f"savedmodel:{folder}"
+
+
+def test_a_savedmodel_sees_pixels_around_zero_and_its_one_output_may_have_any_name(tmp_path):
+    distance = perceptual.load(Perceptual(network=saved(tmp_path)))
+    black, grey = tf.zeros([2, 8, 8, 3]), tf.fill([2, 8, 8, 3], 0.3)
+    with tf.GradientTape() as tape:
+        tape.watch(grey)
+        far = distance(black, grey)
+    # In [-1, 1] they lie 0.6 apart: (0.5 0.6)^2, whose derivative in the pixel is 2 0.3 (0.5 2) / pixels.
+    np.testing.assert_allclose(far, [0.09, 0.09], rtol=1e-5)
+    np.testing.assert_allclose(tape.gradient(far, grey), np.full([2, 8, 8, 3], 0.6 / 192), rtol=1e-5)
+    assert not tape.watched_variables()
+
+
+def test_a_folder_without_a_savedmodel_is_one_line(tmp_path):
+    message = refusal(Perceptual(network=f"savedmodel:{tmp_path}"))
+    assert message == f"perceptual network savedmodel:{tmp_path}: there is no SavedModel in this folder"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"signature": "features"}, "no signature `distance`, only ['features']"),
+        ({"inputs": ("x", "y")}, "takes ['x', 'y'] and gives ['how_far']"),
+    ],
+)
+def test_a_savedmodel_of_another_kind_is_one_line(tmp_path, options, reason):
+    assert reason in refusal(Perceptual(network=saved(tmp_path, **options)))
+
+
+def photographs(count: int, side: int) -> tf.Tensor:
+    with zipfile.ZipFile(PHOTOS) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))[:count]
+        images = [tf.io.decode_jpeg(archive.read(name)) for name in names]
+    return tf.image.resize(tf.stack(images), [side, side], antialias=True) / 255.0
+
+
+def test_a_savedmodel_lies_flat_in_a_graph_since_xla_compiles_calls_anew_at_every_step(tmp_path):
+    distance = perceptual.load(Perceptual(network=saved(tmp_path)))
+
+    @tf.function
+    def gradient_at(a, b):
+        return tf.gradients(distance(a, b), b)
+
+    graph = gradient_at.get_concrete_function(pictures(), pictures()).graph
+    kinds = {operation.type for operation in graph.get_operations()}
+    assert not kinds & {"PartitionedCall", "StatefulPartitionedCall", "ReadVariableOp"}
+
+
+def test_a_savedmodel_loads_in_the_scope_of_a_strategy(tmp_path):
+    network = saved(tmp_path)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        distance = perceptual.load(Perceptual(network=network))
+    black, grey = tf.zeros([2, 8, 8, 3]), tf.fill([2, 8, 8, 3], 0.3)
+    far = tf.function(lambda: strategy.run(distance, args=(black, grey)))()
+    np.testing.assert_allclose(far, [0.09, 0.09], rtol=1e-5)
+
+
+@needs_lpips
+@pytest.mark.parametrize("folder", LPIPS, ids=lambda path: path.name)
+def test_real_lpips_tells_photographs_from_what_is_left_of_them(folder):
+    distance = perceptual.load(Perceptual(network=f"savedmodel:{folder}"))
+    photos = photographs(2, 32)
+    np.testing.assert_allclose(distance(photos, photos), [0.0, 0.0], atol=1e-6)
+    near, far = distance(photos, photos + noise_of(0.05)), distance(photos, photos + noise_of(0.3))
+    assert (near.numpy() > 0).all()
+    assert (near < far).numpy().all()
+
+
+@needs_lpips
+def test_training_through_real_lpips_brings_a_picture_nearer():
+    distance = perceptual.load(Perceptual(network=f"savedmodel:{LPIPS[0]}"))
+    photos = photographs(2, 32)
+
+    @tf.function(jit_compile=True)
+    def gradient_at(pixels):
+        with tf.GradientTape() as tape:
+            tape.watch(pixels)
+            far = distance(photos, pixels)
+        return far, tape.gradient(far, pixels)
+
+    pixels = photos + noise_of(0.2)
+    first, _ = gradient_at(pixels)
+    np.testing.assert_allclose(first, distance(photos, pixels), rtol=1e-4)
+    for _ in range(3):
+        pixels -= 0.03 * tf.sign(gradient_at(pixels)[1])
+    last, _ = gradient_at(pixels)
+    assert (last < 0.8 * first).numpy().all()
+    assert np.isfinite(gradient_at(photos)[1]).all()
+
+
+# The configuration.
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"network": "vgg19"}, "network 'vgg19' is neither vgg16 nor savedmodel:PATH"),
+        ({"network": "savedmodel:"}, "network 'savedmodel:' is neither vgg16 nor savedmodel:PATH"),
+        (
+            {"network": "savedmodel:lpips", "weights": "vgg16.h5"},
+            "weights 'vgg16.h5' are for vgg16; savedmodel:lpips holds its own",
+        ),
+    ],
+)
+def test_impossible_networks_are_refused(options, reason):
+    with pytest.raises(pydantic.ValidationError, match=reason):
+        Perceptual(**options)

@@ -1,0 +1,129 @@
+"""What the layers of a model cost, from their sizes alone; nothing is built and TensorFlow not imported.
+
+FLOPs are those of matrix products and convolutions, two for a multiply-add, attention's two products
+included. Left out are biases, norms, softmax, activation functions, table look-ups, resampling and
+losses: a few percent at the paper's sizes. A causal attention counts whole, because it is computed
+whole and then masked.
+
+Activations are an estimate of what is kept for the way back: the inputs of products, norms and activation
+functions and the outputs of softmaxes, each layer taken as one operation, as a compiler fuses it. Taken
+operation by operation, a block at the paper's sizes keeps about 1.5 times as much in TensorFlow's graph
+(counted there), where GELU and norms are many small operations; a fused attention keeps less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from trainers.training.config import Transformer
+
+# Table 2 counts with these for every row, tokenizers included.
+TABLE_2_CODES = 8192
+TABLE_2_TOKENS = 1024
+
+
+class Cost(NamedTuple):
+    """The cost of a part of a model.
+
+    Attributes:
+      parameters: numbers that are learned.
+      flops: floating-point operations of the forward pass of one image.
+      activations: numbers that the forward pass of one image keeps for the backward pass.
+    """
+
+    parameters: int
+    flops: int
+    activations: int
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """The sum over parts."""
+    rows = list(costs)
+    return Cost(*(sum(column) for column in zip(*rows, strict=True))) if rows else Cost(0, 0, 0)
+
+
+def dense(inputs: int, units: int, *, rows: int, bias: bool = True) -> Cost:
+    """A dense layer on `rows` vectors an image; it keeps its input."""
+    return Cost((inputs + bias) * units, 2 * rows * inputs * units, rows * inputs)
+
+
+def convolution(
+    inputs: int, filters: int, *, kernel: int, side: int, stride: int = 1, bias: bool = True
+) -> Cost:
+    """A square convolution whose output is `side` x `side`; it keeps its input, `stride` times as wide."""
+    weights = kernel**2 * inputs * filters
+    return Cost(weights + bias * filters, 2 * weights * side**2, inputs * (stride * side) ** 2)
+
+
+def kept(numbers: int) -> Cost:
+    """What has no weights and no products, and keeps its input: an activation function, a mask."""
+    return Cost(0, 0, numbers)
+
+
+def norm(width: int, *, rows: int) -> Cost:
+    """A normalization with scale and offset; it keeps its input."""
+    return Cost(2 * width, 0, rows * width)
+
+
+def attention(width: int, *, heads: int, tokens: int) -> Cost:
+    """Self-attention with its projections; it keeps queries, keys, values and the attention weights."""
+    return total(
+        [
+            dense(width, 3 * width, rows=tokens),
+            Cost(0, 4 * tokens**2 * width, 3 * tokens * width + heads * tokens**2),
+            dense(width, width, rows=tokens),
+        ]
+    )
+
+
+def block(size: Transformer, *, tokens: int, dropout: bool = False) -> Cost:
+    """One Transformer block (`trainers.transformer.Block`) on a sequence of N tokens.
+
+    With d the width, h the hidden width and H heads: 4 d^2 + 2 d h weights with 9 d + h biases and norm
+    parameters; 2 N (4 d^2 + 2 d h) + 4 N^2 d FLOPs; 8 N d + 2 N h + H N^2 activations, which are the
+    inputs of both norms, of attention's projections and products, of the feed-forward layers and of
+    GELU, and the attention weights. Dropout adds its masks, and a copy of the attention weights:
+    2 N d + N h + 2 H N^2.
+    """
+    d, h = size.width, size.hidden
+    masks = 2 * tokens * d + tokens * h + 2 * size.heads * tokens**2
+    return total(
+        [
+            norm(d, rows=tokens),
+            attention(d, heads=size.heads, tokens=tokens),
+            norm(d, rows=tokens),
+            dense(d, h, rows=tokens),
+            kept(tokens * h),
+            dense(h, d, rows=tokens),
+            kept(masks if dropout else 0),
+        ]
+    )
+
+
+def blocks(size: Transformer, *, tokens: int, dropout: bool = False, recompute: bool = False) -> Cost:
+    """A stack of Transformer blocks.
+
+    With `recompute` (gradient checkpointing) it keeps every block's input, N d numbers, and the
+    activations of the one block that is being computed again. The FLOPs are the forward pass's.
+    """
+    one = block(size, tokens=tokens, dropout=dropout)
+    activations = size.blocks * one.activations
+    if recompute:
+        activations = size.blocks * tokens * size.width + one.activations
+    return Cost(size.blocks * one.parameters, size.blocks * one.flops, activations)
+
+
+def table_2(size: Transformer) -> int:
+    """The parameters that Table 2 states for a Transformer of this size.
+
+    It counts three d x d attention matrices a block, where the model has four, and for every row, be it
+    a tower of the tokenizer or VIM, a table of 8192 codes, a softmax of 8192 codes without a bias, and
+    1024 positions. 32.03, 91.34, 599.5, 650.04 and 1697.5 million for its five rows.
+    """
+    d, h = size.width, size.hidden
+    weights = 3 * d**2 + 2 * d * h
+    biases_and_norms = 3 * d + h + d + 4 * d
+    last_norm = 2 * d
+    tables = (2 * TABLE_2_CODES + TABLE_2_TOKENS) * d
+    return size.blocks * (weights + biases_and_norms) + last_norm + tables

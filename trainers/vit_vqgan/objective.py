@@ -1,0 +1,152 @@
+"""What the tokenizer and its adversary learn from a batch (section 3.3).
+
+The tokenizer goes down
+
+    L = L_VQ + 0.1 L_Adv + 0.1 L_Perceptual + 0.1 L_Logit-laplace + 1.0 L_2
+
+(weights from the configuration), the discriminator down its own logistic loss, with R1 every so often.
+Both take their gradients from the same forward pass, so the discriminator sees each reconstruction once.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from trainers.training.step import Batch, Gradients, Learner, Metrics, gradients_of
+from trainers.vit_vqgan import adversarial, codebook, losses
+from trainers.vit_vqgan.config import Stage1
+from trainers.vit_vqgan.discriminator.network import build
+from trainers.vit_vqgan.model import ViTVQGAN
+from trainers.vit_vqgan.perceptual.distance import load
+
+
+class Objective:
+    """The networks of stage 1 and their losses; a part of weight 0 has no network here."""
+
+    def __init__(self, stage: Stage1, *, image_size: int, seed: int):
+        self.weights = stage.loss
+        self._adversary_options = stage.adversary
+        self._batch_size = stage.train.batch_size
+        # First, because it may be that its weights cannot be had.
+        self._distance = load(stage.perceptual) if self.weights.perceptual else None
+        self.model = ViTVQGAN(stage.model, image_size=image_size, seed=seed, recompute=stage.train.recompute)
+        self.tokenizer = Learner(self.model, stage.train)
+        self.adversary: Learner | None = None
+        self._lecam: adversarial.LeCAM | None = None
+        if self.weights.adversarial:
+            self._discriminator = build(stage.adversary.discriminator, image_size=image_size)
+            self.adversary = Learner(
+                self._discriminator, stage.train, stage.adversary.optimizer, averaged=False
+            )
+            self._lecam = adversarial.LeCAM() if stage.adversary.lecam else None
+
+    @property
+    def learners(self) -> list[Learner]:
+        """The networks in training."""
+        return [self.tokenizer, *([self.adversary] if self.adversary else [])]
+
+    @property
+    def state(self) -> dict[str, list]:
+        """Every variable that training changes, by name."""
+        state = {"tokenizer": self.tokenizer.state}
+        if self.adversary:
+            state["adversary"] = self.adversary.state
+        if self._lecam:
+            state["lecam"] = self._lecam.variables
+        return state
+
+    def gradients(self, batch: Batch) -> tuple[list[Gradients], Metrics]:
+        """The gradients of each learner, and metrics, on pixels [B, S, S, 3] in [0, 1]."""
+        pixels = batch["pixels"]
+        with tf.GradientTape(persistent=True) as tape:
+            metrics, reconstruction, latents = self._reconstruct(pixels, training=True)
+            if self.adversary:
+                real, fake = self._discriminator(pixels), self._discriminator(reconstruction)
+                heard = self._heard()
+                metrics["adversarial"] = adversarial.generator_loss(fake)
+                metrics["loss"] += heard * self.weights.adversarial * metrics["adversarial"]
+                metrics["discriminator"] = adversarial.discriminator_loss(real, fake)
+                metrics |= {"real_logits": tf.reduce_mean(real), "fake_logits": tf.reduce_mean(fake)}
+                against = metrics["discriminator"]
+                if self._lecam:
+                    means = [tf.convert_to_tensor(mean) for mean in self._lecam.variables]
+                    penalty = adversarial.lecam_penalty(real, fake, *means)
+                    against += self._adversary_options.lecam * penalty
+                against *= heard
+        moves = [gradients_of(tape, metrics["loss"], self.tokenizer.variables)]
+        if self.adversary:
+            moves.append(gradients_of(tape, against, self.adversary.variables))
+            if self._adversary_options.r1_gamma:
+                penalty, gradients = self._lazy_r1(pixels)
+                moves[-1] = [move + gradient for move, gradient in zip(moves[-1], gradients, strict=True)]
+                metrics["r1"] = penalty
+        if self.model.options.codebook.revive_below:
+            metrics["candidates"] = self.model.codebook.candidates(latents, batch["row"], self._batch_size)
+        return moves, metrics
+
+    def held_out(self, batch: Batch) -> Metrics:
+        """Metrics on held-out pixels; the loss is the tokenizer's without its adversary's part."""
+        metrics, _, _ = self._reconstruct(batch["pixels"], training=False)
+        return metrics
+
+    def follow(self, metrics: Metrics) -> None:
+        """Brings up to date what learns from means over the whole batch."""
+        self.model.codebook.follow(metrics["token_shares"], metrics.get("candidates"))
+        if self._lecam:
+            self._lecam.update(metrics["real_logits"], metrics["fake_logits"])
+
+    def summarize(self, metrics: Metrics) -> Metrics:
+        """Mean metrics over the whole batch to scalars: codebook usage and perplexity are of all of it."""
+        shares = metrics["token_shares"]
+        scalars = {name: value for name, value in metrics.items() if value.shape.rank == 0}
+        return {
+            **scalars,
+            "codebook_usage": codebook.usage(shares),
+            "codebook_perplexity": codebook.perplexity(shares),
+        }
+
+    def _reconstruct(self, pixels: tf.Tensor, *, training: bool) -> tuple[Metrics, tf.Tensor, tf.Tensor]:
+        """The loss without adversary and its parts, the reconstruction, and the latents."""
+        distribution, quantized = self.model(pixels, training=training)
+        reconstruction = distribution.pixels()
+        parts = {"vq": quantized.loss}
+        if self.weights.l2:
+            parts["l2"] = losses.l2(pixels, reconstruction)
+        if self.weights.logit_laplace:
+            parts["logit_laplace"] = losses.logit_laplace(pixels, distribution.mu, distribution.log_scale)
+        if self._distance:
+            parts["perceptual"] = tf.reduce_mean(self._distance(pixels, reconstruction))
+        loss = tf.add_n([getattr(self.weights, name) * part for name, part in parts.items()])
+        options = self.model.options.codebook
+        if options.entropy:
+            parts["entropy"] = self.model.codebook.entropy_loss(quantized.latents)
+            loss += options.entropy * parts["entropy"]
+        metrics = {
+            "loss": loss,
+            **parts,
+            "psnr": losses.psnr(pixels, reconstruction),
+            "token_shares": codebook.token_shares(quantized.tokens, options.size),
+        }
+        return metrics, reconstruction, quantized.latents
+
+    def _heard(self) -> tf.Tensor:
+        """1 from the adversary's first step on, 0 before."""
+        return tf.cast(self.tokenizer.optimizer.moves >= self._adversary_options.start_step, tf.float32)
+
+    def _lazy_r1(self, pixels: tf.Tensor) -> tuple[tf.Tensor, Gradients]:
+        """R1 and its gradients, `r1_every` times as large on one step of as many, 0 on the others."""
+        adversary, options = self.adversary, self._adversary_options
+        assert adversary is not None
+        moves = adversary.optimizer.moves
+        due = (moves % options.r1_every == 0) & (moves >= options.start_step)
+
+        def taken() -> tuple[tf.Tensor, Gradients]:
+            with tf.GradientTape() as tape:
+                penalty = options.r1_every * adversarial.r1_penalty(self._discriminator, pixels)
+                loss = 0.5 * options.r1_gamma * penalty
+            return penalty, gradients_of(tape, loss, adversary.variables)
+
+        def left_out() -> tuple[tf.Tensor, Gradients]:
+            return tf.constant(0.0), [tf.zeros(v.shape, v.dtype) for v in adversary.variables]
+
+        return tf.cond(due, taken, left_out)

@@ -1,0 +1,1 @@
+"""The perceptual loss: how far apart two images are to a network that has learned to see."""
