@@ -66,7 +66,7 @@ def render(report: Report) -> str:
         samples=_gallery(report.sample_rows()),
         pairs=_gallery(report.pair_rows()),
         stages=[
-            (STAGES.get(stage, stage), *_training_charts(history))
+            (STAGES.get(stage, stage), list(_alarms(history, report.config)), *_training_charts(history))
             for stage, history in report.histories.items()
         ],
         probe=_probe_chart(report.metrics["linear_probe"]),
@@ -184,6 +184,21 @@ def _probe_chart(probe: Mapping[str, Any]) -> charts.Bars | None:
         [row["top1"] for row in blocks],
         highlighted=probe["best_block"] - 1,
     )
+
+
+def _alarms(history: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Iterator[str]:
+    """What went wrong in a training on the way, in words."""
+    skipped = sum(row.get("skipped", 0) for row in history)
+    if skipped:
+        yield f"{skipped:.0f} steps were skipped: their loss or gradient was not finite."
+    bound = config["stage1"]["usage_alarm"]
+    low = [row for row in history if row.get("codebook_usage", 1.0) < bound]
+    if low:
+        yield (
+            f"Codebook usage was under {charts.percentage(bound)} at {len(low)} of {len(history)} logged "
+            f"steps, the last of them step {low[-1]['step']} "
+            f"({charts.percentage(low[-1]['codebook_usage'])})."
+        )
 
 
 def _training_charts(history: Sequence[Mapping[str, Any]]) -> tuple[list[charts.Lines], list[charts.Lines]]:

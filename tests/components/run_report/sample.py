@@ -38,7 +38,12 @@ def report(**metrics_changes):
         metrics[name] = {**metrics[name], **changes}
     images = np.arange(6 * 8 * 8 * 3, dtype=np.uint8).reshape(6, 8, 8, 3)
     return Report(
-        config={"name": "tiny", "seed": 7, "data": {"source": "<somewhere>"}},
+        config={
+            "name": "tiny",
+            "seed": 7,
+            "data": {"source": "<somewhere>"},
+            "stage1": {"usage_alarm": 0.05},
+        },
         dataset={
             "source": "<somewhere>",
             "fingerprint": "0123456789abcdef",

@@ -42,7 +42,7 @@ def run(inputs, tmp_path, output_dir):
     Executor().Do(
         artifacts.as_lists(**inputs),
         artifacts.as_lists(report=report),
-        {"config": json.dumps({"name": "tiny", "seed": 0}), "output_dir": output_dir},
+        {"config": json.dumps(sample.report().config), "output_dir": output_dir},
     )
 
 

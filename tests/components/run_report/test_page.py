@@ -108,3 +108,15 @@ def test_components_show_their_times_and_states():
 )
 def test_durations_read_as_people_say_them(seconds, said):
     assert page.duration(seconds) == said
+
+
+def test_skipped_steps_and_low_codebook_usage_are_told_above_the_curves():
+    report = sample.report()
+    words = text(page.render(report))
+    assert "skipped" not in words
+    assert "Codebook usage was under" not in words
+    report.histories["tokenizer"][0] |= {"skipped": 3.0, "codebook_usage": 0.02}
+    words = text(page.render(report)).replace("\N{NO-BREAK SPACE}", " ")
+    step = report.histories["tokenizer"][0]["step"]
+    assert "3 steps were skipped: their loss or gradient was not finite." in words
+    assert f"the last of them step {step} (2 %)" in words
