@@ -56,24 +56,24 @@ def export_tokenizer(
         ):
             return tf.identity(tokens)
 
-    @tf.function(input_signature=[image_bytes])
+    @tf.function(autograph=False, input_signature=[image_bytes])
     def encode_bytes(image_bytes):
         return {"tokens": encode(images.decode_batch(image_bytes, size))}
 
-    @tf.function(input_signature=[pixels])
+    @tf.function(autograph=False, input_signature=[pixels])
     def encode_pixels(pixels):
         return {"tokens": encode(pixels)}
 
-    @tf.function(input_signature=[tokens])
+    @tf.function(autograph=False, input_signature=[tokens])
     def decode_bytes(tokens):
         return {"image_bytes": images.encode_batch(decode(known(tokens))[0])}
 
-    @tf.function(input_signature=[tokens])
+    @tf.function(autograph=False, input_signature=[tokens])
     def decode_pixels(tokens):
         pixels, log_scale = decode(known(tokens))
         return {"pixels": pixels, "log_scale": log_scale}
 
-    @tf.function(input_signature=[image_bytes])
+    @tf.function(autograph=False, input_signature=[image_bytes])
     def reconstruct(image_bytes):
         pixels, _ = decode(encode(images.decode_batch(image_bytes, size)))
         return {"image_bytes": images.encode_batch(pixels)}
@@ -142,6 +142,7 @@ def export_generator(
             return tf.identity(class_id)
 
     @tf.function(
+        autograph=False,
         input_signature=[
             class_id,
             tf.TensorSpec([None], tf.int64, "seed"),
@@ -149,7 +150,7 @@ def export_generator(
             tf.TensorSpec([None], tf.int32, "top_k"),
             tf.TensorSpec([None], tf.float32, "top_p"),
             tf.TensorSpec([None], tf.float32, "guidance"),
-        ]
+        ],
     )
     def generate(class_id, seed, temperature, top_k, top_p, guidance):
         checks = [
@@ -163,13 +164,13 @@ def export_generator(
             tokens = sample(known(class_id), seed, temperature, top_k, top_p, guidance)
         return {"tokens": tokens, "image_bytes": images.encode_batch(decode(tokens)[0])}
 
-    @tf.function(input_signature=[image_bytes, class_id])
+    @tf.function(autograph=False, input_signature=[image_bytes, class_id])
     def score(image_bytes, class_id):
         nats = log_likelihood(tokenize(image_bytes), known(class_id))
         # bits per dim: -log2 p(x), spread over the 3 S^2 sub-pixels of the picture.
         return {"log_likelihood": nats, "bits_per_dim": -nats / (tf.math.log(2.0) * 3 * size * size)}
 
-    @tf.function(input_signature=[image_bytes])
+    @tf.function(autograph=False, input_signature=[image_bytes])
     def pooled_features(image_bytes):
         return {"features": features(tokenize(image_bytes))}
 
@@ -213,11 +214,13 @@ def export_classifier(
         logits, features = classify(pixels)
         return {"logits": logits, "features": features}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def classify_bytes(image_bytes):
         return answer(images.decode_batch(image_bytes, size))
 
-    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32, "pixels")])
+    @tf.function(
+        autograph=False, input_signature=[tf.TensorSpec([None, size, size, 3], tf.float32, "pixels")]
+    )
     def classify_pixels(pixels):
         return answer(pixels)
 
@@ -242,7 +245,7 @@ def _save(
     *,
     default: str,
 ) -> None:
-    @tf.function(input_signature=[])
+    @tf.function(autograph=False, input_signature=[])
     def describe():
         return {"metadata": tf.constant(metadata.to_json())}
 
