@@ -100,9 +100,11 @@ def compile_(
 @cli.command()
 def presets() -> None:
     """List the presets."""
-    for name in configuration.presets():
+    names = configuration.presets()
+    width = max(map(len, names))
+    for name in names:
         first = (configuration.PRESETS / f"{name}.yaml").read_text().partition("\n")[0]
-        click.echo(f"{name:<16} {first.lstrip('# ')}")
+        click.echo(f"{name:<{width}}  {first.lstrip('# ')}")
 
 
 @cli.command("config")
@@ -111,6 +113,43 @@ def config_(preset: str, overrides: tuple[str, ...], small: bool) -> None:
     """Print the whole configuration that a run would have."""
     loaded: Config = configuration.load(preset, overrides, small=small)
     click.echo(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False), nl=False)
+
+
+@cli.command()
+@_configured
+@click.option("--devices", default=1, type=click.IntRange(1), help="How many share the batch.")
+@click.option(
+    "--device-tflops",
+    default=275.0,
+    type=click.FloatRange(0, min_open=True),
+    help="Peak rate of one in TFLOP/s; the default is a TPU v4's in bfloat16.",
+)
+@click.option(
+    "--utilization", default=0.4, type=click.FloatRange(0, 1, min_open=True), help="Share of it reached."
+)
+@click.option(
+    "--image-bytes", type=click.IntRange(1), help="Mean size of an encoded image.  [default: 2 a pixel]"
+)
+def plan(
+    preset: str,
+    overrides: tuple[str, ...],
+    small: bool,
+    devices: int,
+    device_tflops: float,
+    utilization: float,
+    image_bytes: int | None,
+) -> None:
+    """Say what training would cost: parameters, FLOPs, memory, data and time."""
+    config = configuration.load(preset, overrides, small=small)
+    from rich.console import Console
+
+    from tfx_pipeline import plan as plans
+
+    machine = plans.Devices(devices, device_tflops, utilization)
+    stages = [plans.stage_1(config, machine, image_bytes=image_bytes), plans.stage_2(config, machine)]
+    console = Console(highlight=False)
+    for stage in stages:
+        plans.show(stage, console)
 
 
 @cli.command()

@@ -3,13 +3,16 @@
 A preset is a YAML file under `configs/`. `load` reads one by name or by path, shrinks it on demand
 (its own `small:` overlay), lays `key=value` overrides over it and validates the whole. Whatever is
 wrong is one line that names the key, what was given and what is allowed.
+
+A preset that opens with `base: NAME` states only what differs from another one. Mappings are merged key
+by key; one marked `!only` takes the place of what it is laid over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import pydantic
 import yaml
@@ -131,6 +134,12 @@ class Config(Section):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _adversary_fits_the_image(self) -> Config:
+        if self.stage1.loss.adversarial:
+            self.stage1.adversary.discriminator.check_image_size(self.data.image_size)
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _variants_differ(self) -> Config:
         augmentation = self.data.augmentation
         if self.tokens.augmentations and augmentation.min_scale == 1.0 and not augmentation.flip:
@@ -142,8 +151,9 @@ class Config(Section):
 
 
 def presets() -> list[str]:
-    """Names of the presets that come with the project, sorted."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    """Names of the presets that come with the project: sorted, ablations last."""
+    names = [path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.rglob("*.yaml")]
+    return sorted(names, key=lambda name: (name.count("/"), name))
 
 
 def load(preset: str, overrides: Sequence[str] = (), *, small: bool = False) -> Config:
@@ -171,17 +181,60 @@ def load(preset: str, overrides: Sequence[str] = (), *, small: bool = False) -> 
         raise ConfigError(_first_line(error)) from None
 
 
-def _read(preset: str) -> dict[str, Any]:
-    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
-    if not path.is_file():
-        raise ConfigError(f"unknown preset {preset!r}; allowed are {', '.join(presets())}, or a .yaml file")
+class _Only(dict):
+    """A mapping that is taken alone, and not merged with what it is laid over."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML, and `!only`."""
+
+
+def _construct_only(loader: _Loader, node: yaml.MappingNode) -> _Only:
+    return _Only(loader.construct_mapping(node, deep=True))
+
+
+_Loader.add_constructor("!only", _construct_only)
+
+
+def _read(preset: str, *, folder: Path | None = None, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The tree of a preset, laid over that of its `base:` where it has one.
+
+    A path is relative to `folder`, that of the file which named it; `above` are the files that are laid
+    over this one. A name is not inherited, so that no two presets share the folder of a run.
+    """
+    path = _find(preset, folder)
+    if path in above:
+        chain = " -> ".join(file.name for file in (*above[above.index(path) :], path))
+        raise ConfigError(f"base: goes in a circle: {chain}")
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.load(path.read_text(), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds no mapping of keys to values")
-    return tree
+    if "base" not in tree:
+        return tree
+    base = tree.pop("base")
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base: is the name of a preset, or a .yaml file (given: {base!r})")
+    merged = _read(base, folder=path.parent, above=(*above, path))
+    merged.pop("name", None)
+    _merge(merged, tree)
+    return merged
+
+
+def _find(preset: str, folder: Path | None) -> Path:
+    if preset.endswith((".yaml", ".yml")):
+        path = Path(folder or "", preset).resolve()
+    else:
+        path = PRESETS / f"{preset}.yaml"
+    if not path.is_file():
+        known = [name for name in presets() if "/" not in name]
+        raise ConfigError(
+            f"unknown preset {preset!r}; allowed are {', '.join(known)}, what `tfx-vim presets` lists "
+            "under ablations/, or a .yaml file"
+        )
+    return path
 
 
 def _set(tree: dict[str, Any], override: str) -> None:
@@ -202,7 +255,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
 
 def _merge(tree: dict[str, Any], overlay: dict[str, Any]) -> None:
     for key, value in overlay.items():
-        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+        if isinstance(value, dict) and isinstance(tree.get(key), dict) and not isinstance(value, _Only):
             _merge(tree[key], value)
         else:
             tree[key] = value
@@ -211,20 +264,40 @@ def _merge(tree: dict[str, Any], overlay: dict[str, Any]) -> None:
 def _first_line(error: pydantic.ValidationError) -> str:
     """The first complaint of pydantic's, as one line: key, what was given, what is allowed."""
     complaint = error.errors()[0]
-    key = ".".join(str(part) for part in complaint["loc"])
+    names, _ = _locate(complaint["loc"])
+    key = ".".join(names)
     message = complaint["msg"].removeprefix("Value error, ")
     if complaint["type"] == "extra_forbidden":
-        return f"unknown key {key}; allowed are {', '.join(_allowed_keys(complaint['loc'][:-1]))}"
-    if complaint["type"] == "missing":
-        return f"{key} is missing"
+        _, (section, *_) = _locate(complaint["loc"][:-1])
+        return f"unknown key {key}; allowed are {', '.join(section.model_fields)}"
+    if complaint["type"] in ("missing", "union_tag_not_found"):
+        return f"{key} is missing" if complaint["type"] == "missing" else f"{key}.network is missing"
     given = complaint["input"]
     shown = "" if isinstance(given, (dict, Section)) else f" (given: {given!r})"
     return f"{key}: {message}{shown}" if key else message
 
 
-def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = Config
-    for part in location:
-        # Under `thresholds` a key is free, and what stands there is a Bound.
-        section = section.model_fields[part].annotation if hasattr(section, "model_fields") else Bound
-    return list(section.model_fields)
+def _locate(location: tuple[int | str, ...]) -> tuple[list[str], list[type[Section]]]:
+    """The keys of a complaint's location, and the kinds of section that may stand there.
+
+    Where more than one kind may, pydantic puts the kind's name, in whatever case, into the location.
+    """
+    names: list[str] = []
+    sections: list[type[Section]] = [Config]
+    for part in map(str, location):
+        kinds = [section for section in sections if section.__name__.lower() == part.lower()]
+        if len(sections) > 1 and kinds:
+            sections = kinds
+            continue
+        names.append(part)
+        field = next((s.model_fields[part] for s in sections if part in s.model_fields), None)
+        if field is not None:
+            sections = _sections_in(field.annotation)
+    return names, sections
+
+
+def _sections_in(annotation: Any) -> list[type[Section]]:
+    """The sections that an annotation speaks of."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections_in(part)]

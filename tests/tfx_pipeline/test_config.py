@@ -1,14 +1,7 @@
 import pytest
 import yaml
 
-from tfx_pipeline import config
 from tfx_pipeline.config import Config, ConfigError, load
-
-
-@pytest.mark.parametrize("preset", config.presets())
-def test_every_preset_is_valid_whole_and_shrunk(preset):
-    assert load(preset).name == preset
-    assert load(preset, small=True) != load(preset)
 
 
 def test_overrides_reach_any_depth_and_keep_their_type():
@@ -72,6 +65,60 @@ def test_what_is_wrong_is_one_line_that_names_it(overrides, line):
 def test_an_unknown_preset_names_the_known_ones():
     with pytest.raises(ConfigError, match=r"unknown preset .nope.; allowed are .*digits"):
         load("nope")
+
+
+def write(folder, name, text):
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_preset_laid_over_another_states_only_what_differs(tmp_path):
+    mine = write(tmp_path, "mine", "{base: digits, name: mine, stage1: {train: {steps: 700}}}")
+    changed = load(mine)
+    assert (changed.name, changed.stage1.train.steps) == ("mine", 700)
+    back = {"name": "digits", "stage1": load("digits").stage1}
+    assert changed.model_copy(update=back) == load("digits")
+
+
+def test_bases_chain_and_lie_beside_the_file_that_names_them(tmp_path):
+    (tmp_path / "deeper").mkdir()
+    write(tmp_path, "lower", "{base: digits, name: lower, seed: 3, data: {num_shards: 5}}")
+    upper = write(tmp_path / "deeper", "upper", "{base: ../lower.yaml, name: upper, data: {num_shards: 7}}")
+    assert (load(upper).seed, load(upper).data.num_shards, load(upper).data.image_size) == (3, 7, 32)
+
+
+def test_small_overlays_merge_as_well(tmp_path):
+    mine = write(tmp_path, "mine", "{base: digits, name: mine, small: {stage1: {train: {steps: 6}}}}")
+    assert load(mine, small=True).stage1.train.steps == 6
+    assert load(mine, small=True).stage2 == load("digits", small=True).stage2
+
+
+def test_only_replaces_a_mapping_instead_of_merging_it(tmp_path):
+    bounds = "evaluation: {reconstruction: {thresholds: %s{l2: {max: 1.0}}}}"
+    merged = write(tmp_path, "merged", f"base: digits\nname: a\n{bounds % ''}")
+    alone = write(tmp_path, "alone", f"base: digits\nname: b\n{bounds % '!only '}")
+    assert set(load(merged).evaluation.reconstruction.thresholds) == {"psnr", "codebook_usage", "l2"}
+    assert set(load(alone).evaluation.reconstruction.thresholds) == {"l2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("{base: digits}", "^name is missing$"),
+        ("{base: nope, name: mine}", "unknown preset 'nope'; allowed are .*digits"),
+        ("{base: mine.yaml, name: mine}", "^base: goes in a circle: mine.yaml -> mine.yaml$"),
+        ("{base: other.yaml, name: mine}", "circle: mine.yaml -> other.yaml -> mine.yaml"),
+        ("{base: [digits], name: mine}", r"base: is the name of a preset, .*given: \['digits'\]"),
+        ("{base: digits, name: mine, data: !only 3}", "cannot read .*expected a mapping"),
+        ("{base: digits, name: mine, data: !other {}}", "cannot read .*!other"),
+    ],
+)
+def test_a_base_that_cannot_be_is_one_line(tmp_path, text, line):
+    write(tmp_path, "other", "{base: mine.yaml, name: other}")
+    with pytest.raises(ConfigError, match=line) as raised:
+        load(write(tmp_path, "mine", text))
+    assert "\n" not in str(raised.value)
 
 
 def test_a_broken_file_is_one_line(tmp_path):

@@ -3,10 +3,11 @@
     DIR/*.jpg                        unlabelled
     DIR/<class>/**/*.jpg             labelled; the sorted class names count from 0
     DIR/train/..., DIR/val/...       the source's own splits, each laid out as above
+    DIR/train.txt, DIR/val.txt       the source's own splits, as lists beside either of the first two
 
 Own splits are taken where every sub-folder is named like one: `train`, and the first that is there
-of `val`, `valid`, `validation`, `eval` and `test` (the others are left aside). Files and folders
-whose names start with a dot are ignored.
+of `val`, `valid`, `validation`, `eval` and `test` (the others are left aside). Otherwise lists count
+(`sources.lists`). Files and folders whose names start with a dot are ignored.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import apache_beam as beam
 import tensorflow as tf
 
 from components.image_example_gen.images import Image
+from components.image_example_gen.sources import lists
 from components.image_example_gen.sources.base import SourceError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-EVAL_FOLDERS = ("val", "valid", "validation", "eval", "test")
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,12 @@ class Folder:
                 raise SourceError(f"folder:{directory} {'is no folder' if there else 'does not exist'}")
             self._parts, self.class_names = _layout(directory)
             for part in self._parts:
-                if next(_image_files(directory, part.folder), None) is None:
+                if next(self._files(part), None) is None:
                     place = f" in its sub-folder {part.folder}" if part.folder else ""
                     raise SourceError(f"folder:{directory} has no image{place} ({', '.join(SUFFIXES)})")
+            self._lists = {} if self._parts[0].split else lists.find(directory)
+            if self._lists:
+                lists.check(directory, chain.from_iterable(map(self._files, self._parts)))
         except (tf.errors.OpError, UnicodeDecodeError) as error:
             reason = str(error).splitlines()[0]
             raise SourceError(f"folder:{directory} cannot be read: {reason}") from error
@@ -60,31 +65,39 @@ class Folder:
     def version(self) -> str:
         """16 hex digits over names, sizes and modification times."""
         digest = hashlib.sha256()
-        for part in self._parts:
-            for file in _image_files(self._directory, part.folder):
-                status = tf.io.gfile.stat(posixpath.join(self._directory, file))
-                digest.update(f"{part.split} {file} {status.length} {status.mtime_nsec}\n".encode())
+        files = [(part.split, file) for part in self._parts for file in self._files(part)]
+        for split, file in [*files, *self._lists.items()]:
+            status = tf.io.gfile.stat(posixpath.join(self._directory, file))
+            digest.update(f"{split} {file} {status.length} {status.mtime_nsec}\n".encode())
         return digest.hexdigest()[:16]
 
     def images(self) -> beam.PTransform:
         """References to the files, listed a class at a time; the bytes are read when written."""
         # The folders travel in the pipeline's description, which has a size limit on some runners.
-        return _ListImages(self._directory, self._parts)
+        return _ListImages(self._directory, self._parts, bool(self._lists))
+
+    def _files(self, part: _Part) -> Iterator[str]:
+        return _image_files(self._directory, part.folder)
 
 
 class _ListImages(beam.PTransform):
-    def __init__(self, directory: str, parts: list[_Part]):
+    def __init__(self, directory: str, parts: list[_Part], listed: bool):
         super().__init__()
         self._directory = directory
         self._parts = parts
+        self._listed = listed
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection:
-        return (
+        images = (
             root
             | beam.Create(self._parts)
             | beam.Reshuffle()
             | beam.FlatMap(_images_of, directory=self._directory)
         )
+        if not self._listed:
+            return images
+        splits = root | "Folder" >> beam.Create([self._directory]) | "Read lists" >> beam.Map(lists.read)
+        return images | "Look up" >> beam.FlatMap(_listed, splits=beam.pvalue.AsSingleton(splits))
 
 
 def _images_of(part: _Part, directory: str) -> Iterator[Image]:
@@ -92,11 +105,18 @@ def _images_of(part: _Part, directory: str) -> Iterator[Image]:
         yield Image(file, part.label, part.class_name, part.split, path=posixpath.join(directory, file))
 
 
+def _listed(image: Image, splits: dict[str, str]) -> Iterator[Image]:
+    """The image with the split that a list gives it; nothing where none names it."""
+    split = splits.get(lists.stem(image.key))
+    if split:
+        yield replace(image, split=split)
+
+
 def _layout(directory: str) -> tuple[list[_Part], tuple[str, ...]]:
     """The parts of a folder and its class names."""
     folders = _folders(directory, "")
-    own_eval = next((name for name in EVAL_FOLDERS if name in folders), None)
-    if own_eval and "train" in folders and set(folders) <= {"train", *EVAL_FOLDERS}:
+    own_eval = next((name for name in lists.EVAL_NAMES if name in folders), None)
+    if own_eval and "train" in folders and set(folders) <= {"train", *lists.EVAL_NAMES}:
         roots: dict[str, str | None] = {"train": "train", own_eval: "eval"}
     else:
         roots = {"": None}

@@ -1,0 +1,130 @@
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from tests.tfx_pipeline.test_cli import call
+from tfx_pipeline.cli import cli
+from tfx_pipeline.config import ConfigError, load
+from tfx_pipeline.plan import Devices, stage_1, stage_2
+
+DEVICES = Devices(count=4, tflops=2.0, utilization=0.5)
+
+
+def planned(*overrides, preset="cifar10", stage=stage_1, devices=DEVICES):
+    return stage(load(preset, overrides), devices)
+
+
+def learned(plan):
+    return sum(part.cost.parameters for part in plan.parts.values() if part.learned)
+
+
+def test_table_2_stands_beside_the_true_parameters():
+    tokenizer = planned(preset="imagenet256_sl")
+    assert round(tokenizer.parts["encoder"].table_2 / 1e6, 2) == 32.03
+    assert round(tokenizer.parts["decoder"].table_2 / 1e6, 1) == 599.5
+    image_model = planned(preset="imagenet256_ss", stage=stage_2)
+    assert round(image_model.parts["blocks"].table_2 / 1e6, 1) == 1697.5
+    assert planned(preset="ablations/cnn").parts["encoder"].table_2 is None
+
+
+def test_the_perceptual_network_costs_memory_but_is_not_learned():
+    plan = planned(preset="imagenet256_ss")
+    frozen = plan.parts["perceptual (frozen)"].cost.parameters
+    assert plan.memory["weights"] == 4 * (learned(plan) + frozen)
+    assert plan.memory["gradients"] == 4 * learned(plan)
+    assert plan.memory["optimizer"] == 8 * learned(plan)
+    assert "perceptual (frozen)" not in planned(preset="imagenet256_ss_unsupervised").parts
+
+
+def test_a_part_whose_weight_is_0_costs_nothing():
+    plan = planned("stage1.loss.adversarial=0")
+    assert "discriminator" not in plan.parts
+    assert list(plan.flops) == ["tokenizer"]
+
+
+def test_r1_is_averaged_over_its_interval():
+    plan = planned("stage1.adversary.r1_every=8")
+    flops = plan.flops
+    expected = 64 * (flops["tokenizer"] + flops["adversary"] + flops["r1"] / 8)
+    assert plan.step_flops == pytest.approx(expected)
+
+
+def test_the_time_follows_from_the_rate_that_is_reached():
+    plan = planned()
+    assert plan.step_seconds == pytest.approx(plan.step_flops / (4 * 2e12 * 0.5))
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_an_average_of_weights_half_precision_and_parts_of_a_batch_change_the_memory(stage):
+    build = {"stage1": stage_1, "stage2": stage_2}[stage]
+    before = planned(stage=build).memory
+    averaged = planned(f"{stage}.train.ema_decay=0.999", stage=build)
+    model = sum(cost.cost.parameters for name, cost in averaged.parts.items() if name != "discriminator")
+    assert (before["average of weights"], averaged.memory["average of weights"]) == (0, 4 * model)
+    half = planned(f"{stage}.train.precision=bfloat16", stage=build).memory
+    assert half == {**before, "activations": before["activations"] // 2}
+    parts = planned(f"{stage}.train.accumulate=2", stage=build).memory
+    assert parts["activations"] == before["activations"] // 2
+    assert parts["gradients"] == 2 * before["gradients"]
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_recomputing_trades_memory_for_flops(stage):
+    build = {"stage1": stage_1, "stage2": stage_2}[stage]
+    before, after = planned(stage=build), planned(f"{stage}.train.recompute=true", stage=build)
+    assert after.memory["activations"] < before.memory["activations"]
+    assert after.step_flops > before.step_flops
+    assert after.memory["weights"] == before.memory["weights"]
+
+
+def test_what_is_read_is_a_batch_of_images_or_of_tokens():
+    assert planned().example_bytes == 2 * 32 * 32
+    assert stage_1(load("cifar10"), DEVICES, image_bytes=2500).example_bytes == 2500
+    # 64 tokens below 1024 in two bytes each, and what stands beside them.
+    assert planned(stage=stage_2).example_bytes == 64 * 2 + 100
+
+
+def test_a_batch_that_cannot_be_shared_out_is_one_line():
+    with pytest.raises(ConfigError, match=r"stage1\.train\.batch_size 64 is not a multiple of 6: 3 devices"):
+        planned("stage1.train.accumulate=2", devices=Devices(3, 1.0, 1.0))
+
+
+def test_the_command_prints_both_stages():
+    result = CliRunner().invoke(cli, ["plan", "--preset", "imagenet256_ss", "--devices", "128"])
+    assert result.exit_code == 0, result.output
+    for expected in (
+        "32.03 M",
+        "1697.48 M",
+        "r1, on one step of 16",
+        "128 x 275 TFLOP/s, 40%",
+        "2 images at",
+    ):
+        assert expected in result.output
+    assert max(map(len, result.output.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--preset", "nope"], "unknown preset 'nope'"),
+        (["--devices", "7"], "stage1.train.batch_size 64 is not a multiple of 7"),
+        (["--utilization", "2"], "Invalid value for '--utilization'"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_exit_code_2(tmp_path, arguments, line):
+    result = call("plan", *arguments, cwd=tmp_path)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert line in result.stderr
+
+
+def test_a_perceptual_network_of_unknown_size_is_said_to_be_left_out():
+    overrides = ["stage1.loss.perceptual=0.1", "stage1.perceptual.network=savedmodel:lpips"]
+    assert planned(*overrides).title == "Stage 1, the tokenizer (without savedmodel:lpips)"
+    assert planned(*overrides).flops == planned().flops
+
+
+def test_planning_needs_no_tensorflow():
+    code = "import sys, tfx_pipeline.plan; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,144 @@
+"""The presets are what the paper states (section 5, Tables 1, 2 and 4)."""
+
+import pytest
+
+from tfx_pipeline import config
+from tfx_pipeline.config import load
+from trainers.training.config import Transformer
+from trainers.vit_vqgan.convolutional.config import Convolutional
+
+SMALL = Transformer(blocks=8, heads=8, width=512, hidden=2048)
+BASE = Transformer(blocks=12, heads=12, width=768, hidden=3072)
+LARGE = Transformer(blocks=32, heads=16, width=1280, hidden=5120)
+PAPER = [name for name in config.presets() if name not in ("digits", "cifar10")]
+UNSUPERVISED = [name for name in PAPER if name.endswith("_unsupervised")]
+ABLATIONS = [name for name in PAPER if name.startswith("ablations/")]
+SIZED = [name for name in PAPER if name not in UNSUPERVISED + ABLATIONS]
+
+
+@pytest.mark.parametrize("preset", config.presets())
+def test_every_preset_is_valid_whole_and_shrunk_and_says_how_it_is_run(preset):
+    assert load(preset).name == preset.replace("/", "-")
+    assert load(preset, small=True).name == load(preset).name
+    head = (config.PRESETS / f"{preset}.yaml").read_text()
+    assert f"#   tfx-vim run --preset {preset}\n" in head
+
+
+@pytest.mark.parametrize("preset", config.presets())
+def test_every_preset_shrinks_to_something_that_needs_no_data_and_no_weights(preset):
+    small = load(preset, small=True)
+    assert small.data.source == "digits"
+    assert small.data.image_size == 32
+    assert not small.stage1.loss.perceptual
+    for train in (small.stage1.train, small.classifier.train, small.stage2.train):
+        assert (train.steps, train.batch_size) == (4, 16)
+
+
+def test_ablations_are_listed_last_and_names_are_their_paths():
+    assert config.presets() == [*sorted(set(config.presets()) - set(ABLATIONS)), *sorted(ABLATIONS)]
+    assert "ablations/code_dim_8" in ABLATIONS
+    assert SIZED == ["celebahq256", "ffhq256", "imagenet256_bb", "imagenet256_sl", "imagenet256_ss"]
+
+
+@pytest.mark.parametrize("preset", PAPER)
+def test_the_tokenizer_trains_as_in_section_5_1(preset):
+    stage = load(preset).stage1
+    assert (stage.train.batch_size, stage.train.steps) == (256, 500_000)
+    assert stage.train.optimizer.model_dump(exclude={"clip_norm"}) == {
+        "learning_rate": 1e-4,
+        "final_learning_rate": 5e-5,
+        "warmup_steps": 50_000,
+        "beta_1": 0.9,
+        "beta_2": 0.99,
+        "weight_decay": 1e-4,
+    }
+    assert stage.train.optimizer.clip_norm is None
+    assert stage.adversary.optimizer is None  # the tokenizer's own
+    assert (stage.adversary.r1_every, stage.adversary.start_step) == (16, 0)
+    # VQGAN trains its PatchGAN without the penalty.
+    assert stage.adversary.r1_gamma == (0.0 if preset == "ablations/patchgan" else 10.0)
+
+
+@pytest.mark.parametrize("preset", PAPER)
+def test_an_image_is_1024_tokens_of_8192_codes_as_the_paper_finds_them(preset):
+    configured = load(preset)
+    model, codebook = configured.stage1.model, configured.stage1.model.codebook
+    assert (configured.data.image_size // model.patch_size) ** 2 == 1024
+    assert (codebook.size, codebook.beta) == (8192, 0.25)
+    # Whatever came after the paper is off.
+    assert (codebook.entropy, codebook.revive_below, codebook.continuous_steps) == (0.0, 0.0, 0)
+    assert configured.stage1.adversary.lecam == 0.0
+    assert configured.stage1.train.ema_decay is None
+
+
+@pytest.mark.parametrize("preset", [*SIZED, *ABLATIONS])
+def test_losses_have_the_weights_of_section_3_3(preset):
+    weights = load(preset).stage1.loss.model_dump()
+    assert weights == {"vq": 1, "l2": 1, "logit_laplace": 0.1, "adversarial": 0.1, "perceptual": 0.1}
+
+
+def test_every_size_and_data_set_has_an_unsupervised_variant():
+    assert [f"{preset}_unsupervised" for preset in SIZED] == UNSUPERVISED
+
+
+@pytest.mark.parametrize("preset", UNSUPERVISED)
+def test_unsupervised_presets_differ_by_the_supervised_network_and_the_classes(preset):
+    supervised, own = load(preset.removesuffix("_unsupervised")), load(preset)
+    assert own.stage1.loss.perceptual == 0.0
+    same = {"loss": supervised.stage1.loss}
+    assert own.stage1.model_copy(update=same) == supervised.stage1
+    assert not own.stage2.model.class_conditional
+    assert own.data == supervised.data
+
+
+@pytest.mark.parametrize(
+    ("preset", "encoder", "decoder"),
+    [
+        ("imagenet256_ss", SMALL, SMALL),
+        ("imagenet256_bb", BASE, BASE),
+        ("imagenet256_sl", SMALL, LARGE),
+        ("ffhq256", SMALL, SMALL),
+        ("celebahq256", SMALL, SMALL),
+        ("ablations/small_small", SMALL, SMALL),
+        ("ablations/small_large", SMALL, LARGE),
+    ],
+)
+def test_towers_have_the_sizes_of_table_2(preset, encoder, decoder):
+    model = load(preset).stage1.model
+    assert (model.encoder, model.decoder) == (encoder, decoder)
+
+
+@pytest.mark.parametrize("preset", PAPER)
+def test_the_image_model_trains_as_in_section_5_2_as_far_as_it_can(preset):
+    stage = load(preset).stage2
+    assert stage.model.transformer == Transformer(blocks=36, heads=32, width=2048, hidden=8192)
+    assert (stage.train.batch_size, stage.train.steps) == (1024, 450_000)
+    optimizer = stage.train.optimizer
+    assert (optimizer.learning_rate, optimizer.final_learning_rate) == (4.5e-4, 1e-5)
+    assert (optimizer.warmup_steps, optimizer.beta_1, optimizer.beta_2) == (5000, 0.9, 0.96)
+
+
+@pytest.mark.parametrize("preset", ABLATIONS)
+def test_an_ablation_changes_the_tokenizer_of_base_base_and_nothing_else(preset):
+    base = load("imagenet256_bb")
+    own = load(preset)
+    assert own.stage1 != base.stage1
+    assert own.model_copy(update={"name": base.name, "stage1": base.stage1}) == base
+
+
+def test_ablations_are_the_rows_of_table_4_and_the_second_cnn_of_table_1():
+    dims = {load(name).stage1.model.codebook.dim for name in ABLATIONS if "code_dim" in name}
+    assert dims | {load("imagenet256_bb").stage1.model.codebook.dim} == {256, 128, 64, 32, 16, 8, 4}
+    assert not load("ablations/no_l2_normalization").stage1.model.codebook.l2_normalized
+    assert load("ablations/patchgan").stage1.adversary.discriminator.network == "patchgan"
+    for name, channels in (("cnn", 128), ("cnn_x2", 256)):
+        model = load(f"ablations/{name}").stage1.model
+        expected = Convolutional(channels=channels, multipliers=(1, 2, 2, 4), residual_blocks=2)
+        assert (model.encoder, model.decoder) == (expected, expected)
+
+
+def test_cifar10_is_64_tokens_without_a_network_that_has_to_be_fetched():
+    configured = load("cifar10")
+    assert (configured.data.image_size // configured.stage1.model.patch_size) ** 2 == 64
+    assert configured.stage1.loss.perceptual == 0.0
+    assert configured.stage1.loss.adversarial == 0.1
