@@ -88,17 +88,17 @@ def test_two_processes_train_alike_resume_and_leave_one_model(tmp_path):
 def test_a_killed_run_goes_on_to_the_same_bits(alone, tmp_path):
     shutil.copytree(alone / "images", tmp_path / "images")
     shutil.copytree(tmp_path / "images", tmp_path / "whole" / "images")
-    finish(start(tmp_path / "whole", "one_device", steps=60))
+    finish(start(tmp_path / "whole", "one_device", steps=20))
 
-    killed = start(tmp_path, "one_device", steps=60)
+    killed = start(tmp_path, "one_device", steps=20)
     while not list((tmp_path / "checkpoints").glob("*/ckpt-8.index")):
         assert killed.poll() is None, killed.stdout.read()
         time.sleep(0.01)
     killed.kill()
     killed.wait()
     (checkpoints,) = (tmp_path / "checkpoints").iterdir()
-    assert not list(checkpoints.glob("ckpt-60*")), "it had finished before it was killed"
-    finish(start(tmp_path, "one_device", steps=60))
+    assert not list(checkpoints.glob("ckpt-20*")), "it had finished before it was killed"
+    finish(start(tmp_path, "one_device", steps=20))
 
     whole, resumed = state(tmp_path / "whole"), state(tmp_path)
     for name, value in whole.items():

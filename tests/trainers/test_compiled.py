@@ -1,0 +1,100 @@
+"""Every training step, as a whole, under XLA: static shapes, and no host operation inside.
+
+That is what a TPU asks for, and as near to one as a test comes here.
+"""
+
+import pytest
+import tensorflow as tf
+
+from trainers.classifier import config as classifier
+from trainers.classifier import trainer as classifier_trainer
+from trainers.classifier.model import ResNet
+from trainers.training.config import Optimizer, Train, Transformer
+from trainers.training.step import Learner, descent, training_step
+from trainers.vim import config as vim
+from trainers.vim import trainer as vim_trainer
+from trainers.vim.model import VIM
+from trainers.vit_vqgan.config import Stage1
+from trainers.vit_vqgan.objective import Objective
+
+ON_HOST = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "HostCompute", "Print", "PrintV2"}
+BATCH = 4
+
+
+def train(**options) -> Train:
+    return Train(steps=8, batch_size=BATCH, optimizer=Optimizer(learning_rate=1e-3), **options)
+
+
+def pictures() -> dict[str, tf.Tensor]:
+    pixels = tf.random.stateless_uniform([BATCH, 16, 16, 3], seed=[0, 0])
+    return {"pixels": pixels, "label": tf.range(BATCH) % 2}
+
+
+def tokenizer_step(discriminator, **options):
+    tower = {"blocks": 1, "heads": 2, "width": 16, "hidden": 32}
+    codebook = {"size": 16, "dim": 4, "revive_below": 0.2, "continuous_steps": 1, "entropy": 0.1}
+    stage = Stage1.model_validate(
+        {
+            "model": {"patch_size": 4, "encoder": tower, "decoder": tower, "codebook": codebook},
+            "loss": {"perceptual": 0.0},
+            "adversary": {"discriminator": discriminator, "lecam": 0.1},
+            "train": train(**options).model_dump(),
+        }
+    )
+    objective = Objective(stage, image_size=16, seed=0)
+    step = training_step(
+        objective.learners,
+        objective.gradients,
+        accumulate=stage.train.accumulate,
+        follow=objective.follow,
+        summarize=objective.summarize,
+    )
+    return step, pictures()
+
+
+def classifier_step():
+    model = ResNet(classifier.Model(blocks_per_stage=1, width=4), image_size=16, classes=2)
+    learner = Learner(model, train())
+
+    def losses(batch):
+        return classifier_trainer._losses(model, batch["pixels"], batch["label"], training=True)
+
+    return training_step([learner], descent(learner, losses)), pictures()
+
+
+def vim_step():
+    size = Transformer(blocks=2, heads=2, width=16, hidden=32)
+    model = VIM(vim.Model(transformer=size), tokens=16, codebook_size=8, classes=2, recompute=True)
+    learner = Learner(model, train())
+
+    def losses(batch):
+        return vim_trainer._losses(model, batch["tokens"], model.start(batch["label"]), training=True)
+
+    tokens = tf.random.stateless_uniform([BATCH, 16], seed=[0, 0], maxval=8, dtype=tf.int32)
+    step = training_step([learner], descent(learner, losses))
+    return step, {"tokens": tokens, "label": tf.range(BATCH) % 2}
+
+
+STEPS = {
+    "tokenizer with all its options": lambda: tokenizer_step(
+        {"network": "stylegan2", "channel_multiplier": 0.01, "minibatch_stddev": 2},
+        accumulate=2,
+        ema_decay=0.9,
+        recompute=True,
+    ),
+    "tokenizer against PatchGAN": lambda: tokenizer_step({"network": "patchgan", "channels": 4, "layers": 2}),
+    "classifier": classifier_step,
+    "vim": vim_step,
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_whole_step_compiles_with_no_host_in_it(name):
+    step, batch = STEPS[name]()
+    graph = tf.function(step, autograph=False).get_concrete_function(batch).graph
+    functions = graph.as_graph_def().library.function
+    kinds = {op.type for op in graph.get_operations()} | {node.op for f in functions for node in f.node_def}
+    assert not kinds & ON_HOST
+    # XLA itself refuses host calls and shapes that are not known.
+    compiled = tf.function(step, jit_compile=True, autograph=False)
+    assert float(compiled(batch)["skipped"]) == 0.0
