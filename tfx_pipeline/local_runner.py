@@ -23,6 +23,8 @@ from tfx_pipeline import lineage
 from tfx_pipeline.config import Config
 from tfx_pipeline.console import ComponentLog
 from tfx_pipeline.pipeline import create_pipeline
+from trainers.training.errors import TrainingError
+from trainers.vit_vqgan.perceptual import distance
 
 # Not DirectRunner, which tries to download another runner before it starts.
 BEAM_ARGS = ("--runner=FnApiRunner",)
@@ -51,7 +53,8 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
     Raises:
       SourceError: the images cannot be read; nothing was started.
       ConfigError: a threshold on a metric that does not exist; nothing was started.
-      RunError: a component failed; the models served before are untouched.
+      RunError: a component failed, or a perceptual network cannot be had, in which case nothing was
+        started; the models served before are untouched.
     """
     version = source_version(config.data.source, config.data.tfds_data_dir)
     home = Path(directory).resolve()
@@ -63,6 +66,7 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
         # Not TFX's function for it, which makes the folder before anything is known to be right.
         metadata_connection_config=lineage.connection(home / "metadata.db"),
     )
+    _require_perceptual_network(config)
     home.mkdir(parents=True, exist_ok=True)
     with _followed() as log:
         try:
@@ -88,6 +92,15 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
         ],
     )
     return Run(home, json.loads((home / "metrics.json").read_text()))
+
+
+def _require_perceptual_network(config: Config) -> None:
+    """Loads the network once: better to miss its weights now than after other training."""
+    if config.stage1.loss.perceptual:
+        try:
+            distance.load(config.stage1.perceptual)
+        except TrainingError as error:
+            raise RunError(str(error)) from error
 
 
 def _serve_again(pushed: Artifact) -> None:
@@ -123,8 +136,11 @@ def _followed() -> Iterator[ComponentLog]:
 
 
 def _reason(error: BaseException) -> str:
-    """One line of the innermost cause: Beam, TFX and AutoGraph wrap what an executor raised."""
-    while error.__cause__ is not None:
+    """One line of the innermost cause: Beam, TFX and AutoGraph wrap what an executor raised.
+
+    A `TrainingError` is said in words for the user already; what caused it is not.
+    """
+    while error.__cause__ is not None and not isinstance(error, TrainingError):
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:

@@ -191,3 +191,20 @@ def test_a_source_that_is_not_there_stops_the_run_before_it_starts(tmp_path):
     with pytest.raises(SourceError, match="nowhere"):
         local_runner.run(small, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_perceptual_network_that_cannot_be_had_stops_the_run_before_it_starts(tmp_path):
+    overrides = ["stage1.loss.perceptual=0.1", f"stage1.perceptual.network=savedmodel:{tmp_path / 'nowhere'}"]
+    small = config.load("digits", overrides, small=True)
+    with pytest.raises(local_runner.RunError, match="nowhere"):
+        local_runner.run(small, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trainer_says_in_its_own_words_what_stopped_it(tmp_path):
+    small = config.load("digits", ["classifier.train.strategy=multi_worker"], small=True)
+    with pytest.raises(local_runner.RunError) as caught:
+        local_runner.run(small, str(tmp_path / "run"))
+    assert str(caught.value) == (
+        "Trainer.classifier failed: strategy multi_worker: TF_CONFIG names fewer than two workers"
+    )
