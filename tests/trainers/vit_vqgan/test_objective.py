@@ -153,3 +153,10 @@ def test_one_photograph_is_learned_by_heart():
     for _ in range(400):
         step(picture)
     assert float(game.held_out(picture)["psnr"]) > 30.0
+    (moves,), _ = game.gradients({**picture, "row": tf.range(1)})
+    silent = [
+        variable.path
+        for variable, gradient in zip(game.tokenizer.variables, moves, strict=True)
+        if not np.any(gradient)
+    ]
+    assert not silent
