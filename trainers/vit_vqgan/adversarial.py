@@ -43,7 +43,10 @@ def discriminator_loss(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Ten
 
 
 def r1_penalty(discriminator: Callable[[tf.Tensor], tf.Tensor], pixels: tf.Tensor) -> tf.Tensor:
-    """Mean over images of ||d sum(D(x)) / dx||^2 at pixels x, float32 [B, S, S, 3] (Mescheder et al. 2018).
+    """Mean over images of ||d sum(D) / dx||^2 at x = 2 pixels - 1 (Mescheder et al. 2018).
+
+    `pixels` float32 [B, S, S, 3] are in [0, 1]. The literature's gamma is for images in [-1, 1], and so is
+    this gradient: half that in pixels. Taken in pixels, the penalty would be four times as strong.
 
     R1 adds gamma / 2 times this to the discriminator's loss, so that it lies flat around real images, and
     leaves off once the reconstructions are among them. Taken on every n-th step alone, it is weighted by n
@@ -55,7 +58,7 @@ def r1_penalty(discriminator: Callable[[tf.Tensor], tf.Tensor], pixels: tf.Tenso
     with tf.GradientTape() as tape:
         tape.watch(pixels)
         total = tf.reduce_sum(discriminator(pixels))
-    gradient = tape.gradient(total, pixels)
+    gradient = 0.5 * tape.gradient(total, pixels)
     return tf.reduce_mean(tf.reduce_sum(tf.square(gradient), axis=[1, 2, 3]))
 
 

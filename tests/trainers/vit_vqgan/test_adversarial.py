@@ -43,8 +43,9 @@ def test_r1_of_a_quadratic_discriminator_in_closed_form():
     pixels = tf.random.stateless_uniform([5, 4, 4, 3], [1, 2])
     a = tf.random.stateless_normal([4, 4, 3], [3, 4])
     penalty = adversarial.r1_penalty(lambda x: tf.reduce_sum(a * x**2, axis=[1, 2, 3]), pixels)
-    # d/dx sum a x^2 = 2 a x, whose squares are summed within an image and averaged between them.
-    expected = np.mean(np.sum((2 * a * pixels).numpy() ** 2, axis=(1, 2, 3)))
+    # In pixels p the slope is 2 a p, in x = 2 p - 1 half of that; squares are summed within an image and
+    # averaged between images.
+    expected = np.mean(np.sum((a * pixels).numpy() ** 2, axis=(1, 2, 3)))
     assert penalty.numpy() == pytest.approx(expected, rel=1e-5)
 
 
