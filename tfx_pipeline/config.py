@@ -140,6 +140,13 @@ class Config(Section):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _perceptual_network_can_see_it(self) -> Config:
+        smallest, size = self.stage1.perceptual.smallest_side, self.data.image_size
+        if self.stage1.loss.perceptual and size < smallest:
+            raise ValueError(f"data.image_size {size} is below {smallest}, the least that vgg16 takes")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _variants_differ(self) -> Config:
         augmentation = self.data.augmentation
         if self.tokens.augmentations and augmentation.min_scale == 1.0 and not augmentation.flip:

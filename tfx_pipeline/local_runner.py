@@ -142,7 +142,9 @@ def _reason(error: BaseException) -> str:
     """
     while error.__cause__ is not None and not isinstance(error, TrainingError):
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Keras puts the arguments of the layer that failed below the reason.
+    text = str(error).partition("Arguments received by")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
     # AutoGraph puts the reason last, below a traceback of its own.

@@ -191,7 +191,7 @@ def _alarms(history: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> 
     skipped = sum(row.get("skipped", 0) for row in history)
     if skipped:
         yield f"{skipped:.0f} steps were skipped: their loss or gradient was not finite."
-    bound = config["stage1"]["usage_alarm"]
+    bound = config["stage1"].get("usage_alarm", 0.0)  # runs of an earlier version have none
     low = [row for row in history if row.get("codebook_usage", 1.0) < bound]
     if low:
         yield (

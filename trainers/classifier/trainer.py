@@ -69,9 +69,9 @@ def _as_labelled(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _rotate(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-    """Turns image i of a batch by i quarters, and labels it with that."""
+    """Turns image i of a whole batch by i quarters, and labels it with that."""
     pixels = batch["pixels"]
-    quarters = tf.range(tf.shape(pixels)[0]) % len(ROTATIONS)
+    quarters = batch.get("row", tf.range(tf.shape(pixels)[0])) % len(ROTATIONS)
     turned = tf.stack([tf.image.rot90(pixels, k) for k in range(len(ROTATIONS))], axis=1)
     return tf.gather(turned, quarters, batch_dims=1), quarters
 

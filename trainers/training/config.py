@@ -47,16 +47,24 @@ class Optimizer(Section):
     learning_rate: Positive
     final_learning_rate: NonNegative = 0.0
     warmup_steps: Count = 0
-    beta_1: Fraction = 0.9
-    beta_2: Fraction = 0.99
+    beta_1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    beta_2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
     weight_decay: NonNegative = 1e-4
     clip_norm: Positive | None = None
 
+    @pydantic.model_validator(mode="after")
+    def _falls_to_its_floor(self) -> Optimizer:
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"final_learning_rate {self.final_learning_rate} is above learning_rate {self.learning_rate}"
+            )
+        return self
+
 
 class Tpu(Section):
-    """Where the TPU is; `name` is `local` on a TPU VM itself."""
+    """Where the TPU is; `name` is `local` on a TPU VM itself, and without it TPU_NAME says."""
 
-    name: str = "local"
+    name: str | None = None
     zone: str | None = None
     project: str | None = None
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 
 import tensorflow as tf
 
-from trainers.training.config import Train
+from trainers.training.config import Tpu, Train
 from trainers.training.errors import TrainingError
 
 
@@ -22,8 +23,10 @@ def open_strategy(train: Train) -> tf.distribute.Strategy:
       TrainingError: the devices cannot be had, or the batch cannot be shared out evenly.
     """
     kind = _choose() if train.strategy == "auto" else train.strategy
+    if train.jit_compile and kind != "one_device":
+        raise TrainingError(f"jit_compile is for one device, and the strategy here is {kind}")
     try:
-        strategy = _OPEN[kind](train)
+        strategy = _open(kind, train.tpu)
     except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
         raise TrainingError(f"strategy {kind}: {' '.join(str(error).split())}") from error
     shares = strategy.num_replicas_in_sync * train.accumulate
@@ -45,6 +48,12 @@ def is_chief() -> bool:
     )
 
 
+@functools.cache
+def _open(kind: str, tpu: Tpu) -> tf.distribute.Strategy:
+    """Once a process: a second one would count its collective operations anew, and meet the first's."""
+    return _OPEN[kind](tpu)
+
+
 def _choose() -> str:
     if os.environ.get("TPU_NAME"):
         return "tpu"
@@ -59,25 +68,25 @@ def _worker_hosts() -> list[str]:
     return [*cluster.get("chief", []), *cluster.get("worker", [])]
 
 
-def _one_device(train: Train) -> tf.distribute.Strategy:
+def _one_device(tpu: Tpu) -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
-def _mirrored(train: Train) -> tf.distribute.Strategy:
+def _mirrored(tpu: Tpu) -> tf.distribute.Strategy:
     # Named in full: left to itself, MirroredStrategy takes one CPU where there is no GPU.
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices(kind)])
 
 
-def _multi_worker(train: Train) -> tf.distribute.Strategy:
+def _multi_worker(tpu: Tpu) -> tf.distribute.Strategy:
     if len(_worker_hosts()) < 2:
         raise ValueError("TF_CONFIG names fewer than two workers")
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
-def _tpu(train: Train) -> tf.distribute.Strategy:
+def _tpu(tpu: Tpu) -> tf.distribute.Strategy:
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
-        tpu=train.tpu.name, zone=train.tpu.zone, project=train.tpu.project
+        tpu=tpu.name, zone=tpu.zone, project=tpu.project
     )
     tf.config.experimental_connect_to_cluster(resolver)
     tf.tpu.experimental.initialize_tpu_system(resolver)

@@ -40,6 +40,11 @@ def open_split(patterns: list[str]) -> Split:
     with tf.io.gfile.GFile(os.path.join(os.path.dirname(folder), "dataset.json")) as file:
         dataset = json.load(file)
     name = os.path.basename(folder).removeprefix("Split-")
+    if "shards" not in dataset["splits"][name]:
+        raise TrainingError(
+            f"{folder} comes from an earlier version, which did not count the records of each file; "
+            "run with another --output"
+        )
     return Split(
         files=tuple(files),
         records=tuple(dataset["splits"][name]["shards"]),
@@ -96,7 +101,7 @@ def training_batches(
     (int64 [2]) that is its own: it depends on the run's seed and on the record's place in all streams.
 
     Raises:
-      TrainingError: there are fewer files than hosts.
+      TrainingError: there are fewer files than hosts, or nothing in this host's.
     """
     hosts, this = host.num_input_pipelines, host.input_pipeline_id
     if len(split.files) < hosts:
@@ -105,6 +110,8 @@ def training_batches(
             f"set data.num_shards and tokens.num_shards to {hosts} or more"
         )
     own_files, own_records = split.files[this::hosts], sum(split.records[this::hosts])
+    if not own_records:
+        raise TrainingError(f"the {len(own_files)} files of host {this + 1} of {hosts} hold no record")
     first_record = first_step * batch_size // hosts
     first_epoch, skipped = divmod(first_record, own_records)
 

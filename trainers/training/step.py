@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -23,7 +24,10 @@ Gradients = list[tf.Tensor]
 
 
 class Learner:
-    """A network in training: its weights, the optimizer that moves them, and perhaps their average."""
+    """A network in training: its weights, the optimizer that moves them, and perhaps their average.
+
+    Before the first learner has made `start_step` moves, this one makes none.
+    """
 
     def __init__(
         self,
@@ -32,7 +36,9 @@ class Learner:
         optimizer: Optimizer | None = None,
         *,
         averaged: bool = True,
+        start_step: int = 0,
     ):
+        self.start_step = start_step
         self.optimizer = DecoupledOptimizer(
             optimizer or train.optimizer, train.steps, network.trainable_variables
         )
@@ -148,6 +154,13 @@ def _mean_over_parts(
     return tf.nest.map_structure(lambda total: total / parts, sums)
 
 
+def _move(learner: Learner, gradients: Gradients, norm: tf.Tensor) -> bool:
+    learner.optimizer.move(gradients, norm)
+    if learner.average:
+        learner.average.move(learner.optimizer.moves)
+    return True
+
+
 def _apply(
     strategy: tf.distribute.Strategy,
     learners: Sequence[Learner],
@@ -164,10 +177,13 @@ def _apply(
         return tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], value)
 
     def move() -> tf.Tensor:
+        step = learners[0].optimizer.moves
         for learner, gradients, norm in zip(learners, moves, of_any_replica(norms), strict=True):
-            learner.optimizer.move(gradients, norm)
-            if learner.average:
-                learner.average.move(learner.optimizer.moves)
+            if learner.start_step:
+                started = step >= learner.start_step
+                tf.cond(started, partial(_move, learner, gradients, norm), lambda: False)
+            else:
+                _move(learner, gradients, norm)
         follow(of_any_replica(metrics))
         return True
 

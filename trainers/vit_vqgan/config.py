@@ -34,7 +34,8 @@ class Codebook(Section):
     For the first `continuous_steps` steps the decoder sees the encoder's output itself; all codes are
     then moved onto encoder outputs at once. A short run has no time for codes to find them.
     `reduction` is over the dimensions of a code: the paper's norm is a sum, its implementations take the
-    mean. `entropy` weighs a regularization that makes each token sure of its code and all codes used.
+    mean. `entropy` weighs a regularization that makes each token sure of its code and all codes used;
+    it is taken over the images that a replica has at once, and not over the whole batch.
     """
 
     size: PositiveInt = 8192
@@ -88,6 +89,14 @@ class LossWeights(Section):
     adversarial: NonNegative = 0.1
     perceptual: NonNegative = 0.1
 
+    @pydantic.model_validator(mode="after")
+    def _something_draws_the_picture(self) -> LossWeights:
+        if not (self.l2 or self.logit_laplace or self.perceptual):
+            raise ValueError(
+                "l2, logit_laplace and perceptual are all 0; nothing is left to compare pictures"
+            )
+        return self
+
 
 class Adversary(Section):
     """The discriminator and its training (section 5.1; Karras et al. 2020 for R1).
@@ -114,3 +123,15 @@ class Stage1(Section):
     adversary: Adversary = Adversary()
     usage_alarm: Fraction = 0.05
     train: Train
+
+    @pydantic.model_validator(mode="after")
+    def _the_adversary_has_time(self) -> Stage1:
+        steps, adversary = self.train.steps, self.adversary
+        if adversary.start_step >= steps:
+            raise ValueError(f"adversary.start_step {adversary.start_step} is not below train.steps {steps}")
+        if adversary.optimizer and adversary.optimizer.warmup_steps >= steps:
+            raise ValueError(
+                f"adversary.optimizer.warmup_steps {adversary.optimizer.warmup_steps} is not below "
+                f"train.steps {steps}"
+            )
+        return self

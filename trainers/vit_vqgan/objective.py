@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from trainers.training.errors import TrainingError
 from trainers.training.step import Batch, Gradients, Learner, Metrics, gradients_of
 from trainers.vit_vqgan import adversarial, codebook, losses
 from trainers.vit_vqgan.config import Stage1
@@ -34,9 +35,14 @@ class Objective:
         self.adversary: Learner | None = None
         self._lecam: adversarial.LeCAM | None = None
         if self.weights.adversarial:
+            _check_groups(stage)
             self._discriminator = build(stage.adversary.discriminator, image_size=image_size)
             self.adversary = Learner(
-                self._discriminator, stage.train, stage.adversary.optimizer, averaged=False
+                self._discriminator,
+                stage.train,
+                stage.adversary.optimizer,
+                averaged=False,
+                start_step=stage.adversary.start_step,
             )
             self._lecam = adversarial.LeCAM() if stage.adversary.lecam else None
 
@@ -137,8 +143,7 @@ class Objective:
         """R1 and its gradients, `r1_every` times as large on one step of as many, 0 on the others."""
         adversary, options = self.adversary, self._adversary_options
         assert adversary is not None
-        moves = adversary.optimizer.moves
-        due = (moves % options.r1_every == 0) & (moves >= options.start_step)
+        due = (adversary.optimizer.moves % options.r1_every == 0) & (self._heard() > 0.0)
 
         def taken() -> tuple[tf.Tensor, Gradients]:
             with tf.GradientTape() as tape:
@@ -150,3 +155,15 @@ class Objective:
             return tf.constant(0.0), [tf.zeros(v.shape, v.dtype) for v in adversary.variables]
 
         return tf.cond(due, taken, left_out)
+
+
+def _check_groups(stage: Stage1) -> None:
+    """Every part of a batch that a replica takes must hold whole groups of `minibatch_stddev` images."""
+    group = getattr(stage.adversary.discriminator, "minibatch_stddev", 0)
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    part = stage.train.batch_size // (replicas * stage.train.accumulate)
+    if group and part % group:
+        raise TrainingError(
+            f"adversary.discriminator.minibatch_stddev {group} does not divide the {part} images that each "
+            f"of {replicas} replicas takes at once"
+        )

@@ -3,7 +3,7 @@
     python -m tests.trainers.training.replicas FOLDER STRATEGY DEVICES ACCUMULATE STEPS
 
 trains on the images that stand in FOLDER and writes all that training keeps to FOLDER/state-<name>.npz,
-NAME being what TF_CONFIG calls this process, or "alone".
+NAME being what TF_CONFIG calls this process, or "alone". Under mirrored a classifier follows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from trainers.training.config import Augmentation, Job
+from trainers.classifier import trainer as classifier_trainer
+from trainers.classifier.config import Classifier, Model
+from trainers.training.config import Augmentation, Job, Optimizer, Section, Train
 from trainers.vit_vqgan import trainer
 from trainers.vit_vqgan.config import Stage1
 
@@ -54,10 +56,17 @@ def stage(strategy: str, accumulate: int, steps: int) -> Stage1:
     )
 
 
+def classifier_stage(strategy: str) -> Classifier:
+    """A classifier of two steps."""
+    optimizer = Optimizer(learning_rate=1e-3)
+    train = Train(steps=2, batch_size=8, strategy=strategy, optimizer=optimizer)
+    return Classifier(model=Model(blocks_per_stage=1, width=4), train=train)
+
+
 class Arguments:
     """What TFX hands to a `run_fn`."""
 
-    def __init__(self, folder: Path, stage: Stage1):
+    def __init__(self, folder: Path, images: Path, stage: Section):
         job = Job(
             preset="test",
             seed=0,
@@ -67,8 +76,8 @@ class Arguments:
             logs=str(folder / "logs"),
         )
         self.custom_config = {"job": job.model_dump_json(), "stage": stage.model_dump_json()}
-        self.train_files = [str(folder / "images" / "Split-train" / "*")]
-        self.eval_files = [str(folder / "images" / "Split-eval" / "*")]
+        self.train_files = [str(images / "Split-train" / "*")]
+        self.eval_files = [str(images / "Split-eval" / "*")]
         self.model_run_dir = str(folder / "run")
         self.serving_model_dir = str(folder / "model")
 
@@ -80,7 +89,7 @@ def main(folder: Path, strategy: str, devices: int, accumulate: int, steps: int)
     objectives = []
     make = trainer.Objective
     trainer.Objective = lambda *args, **options: objectives.append(make(*args, **options)) or objectives[-1]
-    trainer.run_fn(Arguments(folder, stage(strategy, accumulate, steps)))
+    trainer.run_fn(Arguments(folder, folder / "images", stage(strategy, accumulate, steps)))
     task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {})
     name = f"{task['type']}-{task['index']}" if task else "alone"
     state = {
@@ -89,6 +98,10 @@ def main(folder: Path, strategy: str, devices: int, accumulate: int, steps: int)
         for index, variable in enumerate(variables)
     }
     np.savez(folder / f"state-{name}.npz", **state)
+    if strategy == "mirrored":
+        # A local run trains one network after the other in one process.
+        arguments = Arguments(folder / "classifier", folder / "images", classifier_stage(strategy))
+        classifier_trainer.run_fn(arguments)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.trainers.examples import write_images
+from trainers.training import distribution
 from trainers.training.config import Optimizer, Train
 from trainers.training.distribution import open_strategy
 from trainers.training.errors import TrainingError
@@ -125,6 +127,25 @@ def test_a_strategy_whose_devices_are_not_there_says_so_in_one_line(monkeypatch)
         open_strategy(settings(strategy="multi_worker"))
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["localhost:1"]}}))
     assert open_strategy(settings()).num_replicas_in_sync == 1
+
+
+def test_what_auto_finds_may_not_be_compiled_as_a_whole_either(monkeypatch):
+    monkeypatch.setattr(distribution, "_choose", lambda: "mirrored")
+    with pytest.raises(
+        TrainingError, match="jit_compile is for one device, and the strategy here is mirrored"
+    ):
+        open_strategy(settings(jit_compile=True))
+
+
+def test_without_a_name_the_tpu_is_that_of_the_environment(monkeypatch):
+    asked = []
+    monkeypatch.setenv("TPU_NAME", "mine")
+    monkeypatch.setattr(
+        tf.distribute.cluster_resolver, "TPUClusterResolver", lambda **given: asked.append(given) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        open_strategy(settings())
+    assert asked == [{"tpu": None, "zone": None, "project": None}]
 
 
 def test_only_one_device_may_be_compiled_as_a_whole():

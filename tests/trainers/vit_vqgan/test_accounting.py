@@ -57,7 +57,7 @@ def test_small_small_encodes_an_image_of_256_pixels_with_74_billion_flops():
     "size",
     [
         config.StyleGAN2(channel_multiplier=0.01, max_channels=9),
-        config.StyleGAN2(channel_multiplier=0.01, minibatch_stddev=1),
+        config.StyleGAN2(channel_multiplier=0.01, minibatch_stddev=2),
         config.PatchGAN(channels=4, layers=2),
         config.PatchGAN(channels=2, layers=3),
     ],

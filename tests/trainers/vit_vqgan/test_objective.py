@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tests.trainers.vit_vqgan import photographs
 from tfx_pipeline import config
+from trainers.training.errors import TrainingError
 from trainers.training.step import training_step
 from trainers.vit_vqgan import objective as module
 from trainers.vit_vqgan.config import Stage1
@@ -61,7 +62,7 @@ def test_without_an_adversary_there_is_no_discriminator():
 
 
 def test_both_sides_pull_on_the_logits_in_opposite_directions():
-    parts = {"l2": 0.0, "logit_laplace": 0.0, "vq": 0.0, "adversarial": 1.0}
+    parts = {"l2": 1e-6, "logit_laplace": 0.0, "vq": 0.0, "adversarial": 1.0}
     game = objective(loss=parts, adversary={"r1_gamma": 0.0})
     (tokenizer, discriminator), before = game.gradients(batch())
     for learner, move, better in (
@@ -86,8 +87,49 @@ def test_before_its_start_the_adversary_is_neither_heard_nor_taught():
     for one, other in zip(tokenizer, alone, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-7)
     assert all(np.all(gradient == 0.0) for gradient in discriminator)
-    late.tokenizer.optimizer.state[0].assign(2)
-    assert any(np.any(gradient != 0.0) for gradient in late.gradients(batch())[0][1])
+    step = training_step(late.learners, late.gradients, follow=late.follow, summarize=late.summarize)
+    given = {name: value for name, value in batch().items() if name != "row"}
+    before = [np.array(v) for v in late.adversary.variables]
+    for _ in range(2):
+        step(given)
+    for variable, value in zip(late.adversary.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    assert late.adversary.optimizer.moves == 0
+    step(given)
+    assert late.adversary.optimizer.moves == 1
+    assert any(np.any(np.array(v) != w) for v, w in zip(late.adversary.variables, before, strict=True))
+
+
+def test_parts_that_split_a_group_of_minibatch_stddev_are_refused():
+    with pytest.raises(TrainingError, match="minibatch_stddev 4 does not divide the 2 images that each"):
+        objective(
+            adversary={"discriminator": {"network": "stylegan2", "minibatch_stddev": 4}},
+            train={"accumulate": 2},
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"adversary": {"start_step": 8}}, r"adversary\.start_step 8 is not below train\.steps 8"),
+        (
+            {"adversary": {"optimizer": {"learning_rate": 1e-3, "warmup_steps": 8}}},
+            r"adversary\.optimizer\.warmup_steps 8 is not below",
+        ),
+        ({"loss": {"l2": 0.0, "logit_laplace": 0.0}}, "nothing is left to compare pictures"),
+        (
+            {"train": {"optimizer": {"learning_rate": 1e-3, "final_learning_rate": 1.0}}},
+            r"final_learning_rate 1\.0 is above learning_rate 0\.001",
+        ),
+        (
+            {"adversary": {"discriminator": {"network": "stylegan2", "minibatch_stddev": 1}}},
+            "one image has no spread",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_it_starts(changes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        stage(**changes)
 
 
 def test_lazy_r1_is_r1_of_every_step_in_the_mean():
@@ -119,16 +161,22 @@ def test_usage_and_perplexity_are_those_of_the_mean_over_all_parts():
     assert set(scalars) == {"loss", "codebook_usage", "codebook_perplexity"}
 
 
-# The others differ from these in sizes alone, which `small` takes away.
-@pytest.mark.parametrize("preset", ["imagenet256_ss_unsupervised", "ffhq256_unsupervised"])
+def without_sizes(preset: str) -> Stage1:
+    """A preset's own loss on its small models; what `small` says of the loss is for the lack of weights."""
+    loss = config.load(preset).stage1.loss
+    return config.load(preset, small=True).stage1.model_copy(update={"loss": loss})
+
+
+@pytest.mark.parametrize("preset", ["imagenet256_ss", "ffhq256"])
 def test_an_unsupervised_preset_trains_with_no_weight_that_saw_a_label(preset, monkeypatch):
-    monkeypatch.setattr(module, "load", lambda options: pytest.fail("a perceptual network was asked for"))
-    tree = config.load(preset, small=True)
-    game = Objective(tree.stage1, image_size=tree.data.image_size, seed=0)
-    step = tf.function(training_step(game.learners, game.gradients))
-    size = tree.data.image_size
-    specification = {"pixels": tf.TensorSpec([tree.stage1.train.batch_size, size, size, 3])}
-    graph = step.get_concrete_function(specification).graph
+    asked: list[object] = []
+    monkeypatch.setattr(module, "load", lambda options: asked.append(options))
+    Objective(without_sizes(preset), image_size=32, seed=0)
+    assert len(asked) == 1
+    game = Objective(without_sizes(f"{preset}_unsupervised"), image_size=32, seed=0)
+    assert len(asked) == 1
+    step = tf.function(training_step(game.learners, game.gradients), autograph=False)
+    graph = step.get_concrete_function({"pixels": tf.TensorSpec([16, 32, 32, 3])}).graph
     own = {id(variable.value.handle) for variables in game.state.values() for variable in variables}
     assert {id(variable.handle) for variable in graph.variables} <= own
     # Nor is a trained network hidden in a constant.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import pydantic
 from pydantic import Field, PositiveInt
 
 from trainers.training.config import Count, Positive, Section
@@ -24,6 +25,13 @@ class StyleGAN2(Section):
     channel_multiplier: Positive = 1.0
     max_channels: PositiveInt = 512
     minibatch_stddev: Count = 0
+
+    @pydantic.field_validator("minibatch_stddev")
+    @classmethod
+    def _one_image_has_no_spread(cls, group: int) -> int:
+        if group == 1:
+            raise ValueError("one image has no spread; allowed are 0 and 2 or more")
+        return group
 
     def check_image_size(self, image_size: int) -> None:
         """Raises `ValueError` for images that are not a power of two, 16 to 512 pixels, wide."""

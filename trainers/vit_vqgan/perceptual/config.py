@@ -7,6 +7,8 @@ import pydantic
 from trainers.training.config import Section
 
 SAVEDMODEL = "savedmodel:"
+# Four poolings lie before relu5_3.
+VGG16_SMALLEST_SIDE = 16
 
 
 class Perceptual(Section):
@@ -23,6 +25,11 @@ class Perceptual(Section):
     def savedmodel(self) -> str | None:
         """The SavedModel's folder, or None where the network is VGG16."""
         return self.network.removeprefix(SAVEDMODEL) if self.network.startswith(SAVEDMODEL) else None
+
+    @property
+    def smallest_side(self) -> int:
+        """Pixels that an image must have a side; of a SavedModel nothing is known."""
+        return 1 if self.savedmodel else VGG16_SMALLEST_SIDE
 
     @pydantic.model_validator(mode="after")
     def _is_a_known_network(self) -> Perceptual:

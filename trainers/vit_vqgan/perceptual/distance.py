@@ -12,15 +12,13 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from trainers.training.errors import TrainingError
-from trainers.vit_vqgan.perceptual.config import Perceptual
+from trainers.vit_vqgan.perceptual.config import VGG16_SMALLEST_SIDE, Perceptual
 
 # Pixels float32 [B, S, S, 3] in about [0, 1], twice, to how far apart they are, float32 [B].
 Distance = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 # relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3: keras.applications' layers end with their ReLU.
 VGG16_LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3")
-# Four poolings lie before relu5_3.
-VGG16_SMALLEST_SIDE = 16
 VGG16_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 # Python waits for a silent server as long as the kernel does, which is minutes.
 DOWNLOAD_TIMEOUT_SECONDS = 10.0
