@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 import yaml
@@ -87,13 +87,15 @@ class Sampling(Section):
     top_k: Count = 0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     guidance: NonNegative = 1.0
+    guidance_schedule: Literal["constant", "linear"] = "constant"
 
 
 class GenerationEvaluation(Section):
-    """Drawn images against real ones."""
+    """Drawn images against real ones; `acceptance` below 1 keeps that share of each class's (Table 6)."""
 
     samples: PositiveInt = 1000
     batch_size: PositiveInt = 100
+    acceptance: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     sampling: Sampling = Sampling()
     thresholds: dict[str, Bound] = {}
 
@@ -144,6 +146,16 @@ class Config(Section):
         smallest, size = self.stage1.perceptual.smallest_side, self.data.image_size
         if self.stage1.loss.perceptual and size < smallest:
             raise ValueError(f"data.image_size {size} is below {smallest}, the least that vgg16 takes")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _rejection_has_classes(self) -> Config:
+        acceptance = self.evaluation.generation.acceptance
+        if acceptance < 1 and not self.stage2.model.class_conditional:
+            raise ValueError(
+                f"evaluation.generation.acceptance {acceptance} needs classes, and "
+                "stage2.model.class_conditional is false; allowed is 1.0"
+            )
         return self
 
     @pydantic.model_validator(mode="after")

@@ -93,6 +93,7 @@ def create_pipeline(
         samples=evaluation.generation.samples,
         batch_size=evaluation.generation.batch_size,
         seed=config.seed,
+        acceptance=evaluation.generation.acceptance,
         thresholds=_bounds("generation", evaluation.generation.thresholds, GENERATION_METRICS),
         **evaluation.generation.sampling.model_dump(),
     )

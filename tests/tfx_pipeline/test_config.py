@@ -54,6 +54,15 @@ def test_it_survives_json():
             ["tokens.augmentations=2", "data.augmentation.min_scale=1.0"],
             "tokens.augmentations 2 would repeat",
         ),
+        (["evaluation.generation.acceptance=0"], r"acceptance: .*greater than 0.*given: 0"),
+        (
+            ["evaluation.generation.acceptance=0.5", "stage2.model.class_conditional=false"],
+            "acceptance 0.5 needs classes, and stage2.model.class_conditional is false; allowed is 1.0",
+        ),
+        (
+            ["evaluation.generation.sampling.guidance_schedule=cosine"],
+            r"guidance_schedule: .*'constant' or 'linear'.*given: 'cosine'",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line_that_names_it(overrides, line):

@@ -7,6 +7,7 @@ from tfx.types import BaseChannel, Channel, component_spec, standard_artifacts
 
 from components.evaluators import blessing
 from components.evaluators.generation import executor
+from components.evaluators.generation.draw import SIGNATURES
 
 
 class GenerationEvaluatorSpec(component_spec.ComponentSpec):
@@ -16,10 +17,12 @@ class GenerationEvaluatorSpec(component_spec.ComponentSpec):
         "samples": component_spec.ExecutionParameter(type=int),
         "batch_size": component_spec.ExecutionParameter(type=int),
         "seed": component_spec.ExecutionParameter(type=int),
+        "acceptance": component_spec.ExecutionParameter(type=float),
         "temperature": component_spec.ExecutionParameter(type=float),
         "top_k": component_spec.ExecutionParameter(type=int),
         "top_p": component_spec.ExecutionParameter(type=float),
         "guidance": component_spec.ExecutionParameter(type=float),
+        "guidance_schedule": component_spec.ExecutionParameter(type=str),
         "thresholds": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
@@ -48,10 +51,12 @@ class GenerationEvaluator(base_beam_component.BaseBeamComponent):
         samples: int = 1000,
         batch_size: int = 100,
         seed: int = 0,
+        acceptance: float = 1.0,
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
         guidance: float = 1.0,
+        guidance_schedule: str = "constant",
         thresholds: blessing.Thresholds | None = None,
     ):
         """Builds the component.
@@ -60,15 +65,28 @@ class GenerationEvaluator(base_beam_component.BaseBeamComponent):
           examples: image Examples with splits `train` and `eval`.
           model: a generator SavedModel (`generate`).
           classifier: a classifier SavedModel (`classify_pixels`).
-          samples: how many images are drawn, the classes in turn.
+          samples: how many images are scored, the classes in turn.
           batch_size: images in one call of a model.
           seed: of the whole set; every image has its own seed from it.
+          acceptance: in (0, 1]; of each class 1 / acceptance times as many are drawn as are scored, and
+            those are kept that the classifier takes for that class most surely. 1.0 keeps all.
           temperature: of the softmax; 1.0 draws from the model itself.
           top_k: only the k likeliest codes; 0 is off.
           top_p: only the likeliest codes of that much probability; 1.0 is off.
           guidance: classifier-free guidance scale; 1.0 is off.
+          guidance_schedule: `constant`, or `linear`, which rises from 1 at the first token to `guidance`
+            at the last and needs the generator's signature `generate_linear`.
           thresholds: metric -> {"min": bound, "max": bound}; all must hold for a blessing.
+
+        Raises:
+          ValueError: an acceptance, a schedule, a metric or a bound that is not allowed.
         """
+        if not 0 < acceptance <= 1:
+            raise ValueError(f"acceptance {acceptance} is not allowed, it is in (0, 1]")
+        if guidance_schedule not in SIGNATURES:
+            raise ValueError(
+                f"unknown guidance_schedule {guidance_schedule!r}, allowed are {', '.join(SIGNATURES)}"
+            )
         super().__init__(
             spec=GenerationEvaluatorSpec(
                 examples=examples,
@@ -77,10 +95,12 @@ class GenerationEvaluator(base_beam_component.BaseBeamComponent):
                 samples=samples,
                 batch_size=batch_size,
                 seed=seed,
+                acceptance=acceptance,
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
                 guidance=guidance,
+                guidance_schedule=guidance_schedule,
                 thresholds=blessing.thresholds_to_json(thresholds, executor.METRICS),
                 evaluation=Channel(type=standard_artifacts.ModelEvaluation),
                 blessing=Channel(type=standard_artifacts.ModelBlessing),

@@ -14,7 +14,8 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import Artifact, artifact_utils
 
 from components.evaluators import blessing, examples, features, files, scores
-from components.evaluators.generation.draw import Draw, Drawn, Plan
+from components.evaluators.generation.draw import SIGNATURES, Draw, DrawAgain, Drawn, Plan
+from components.evaluators.generation.rejection import KeepLikeliest
 from components.evaluators.models import SavedModel
 from components.metrics.frechet import frechet_distance
 from components.metrics.inception import mean_and_deviation
@@ -44,14 +45,19 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         which the classifier sees the wanted class, exists only where the generator takes the classes
         that the classifier knows.
 
+        With an acceptance below 1 all scores are of the candidates that were kept. The classifier that
+        keeps them also gives the features, so all scores but `fid_eval` gain from it by construction; the
+        paper keeps by one network, ResNet-101, and scores by another, Inception.
+
         Args:
           input_dict: `examples`, `model` (a generator), `classifier`.
           output_dict: `evaluation`, `blessing`.
-          exec_properties: `samples`, `batch_size`, `seed`, `temperature`, `top_k`, `top_p`,
-            `guidance`, `thresholds` (JSON).
+          exec_properties: `samples`, `batch_size`, `seed`, `acceptance`, `temperature`, `top_k`, `top_p`,
+            `guidance`, `guidance_schedule`, `thresholds` (JSON).
 
         Raises:
-          ValueError: a split is empty.
+          ValueError: a split is empty; the model has no signature for the guidance schedule; acceptance
+            is below 1, and the model takes no classes or the classifier does not know them.
         """
         started = time.monotonic()
         evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
@@ -65,6 +71,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             classes=len(metadata.class_names),
             **{field: exec_properties[field] for field in Plan._fields if field != "classes"},
         )
+        _check(plan, generator, labelled)
         splits = features.inception_splits(plan.samples)
 
         with self._make_beam_pipeline() as pipeline:
@@ -74,6 +81,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | beam.Reshuffle()
                 | beam.ParDo(Draw(generator, classifier, plan, metadata.image_size))
             )
+            if plan.acceptance < 1:
+                drawn |= KeepLikeliest(plan)
             reals = {
                 f"real_{split}": pipeline
                 | f"Read {split}" >> examples.ReadImages(real, split, batch_size)
@@ -93,8 +102,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             _ = (
                 drawn
                 | beam.FlatMap(_shown, plan.classes)
-                | beam.combiners.ToList()
-                | beam.Map(_write_samples, os.path.join(evaluation.uri, SAMPLES_FILE))
+                | "ListShown" >> beam.combiners.ToList()
+                | beam.FlatMap(_batches, plan.batch_size)
+                | beam.ParDo(DrawAgain(generator, plan, metadata.image_size))
+                | "ListImages" >> beam.combiners.ToList()
+                | beam.Map(_write_samples, plan, os.path.join(evaluation.uri, SAMPLES_FILE))
             )
 
         measured = scores.take_scores(scores_path)
@@ -111,17 +123,32 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 "reference": "train split",
                 "classes": "in turn" if plan.classes else "none",
                 "seed": plan.seed,
+                "acceptance": plan.acceptance,
                 "sampling": {
                     "temperature": plan.temperature,
                     "top_k": plan.top_k,
                     "top_p": plan.top_p,
                     "guidance": plan.guidance,
+                    "guidance_schedule": plan.guidance_schedule,
                 },
                 "inception_splits": splits,
             },
-            counts={"samples": plan.samples, **counts},
+            counts={"samples": plan.samples, "candidates": plan.candidates, **counts},
             seconds=time.monotonic() - started,
         )
+
+
+def _check(plan: Plan, generator: SavedModel, labelled: bool) -> None:
+    """That the models can draw and keep what is planned, before anything is drawn."""
+    signature = SIGNATURES[plan.guidance_schedule]
+    if signature not in generator.load().signatures:
+        raise ValueError(
+            f"guidance_schedule {plan.guidance_schedule} needs the signature {signature}, which this model "
+            "does not have; allowed is constant"
+        )
+    if plan.acceptance < 1 and not labelled:
+        reason = "the classifier does not know the model's" if plan.classes else "the model takes no"
+        raise ValueError(f"acceptance {plan.acceptance} needs classes, and {reason} classes; allowed is 1.0")
 
 
 def _score(
@@ -139,22 +166,26 @@ def _score(
 
 def _answers(batch: Drawn, samples: int, splits: int) -> tuple[np.ndarray, np.ndarray]:
     # Neighbours share a split, so each split is balanced over the classes.
-    return batch.indices * splits // samples, batch.description.probabilities
+    return batch.places * splits // samples, batch.description.probabilities
 
 
-def _shown(batch: Drawn, classes: int) -> Iterator[tuple[int, int, np.ndarray]]:
+def _shown(batch: Drawn, classes: int) -> Iterator[int]:
+    """The image numbers of those that are shown: the first of the first classes."""
     shown = SHOWN_PER_CLASS * classes if classes else SHOWN_WITHOUT_CLASS
-    for index, class_id, image in zip(batch.indices, batch.class_ids, batch.images, strict=True):
-        if index < shown and class_id < SHOWN_CLASSES:
-            yield int(class_id), int(index), image
+    yield from batch.indices[(batch.places < shown) & (batch.class_ids < SHOWN_CLASSES)].tolist()
 
 
-def _write_samples(samples: list[tuple[int, int, np.ndarray]], path: str) -> None:
-    ordered = sorted(samples, key=lambda sample: sample[:2])
+def _batches(indices: list[int], batch_size: int) -> Iterator[list[int]]:
+    ordered = sorted(indices)
+    for start in range(0, len(ordered), batch_size):
+        yield ordered[start : start + batch_size]
+
+
+def _write_samples(samples: list[tuple[int, np.ndarray]], plan: Plan, path: str) -> None:
+    numbers = np.array([number for number, _ in samples])
+    class_ids = plan.class_ids(numbers)
+    order = np.lexsort((numbers, class_ids))
     files.write_arrays(
         path,
-        {
-            "classes": np.array([class_id for class_id, _, _ in ordered], np.int32),
-            "images": np.stack([image for _, _, image in ordered]),
-        },
+        {"classes": class_ids[order], "images": np.stack([samples[row][1] for row in order])},
     )

@@ -29,3 +29,16 @@ def test_a_probe_puts_out_an_evaluation_alone():
     node = LinearProbeEvaluator(EXAMPLES, MODEL, epochs=3)
     assert set(node.outputs) == {"evaluation"}
     assert node.exec_properties["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"acceptance": 0.0}, r"acceptance 0\.0 is not allowed, it is in \(0, 1\]"),
+        ({"acceptance": 2.0}, r"acceptance 2\.0 is not allowed"),
+        ({"guidance_schedule": "cosine"}, "unknown guidance_schedule 'cosine', allowed are constant, linear"),
+    ],
+)
+def test_what_cannot_be_drawn_is_found_before_anything_runs(given, line):
+    with pytest.raises(ValueError, match=line):
+        GenerationEvaluator(EXAMPLES, MODEL, MODEL, **given)

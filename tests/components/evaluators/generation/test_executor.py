@@ -1,49 +1,76 @@
+import functools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from tfx.dsl.components.base import base_beam_executor
 
 from components.evaluators.generation.executor import Executor
+from components.metrics.frechet import frechet_distance
+from components.metrics.moments import moments
 from tests import stand_ins
 from tests.components.evaluators import artifacts
 
 REAL = [(artifacts.grey(level), label) for label, level in enumerate(artifacts.LEVELS)] * 2
 
 
-def evaluate(tmp_path, class_names=stand_ins.CLASSES, **properties):
-    made = artifacts.outputs(tmp_path)
-    splits = {"train": REAL, "eval": REAL}
-    Executor(artifacts.beam_context()).Do(
-        artifacts.as_lists(
-            examples=artifacts.write_examples(tmp_path / "examples", splits, class_names),
-            model=artifacts.write_model(
-                tmp_path / "model", stand_ins.write_generator, class_names=class_names
+@pytest.fixture(scope="module")
+def evaluate(tmp_path_factory):
+    """Runs the executor in a folder of its own; models are written once."""
+
+    @functools.cache
+    def model(write, **options):
+        return artifacts.write_model(tmp_path_factory.mktemp("model"), write, **options)
+
+    def run(class_names=stand_ins.CLASSES, write=stand_ins.write_generator, beam_args=(), **properties):
+        folder = tmp_path_factory.mktemp("evaluation")
+        made = artifacts.outputs(folder)
+        splits = {"train": REAL, "eval": REAL}
+        context = base_beam_executor.BaseBeamExecutor.Context(
+            beam_pipeline_args=["--runner=FnApiRunner", *beam_args]
+        )
+        Executor(context).Do(
+            artifacts.as_lists(
+                examples=artifacts.write_examples(folder / "examples", splits, class_names),
+                model=model(write, class_names=class_names),
+                classifier=model(stand_ins.write_classifier),
             ),
-            classifier=artifacts.write_model(tmp_path / "classifier", stand_ins.write_classifier),
-        ),
-        artifacts.as_lists(**made),
-        {
-            "samples": 30,
-            "batch_size": 4,
-            "seed": 0,
-            "temperature": 1.0,
-            "top_k": 0,
-            "top_p": 1.0,
-            "guidance": 1.0,
-            "thresholds": "{}",
-            **properties,
-        },
-    )
-    folder = Path(made["evaluation"].uri)
-    return json.loads((folder / "evaluation.json").read_text()), dict(np.load(folder / "samples.npz"))
+            artifacts.as_lists(**made),
+            {
+                "samples": 30,
+                "batch_size": 4,
+                "seed": 0,
+                "acceptance": 1.0,
+                "temperature": 1.0,
+                "top_k": 0,
+                "top_p": 1.0,
+                "guidance": 1.0,
+                "guidance_schedule": "constant",
+                "thresholds": "{}",
+                **properties,
+            },
+        )
+        written = Path(made["evaluation"].uri)
+        return json.loads((written / "evaluation.json").read_text()), dict(np.load(written / "samples.npz"))
+
+    return run
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch):
+    def refuse(self):
+        raise AssertionError("a Beam pipeline was made")
+
+    monkeypatch.setattr(Executor, "_make_beam_pipeline", refuse)
 
 
 @pytest.fixture(scope="module")
-def greedy(tmp_path_factory):
+def greedy(evaluate):
     """The stand-in generator without scatter draws exactly the real images."""
     thresholds = json.dumps({"class_accuracy": {"min": 0.9}})
-    return evaluate(tmp_path_factory.mktemp("greedy"), temperature=0.0, thresholds=thresholds)
+    return evaluate(temperature=0.0, thresholds=thresholds)
 
 
 def test_a_generator_of_real_images_is_as_close_as_its_count_allows(greedy):
@@ -62,7 +89,13 @@ def test_every_class_is_recognized(greedy):
 
 
 def test_protocol_and_counts_are_told(greedy):
-    assert greedy[0]["counts"] == {"samples": 30, "train_images": 6, "eval_images": 6}
+    assert greedy[0]["counts"] == {
+        "samples": 30,
+        "candidates": 30,
+        "train_images": 6,
+        "eval_images": 6,
+    }
+    assert greedy[0]["protocol"]["acceptance"] == 1.0
     assert greedy[0]["protocol"]["sampling"]["temperature"] == 0.0
     assert greedy[0]["protocol"]["features"] == "classifier"
 
@@ -73,24 +106,147 @@ def test_eight_samples_of_each_class_are_kept(greedy):
     assert [int(image.max()) for image in samples["images"][::8]] == list(artifacts.LEVELS)
 
 
-def test_a_seed_draws_one_set_whatever_the_batch_and_another_seed_another(tmp_path):
+def test_a_seed_draws_one_set_whatever_the_batch_and_another_seed_another(evaluate):
     sets = [
-        evaluate(tmp_path / name, samples=10, **properties)
-        for name, properties in {
-            "one": {"seed": 3},
-            "same": {"seed": 3, "batch_size": 7},
-            "other": {"seed": 4},
-        }.items()
+        evaluate(samples=10, **properties)
+        for properties in ({"seed": 3}, {"seed": 3, "batch_size": 7}, {"seed": 4})
     ]
     np.testing.assert_array_equal(sets[0][1]["images"], sets[1][1]["images"])
     assert sets[0][0]["metrics"] == pytest.approx(sets[1][0]["metrics"], rel=1e-3)
     assert (sets[0][1]["images"] != sets[2][1]["images"]).any()
 
 
-def test_without_classes_there_is_no_class_accuracy_and_no_failure(tmp_path):
-    evaluation, samples = evaluate(
-        tmp_path, class_names=(), thresholds=json.dumps({"class_accuracy": {"min": 0.9}})
-    )
+def test_without_classes_there_is_no_class_accuracy_and_no_failure(evaluate):
+    evaluation, samples = evaluate(class_names=(), thresholds=json.dumps({"class_accuracy": {"min": 0.9}}))
     assert "class_accuracy" not in evaluation["metrics"]
     assert evaluation["blessed"]
     assert len(samples["images"]) == 30
+
+
+def images_and_sureness(count):
+    """Straight from the stand-ins: images 0 to `count`, and how sure the classifier is of their class."""
+    numbers = np.arange(count)
+    ones = tf.ones([count])
+    class_id = tf.constant(numbers % 3, tf.int32)
+    tokens = stand_ins.sample(class_id, tf.constant(numbers, tf.int64), ones, None, None, None)
+    images = np.rint(stand_ins.decode(tokens)[0].numpy() * 255).astype(np.uint8)
+    logits, _ = stand_ins.classify(tf.constant(images / 255.0, tf.float32))
+    return images, tf.gather(tf.nn.softmax(logits), class_id, axis=1, batch_dims=1).numpy()
+
+
+def test_acceptance_1_is_plain_sampling(evaluate):
+    _, samples = evaluate(acceptance=1.0)
+    images, _ = images_and_sureness(24)  # the first eight of each class
+    expected = np.concatenate([images[class_id::3] for class_id in range(3)])
+    np.testing.assert_array_equal(samples["images"], expected)
+
+
+@pytest.fixture(scope="module")
+def rejected(evaluate):
+    """10 samples, 4, 3 and 3 of a class, from 40: 16, 12 and 12."""
+    return evaluate(samples=10, acceptance=0.25)
+
+
+def test_of_each_class_the_likeliest_are_kept(rejected):
+    evaluation, samples = rejected
+    images, sureness = images_and_sureness(48)
+    sureness[[number for number in range(36, 48) if number % 3]] = -1.0  # the last round is class 0's alone
+    kept = []
+    for class_id, count in enumerate((4, 3, 3)):
+        numbers = np.arange(class_id, 48, 3)
+        likeliest = numbers[np.lexsort((numbers, -sureness[numbers]))][:count]
+        kept.extend(sorted(likeliest))
+    assert samples["classes"].tolist() == [0] * 4 + [1] * 3 + [2] * 3
+    np.testing.assert_array_equal(samples["images"], images[kept])
+    assert evaluation["counts"]["samples"] == 10
+    assert evaluation["counts"]["candidates"] == 40
+    assert evaluation["protocol"]["acceptance"] == 0.25
+    # The scores are of the kept images.
+    seen = [
+        moments(stand_ins.classify(tf.constant(np.stack(shown) / 255.0, tf.float32))[1].numpy())
+        for shown in (samples["images"], [image for image, _ in REAL])
+    ]
+    assert evaluation["metrics"]["fid"] == pytest.approx(frechet_distance(*seen), rel=1e-3)
+
+
+def test_two_workers_keep_the_same_images_as_one(evaluate, rejected):
+    workers = ("--direct_num_workers=2", "--direct_running_mode=multi_threading")
+    evaluation, samples = evaluate(samples=10, acceptance=0.25, beam_args=workers)
+    np.testing.assert_array_equal(samples["images"], rejected[1]["images"])
+    assert evaluation["metrics"] == pytest.approx(rejected[0]["metrics"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("class_names", "line"),
+    [
+        ((), r"^acceptance 0\.5 needs classes, and the model takes no classes; allowed is 1\.0$"),
+        (
+            ("a", "b"),
+            r"^acceptance 0\.5 needs classes, and the classifier does not know the model's classes;",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("nothing_runs")
+def test_rejection_without_known_classes_is_refused_before_anything_is_drawn(evaluate, class_names, line):
+    with pytest.raises(ValueError, match=line):
+        evaluate(class_names=class_names, acceptance=0.5)
+
+
+def write_two_schedules(directory, class_names):
+    """A generator that draws black under `generate` and its guidance's level under `generate_linear`."""
+
+    class Generator(tf.Module):
+        def draw(self, level):
+            pixels = tf.tile(level[:, None, None, None], [1, stand_ins.SIZE, stand_ins.SIZE, 3])
+            pngs = tf.map_fn(
+                lambda image: tf.io.encode_png(tf.cast(image, tf.uint8)),
+                pixels,
+                fn_output_signature=tf.string,
+            )
+            return {"image_bytes": pngs, "tokens": tf.zeros([tf.shape(level)[0], stand_ins.TOKENS], tf.int32)}
+
+    specs = {
+        name: tf.TensorSpec([None], dtype, name)
+        for name, dtype in {
+            "class_id": tf.int32,
+            "seed": tf.int64,
+            "temperature": tf.float32,
+            "top_k": tf.int32,
+            "top_p": tf.float32,
+            "guidance": tf.float32,
+        }.items()
+    }
+    model = Generator()
+    metadata = stand_ins.metadata("generator", class_names).to_json()
+    constant = tf.function(lambda **inputs: model.draw(0.0 * inputs["guidance"]))
+    linear = tf.function(lambda **inputs: model.draw(inputs["guidance"]))
+    tf.saved_model.save(
+        model,
+        directory,
+        signatures={
+            "generate": constant.get_concrete_function(**specs),
+            "generate_linear": linear.get_concrete_function(**specs),
+            "metadata": tf.function(lambda: {"metadata": tf.constant(metadata)}).get_concrete_function(),
+        },
+    )
+
+
+@pytest.mark.parametrize(("schedule", "level"), [("constant", 0), ("linear", 200)])
+def test_the_guidance_schedule_chooses_the_signature(evaluate, schedule, level):
+    evaluation, samples = evaluate(
+        write=write_two_schedules, samples=4, guidance=200.0, guidance_schedule=schedule
+    )
+    assert samples["images"].min() == samples["images"].max() == level
+    assert evaluation["protocol"]["sampling"]["guidance_schedule"] == schedule
+
+
+@pytest.mark.usefixtures("nothing_runs")
+def test_a_model_without_the_schedule_is_one_line(evaluate):
+    def write_constant_only(directory, class_names):
+        write_two_schedules(directory, class_names)
+        loaded = tf.saved_model.load(directory)
+        signatures = {name: loaded.signatures[name] for name in ("generate", "metadata")}
+        tf.saved_model.save(loaded, directory, signatures=signatures)
+
+    with pytest.raises(ValueError, match="guidance_schedule linear needs the signature generate_linear"):
+        evaluate(write=write_constant_only, guidance_schedule="linear")
