@@ -100,6 +100,7 @@ def create_pipeline(
     linear_probe = LinearProbeEvaluator(
         examples=images.outputs["examples"],
         model=vim.outputs["model"],
+        label_drop=config.stage2.model.label_drop,
         seed=config.seed,
         **evaluation.linear_probe.model_dump(),
     )

@@ -35,40 +35,38 @@ class Curve(NamedTuple):
 
     name: str
     points: str  # of an SVG polyline
-    last: str  # the last value, for the legend
+    quoted: str  # the value in the legend
+    mark: tuple[float, float] | None  # where a dot stands
 
 
 class Lines(NamedTuple):
-    """A chart of curves over training steps."""
+    """A chart of curves over a common axis."""
 
     title: str
+    over: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     curves: list[Curve]
 
 
-class Bar(NamedTuple):
-    """A bar of a bar chart."""
+def lines(
+    title: str,
+    series: Sequence[Series],
+    *,
+    percent: bool = False,
+    over: str = "training steps",
+    marked: float | None = None,
+) -> Lines:
+    """Lays out curves over a common axis.
 
-    x: float
-    y: float
-    width: float
-    height: float
-    label: str
-    value: str
-    highlighted: bool
-
-
-class Bars(NamedTuple):
-    """A chart of one number in [0, 1] for each of a few things."""
-
-    title: str
-    y_ticks: list[Tick]
-    bars: list[Bar]
-
-
-def lines(title: str, series: Sequence[Series], *, percent: bool = False) -> Lines:
-    """Lays out curves over a common step axis; `percent` shows values in [0, 1] as percentages."""
+    Args:
+      title: of the chart.
+      series: at least one, each with at least one value.
+      percent: shows values in [0, 1] as percentages, on an axis from 0 to 100 %.
+      over: what the steps count.
+      marked: the step of every series that gets a dot and whose value the legend quotes; None quotes the
+        last and marks nothing.
+    """
     values = [value for one in series for value in one.values]
     steps = [step for one in series for step in one.steps]
     low, high = min(values), max(values)
@@ -85,47 +83,27 @@ def lines(title: str, series: Sequence[Series], *, percent: bool = False) -> Lin
     x = _axis(min(steps), max(steps), LEFT, WIDTH - RIGHT)
     y = _axis(scale(low), scale(high), HEIGHT - BOTTOM, TOP)
     show = percentage if percent else number
+
+    def curve(one: Series) -> Curve:
+        at = len(one.steps) - 1 if marked is None else list(one.steps).index(marked)
+        points = [(x(step), y(scale(value))) for step, value in zip(one.steps, one.values, strict=True)]
+        return Curve(
+            one.name,
+            " ".join(f"{left:.1f},{top:.1f}" for left, top in points),
+            show(one.values[at]),
+            None if marked is None else points[at],
+        )
+
     return Lines(
         title,
+        over,
         [
             Tick(x(tick), count(tick))
             for tick in ticker.MaxNLocator(5, integer=True).tick_values(min(steps), max(steps))
             if min(steps) <= tick <= max(steps)
         ],
         [Tick(y(scale(tick)), show(tick)) for tick in ticks],
-        [
-            Curve(
-                one.name,
-                " ".join(
-                    f"{x(step):.1f},{y(scale(value)):.1f}"
-                    for step, value in zip(one.steps, one.values, strict=True)
-                ),
-                show(one.values[-1]),
-            )
-            for one in series
-        ],
-    )
-
-
-def bars(title: str, labels: Sequence[str], values: Sequence[float], highlighted: int) -> Bars:
-    """Lays out one bar a value in [0, 1]; the one at `highlighted` stands out."""
-    step = (WIDTH - LEFT - RIGHT) / len(values)
-    y = _axis(0.0, 1.0, HEIGHT - BOTTOM, TOP + 8)
-    return Bars(
-        title,
-        [Tick(y(tick), percentage(tick)) for tick in (0.0, 0.25, 0.5, 0.75, 1.0)],
-        [
-            Bar(
-                x=LEFT + step * (index + 0.15),
-                y=y(value),
-                width=step * 0.7,
-                height=y(0.0) - y(value),
-                label=label,
-                value=f"{100 * value:.0f}",
-                highlighted=index == highlighted,
-            )
-            for index, (label, value) in enumerate(zip(labels, values, strict=True))
-        ],
+        [curve(one) for one in series],
     )
 
 

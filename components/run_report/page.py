@@ -64,12 +64,14 @@ def render(report: Report) -> str:
         verdicts=list(_verdicts(report.metrics)),
         headline=list(_headline(report.metrics)),
         samples=_gallery(report.sample_rows()),
+        samples_note=_samples_note(report.metrics["generation"]),
         pairs=_gallery(report.pair_rows()),
         stages=[
             (STAGES.get(stage, stage), list(_alarms(history, report.config)), *_training_charts(history))
             for stage, history in report.histories.items()
         ],
         probe=_probe_chart(report.metrics["linear_probe"]),
+        probe_warnings=report.metrics["linear_probe"].get("warnings", []),
         evaluations=[
             (title, report.metrics[name], list(_rows(report.metrics[name])))
             for name, title in EVALUATIONS.items()
@@ -137,7 +139,9 @@ def _headline(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "Codebook in use", show("codebook_usage", reconstruction["codebook_usage"]), _codes(reconstruction)
     if "class_accuracy" in generation:
         accuracy = show("class_accuracy", generation["class_accuracy"])
-        yield "Recognized", accuracy, f"of {generation['counts']['samples']:,} samples, by the classifier"
+        counts = generation["counts"]
+        kept = f" kept of {counts['candidates']:,}" if _rejects(generation) else ""
+        yield "Recognized", accuracy, f"of {counts['samples']:,} samples{kept}, by the classifier"
     floor = show("fid_eval", generation["fid_eval"])
     yield "FID of samples", show("fid", generation["fid"]), f"real images reach {floor}"
     if "top1" in probe:
@@ -148,6 +152,20 @@ def _headline(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 def _codes(reconstruction: Mapping[str, Any]) -> str:
     perplexity = show("codebook_perplexity", reconstruction["codebook_perplexity"])
     return f"by {reconstruction['protocol']['usage_batch']} images; perplexity {perplexity}"
+
+
+def _rejects(generation: Mapping[str, Any]) -> bool:
+    return generation["protocol"]["acceptance"] < 1
+
+
+def _samples_note(generation: Mapping[str, Any]) -> str:
+    if not _rejects(generation):
+        return "Drawn from the image model, not chosen: the first of each class."
+    counts = generation["counts"]
+    return (
+        f"Drawn from the image model, and chosen by the classifier: of {counts['candidates']:,} it kept the "
+        f"{counts['samples']:,} that it was surest of. Here are the first of each class."
+    )
 
 
 def _gallery(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
@@ -174,15 +192,22 @@ def _rows(evaluation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _probe_chart(probe: Mapping[str, Any]) -> charts.Bars | None:
+def _probe_chart(probe: Mapping[str, Any]) -> charts.Lines | None:
+    """Accuracy over blocks, as Figure 3 has it."""
     if "by_block" not in probe:
         return None
     blocks = probe["by_block"]
-    return charts.bars(
-        "Top-1 accuracy by block, in percent",
-        [str(row["block"]) for row in blocks],
-        [row["top1"] for row in blocks],
-        highlighted=probe["best_block"] - 1,
+    numbers = [row["block"] for row in blocks]
+    return charts.lines(
+        "Accuracy by block",
+        [
+            charts.Series(METRICS[name].title, numbers, [row[name] for row in blocks])
+            for name in ("top1", "top5")
+            if name in blocks[0]
+        ],
+        percent=True,
+        over="blocks",
+        marked=probe["best_block"],
     )
 
 

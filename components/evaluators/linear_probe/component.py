@@ -15,6 +15,7 @@ class LinearProbeEvaluatorSpec(component_spec.ComponentSpec):
         "batch_size": component_spec.ExecutionParameter(type=int),
         "epochs": component_spec.ExecutionParameter(type=int),
         "learning_rate": component_spec.ExecutionParameter(type=float),
+        "label_drop": component_spec.ExecutionParameter(type=float),
         "seed": component_spec.ExecutionParameter(type=int),
     }
     INPUTS = {
@@ -37,6 +38,7 @@ class LinearProbeEvaluator(base_component.BaseComponent):
         examples: BaseChannel,
         model: BaseChannel,
         *,
+        label_drop: float,
         batch_size: int = 64,
         epochs: int = 90,
         learning_rate: float = 1e-2,
@@ -46,7 +48,10 @@ class LinearProbeEvaluator(base_component.BaseComponent):
 
         Args:
           examples: image Examples with splits `train` and `eval`; unlabelled ones are passed over.
-          model: a generator SavedModel (`features`).
+          model: a generator SavedModel (`features`), of any tokenizer and image model.
+          label_drop: the share of the image model's training rows that started without their class, which
+            the model does not say of itself. A class-conditional one knows the start that features come
+            from by these rows alone; at 0 the evaluation warns. Without classes it plays no part.
           batch_size: images in one call of the model and in one step of the probe.
           epochs: passes over the train split.
           learning_rate: Adam's peak.
@@ -59,6 +64,7 @@ class LinearProbeEvaluator(base_component.BaseComponent):
                 batch_size=batch_size,
                 epochs=epochs,
                 learning_rate=learning_rate,
+                label_drop=label_drop,
                 seed=seed,
                 evaluation=Channel(type=standard_artifacts.ModelEvaluation),
             )

@@ -14,6 +14,7 @@ from tfx.types import Artifact, artifact_utils
 from components.evaluators import blessing, examples
 from components.evaluators.linear_probe import probe
 from components.evaluators.models import SavedModel
+from serving.export import Metadata
 
 
 class Executor(base_executor.BaseExecutor):
@@ -28,11 +29,15 @@ class Executor(base_executor.BaseExecutor):
         """Trains on the train split, measures on the eval split, writes `evaluation.json`.
 
         Where images have no labels the evaluation says `"skipped": "no labels"` and nothing else.
+        `warnings` lists what makes the scores say less than they seem to.
+
+        Each image is encoded once. Its features, L D float32 numbers, wait in a temporary folder (TMPDIR)
+        for the epochs: 6 MB for the digits' preset, 189 GB for VIM-Base on ImageNet.
 
         Args:
           input_dict: `examples`, `model` (a generator).
           output_dict: `evaluation`.
-          exec_properties: `batch_size`, `epochs`, `learning_rate`, `seed`.
+          exec_properties: `batch_size`, `epochs`, `learning_rate`, `label_drop`, `seed`.
 
         Raises:
           ValueError: a split is empty.
@@ -64,7 +69,8 @@ class Executor(base_executor.BaseExecutor):
             return
 
         batch_size = exec_properties["batch_size"]
-        model = SavedModel(input_dict["model"]).load()
+        saved = SavedModel(input_dict["model"])
+        model = saved.load()
         # The features of a large data set do not fit in memory: they go through a cache on disk.
         with tempfile.TemporaryDirectory() as cache:
             splits = {
@@ -87,7 +93,17 @@ class Executor(base_executor.BaseExecutor):
             protocol=protocol,
             counts=counts,
             seconds=time.monotonic() - started,
+            warnings=_warnings(saved.metadata(), exec_properties["label_drop"]),
         )
+
+
+def _warnings(metadata: Metadata, label_drop: float) -> list[str]:
+    if not metadata.class_names or label_drop:
+        return []
+    return [
+        "The image model was trained with a class in front of every image (label_drop 0), and never saw the "
+        "start without one that these features come from."
+    ]
 
 
 def _features(model: Any, images: list[Artifact], split: str, batch_size: int) -> tf.data.Dataset:

@@ -12,7 +12,8 @@ import tensorflow as tf
 # The share of the steps that warm up: 10 of 90 epochs at full scale.
 WARMUP = 1 / 9
 
-SHUFFLE_BUFFER = 10_000
+# Examples lie in an order of their own hashes already; the buffer makes it another in every epoch.
+SHUFFLE_BYTES = 2**28
 
 
 class Accuracy(NamedTuple):
@@ -75,7 +76,7 @@ def train(
         jit_compile=False,  # a step of this size is over before XLA has compiled it
     )
     batches = (
-        features.shuffle(min(count, SHUFFLE_BUFFER), seed=seed)
+        features.shuffle(min(count, max(SHUFFLE_BYTES // (4 * blocks * width), batch_size)), seed=seed)
         .batch(batch_size)
         .map(lambda feature, label: (feature, tf.repeat(label[:, None], blocks, axis=1)))
         .repeat(epochs)

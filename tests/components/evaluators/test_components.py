@@ -26,7 +26,7 @@ def test_an_unknown_metric_is_found_before_anything_runs(component):
 
 
 def test_a_probe_puts_out_an_evaluation_alone():
-    node = LinearProbeEvaluator(EXAMPLES, MODEL, epochs=3)
+    node = LinearProbeEvaluator(EXAMPLES, MODEL, label_drop=0.1, epochs=3)
     assert set(node.outputs) == {"evaluation"}
     assert node.exec_properties["epochs"] == 3
 

@@ -13,7 +13,7 @@ def test_a_curve_spans_the_frame_from_first_to_last_step():
     assert (x0, x2) == (charts.LEFT, charts.WIDTH - charts.RIGHT)
     assert x1 == pytest.approx((x0 + x2) / 2, abs=0.1)
     assert y0 < y1 < y2  # down the page as the loss falls
-    assert chart.curves[0].last == "1"
+    assert chart.curves[0].quoted == "1"
 
 
 def test_shares_are_on_a_fixed_scale_of_percentages():
@@ -35,12 +35,13 @@ def test_a_single_point_and_a_constant_curve_can_be_drawn():
         assert len(coordinates(chart.curves[0])) == len(values)
 
 
-def test_bars_stand_on_the_axis_as_high_as_their_values():
-    chart = charts.bars("top-1", ["1", "2"], [0.25, 0.5], highlighted=1)
-    low, high = chart.bars
-    assert high.height == pytest.approx(2 * low.height)
-    assert low.y + low.height == pytest.approx(high.y + high.height)
-    assert (low.highlighted, high.highlighted) == (False, True)
+def test_a_marked_step_gets_a_dot_on_the_curve_and_its_value_is_quoted():
+    series = charts.Series("top-1", [1, 2, 3], [0.25, 0.5, 0.375])
+    chart = charts.lines("accuracy", [series], percent=True, over="blocks", marked=2)
+    (curve,) = chart.curves
+    assert curve.quoted == "50\N{NO-BREAK SPACE}%"
+    assert curve.mark == pytest.approx(coordinates(curve)[1], abs=0.1)
+    assert charts.lines("accuracy", [series]).curves[0].mark is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from tests.components.run_report import sample
 class Balance(HTMLParser):
     """Opens and closes every element, or says which."""
 
-    VOID = ("meta", "img", "br", "line", "polyline", "rect")
+    VOID = ("meta", "img", "br", "line", "polyline", "circle")
 
     def __init__(self):
         super().__init__()
@@ -74,6 +74,40 @@ def test_what_the_data_do_not_have_is_left_out():
     assert "Not measured: no labels." in words
 
 
+def test_the_probe_is_a_curve_over_blocks_with_its_best_block_marked():
+    def probe(**changes):
+        html = page.render(sample.report(linear_probe=changes))
+        section = text(html).partition("Linear probe A linear layer")[2]
+        return html, section.replace("\N{NO-BREAK SPACE}", " ")
+
+    html, words = probe()
+    assert "Accuracy by block Top-1 90 %" in words
+    assert html.count("<circle") == 1
+    assert "never" not in words
+    rows = [{"block": 1, "top1": 0.5, "top5": 0.75}, {"block": 2, "top1": 0.9, "top5": 1.0}]
+    html, words = probe(by_block=rows, warnings=["It never saw this start."])
+    assert "Accuracy by block Top-1 90 % Top-5 100 %" in words
+    assert html.count("<circle") == 2
+    assert "It never saw this start." in words
+
+
+def test_samples_that_were_chosen_are_not_shown_as_unchosen():
+    assert "not chosen: the first of each class" in text(page.render(sample.report()))
+    words = text(
+        page.render(
+            sample.report(
+                generation={
+                    "counts": {"samples": 6, "candidates": 24},
+                    "protocol": {"classes": "in turn", "acceptance": 0.25, "inception_splits": 1},
+                }
+            )
+        )
+    )
+    assert "not chosen" not in words
+    assert "chosen by the classifier: of 24 it kept the 6 that it was surest of" in words
+    assert "of 6 samples kept of 24" in words
+
+
 def test_a_metric_that_is_not_a_number_says_so():
     assert "not a number" in text(page.render(sample.report(reconstruction={"psnr": None})))
 
@@ -86,7 +120,7 @@ def test_names_from_outside_cannot_become_markup():
 
 def test_every_logged_series_is_drawn_and_missing_values_are_left_out():
     html = page.render(sample.report())
-    assert html.count("<polyline") == 5  # loss, eval loss, usage, l2; loss of vim
+    assert html.count("<polyline") == 6  # loss, eval loss, usage, l2; loss of vim; probe
     l2 = re.search(r"<b>l2</b> <span class=\"key k0\">train <i>([^<]*)</i>", html)
     assert l2[1] == "0.3"
 

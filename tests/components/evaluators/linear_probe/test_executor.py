@@ -1,28 +1,34 @@
 import json
 from pathlib import Path
 
-from components.evaluators.linear_probe.executor import Executor
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.evaluators.linear_probe import executor
+from serving.export import Metadata, export_generator
 from tests import stand_ins
 from tests.components.evaluators import artifacts
 
+ROWS = [(artifacts.grey(level), label) for label, level in enumerate(artifacts.LEVELS)] * 8
 
-def evaluate(tmp_path, rows, class_names):
+
+def evaluate(tmp_path, rows=ROWS, class_names=stand_ins.CLASSES, write=stand_ins.write_generator, **options):
     made = artifacts.outputs(tmp_path)
     splits = {"train": rows, "eval": rows}
-    Executor().Do(
+    executor.Executor().Do(
         artifacts.as_lists(
             examples=artifacts.write_examples(tmp_path / "examples", splits, class_names),
-            model=artifacts.write_model(tmp_path / "model", stand_ins.write_generator),
+            model=artifacts.write_model(tmp_path / "model", write),
         ),
         artifacts.as_lists(evaluation=made["evaluation"]),
-        {"batch_size": 8, "epochs": 40, "learning_rate": 0.1, "seed": 0},
+        {"batch_size": 8, "epochs": 40, "learning_rate": 0.1, "label_drop": 0.1, "seed": 0, **options},
     )
     return json.loads(Path(made["evaluation"].uri, "evaluation.json").read_text())
 
 
 def test_the_block_that_sees_the_image_is_the_best(tmp_path):
-    rows = [(artifacts.grey(level), label) for label, level in enumerate(artifacts.LEVELS)] * 8
-    evaluation = evaluate(tmp_path, rows, stand_ins.CLASSES)
+    evaluation = evaluate(tmp_path)
     metrics = evaluation["metrics"]
     assert (metrics["top1"], metrics["best_block"]) == (1.0, 2)
     assert [row["block"] for row in metrics["by_block"]] == [1, 2]
@@ -30,9 +36,74 @@ def test_the_block_that_sees_the_image_is_the_best(tmp_path):
     assert "top5" not in metrics  # of three classes it says nothing
     assert evaluation["counts"] == {"train_images": 24, "eval_images": 24}
     assert evaluation["protocol"]["epochs"] == 40
+    assert evaluation["warnings"] == []
 
 
 def test_unlabelled_images_are_passed_over_and_it_says_so(tmp_path):
     evaluation = evaluate(tmp_path, [(artifacts.grey(0), None)] * 2, ())
     assert evaluation["skipped"] == "no labels"
     assert evaluation["metrics"] == {}
+
+
+def test_every_image_is_encoded_once_for_all_epochs(tmp_path, monkeypatch):
+    drawn = []
+
+    def features(model, images, split, batch_size):
+        def one_pass():
+            drawn.append(split)
+            yield from zip(np.eye(3, 4).repeat(8, axis=0)[:, None], np.arange(3).repeat(8), strict=True)
+
+        signature = (tf.TensorSpec([1, 4], tf.float32), tf.TensorSpec([], tf.int64))
+        return tf.data.Dataset.from_generator(one_pass, output_signature=signature)
+
+    monkeypatch.setattr(executor, "_features", features)
+    evaluate(tmp_path)
+    assert sorted(drawn) == ["eval", "train"]
+
+
+def test_features_are_asked_for_without_a_class(tmp_path):
+    # No label can leak into what is given no label.
+    stand_ins.write_generator(str(tmp_path))
+    _, inputs = tf.saved_model.load(str(tmp_path)).signatures["features"].structured_input_signature
+    assert set(inputs) == {"image_bytes"}
+
+
+@pytest.mark.parametrize(
+    ("class_names", "label_drop", "warned"),
+    [(stand_ins.CLASSES, 0.0, True), (stand_ins.CLASSES, 0.1, False), ((), 0.0, False)],
+)
+def test_a_start_that_was_never_trained_is_warned_of(tmp_path, class_names, label_drop, warned):
+    def write(directory):
+        stand_ins.write_generator(directory, class_names)
+
+    evaluation = evaluate(tmp_path, ROWS[:6], write=write, epochs=1, label_drop=label_drop)
+    assert ["never saw the start without one" in line for line in evaluation["warnings"]] == [True] * warned
+
+
+def write_another_generator(directory):
+    """Another size, grid, codebook and width: a token is whether its pixel is blue, and all blocks know."""
+    size = 5
+
+    def encode(pixels):
+        return tf.reshape(tf.cast(pixels[..., 2] > pixels[..., 0], tf.int32), [-1, size * size])
+
+    def features(tokens):
+        share = tf.reduce_mean(tf.cast(tokens, tf.float32), axis=1)
+        return tf.stack([tf.stack([share, -share], axis=-1)] * 3, axis=1)
+
+    export_generator(
+        directory,
+        tf.Module(),
+        Metadata("generator", "another", size, size * size, 2, (), stand_ins.VERSIONS),
+        encode=encode,
+        decode=lambda tokens: (tf.zeros([tf.shape(tokens)[0], size, size, 3]),) * 2,
+        sample=lambda class_id, *_: tf.zeros([tf.shape(class_id)[0], size * size], tf.int32),
+        log_likelihood=lambda tokens, _: tf.zeros([tf.shape(tokens)[0]]),
+        features=features,
+    )
+
+
+def test_any_tokenizer_and_image_model_with_these_signatures_are_probed(tmp_path):
+    red, blue = (np.full([8, 8, 3], colour, np.uint8) for colour in ((200, 0, 0), (0, 0, 200)))
+    evaluation = evaluate(tmp_path, [(red, 0), (blue, 1)] * 8, ("red", "blue"), write=write_another_generator)
+    assert [row["top1"] for row in evaluation["metrics"]["by_block"]] == [1.0, 1.0, 1.0]
