@@ -10,10 +10,13 @@ from trainers.vit_vqgan.convolutional.config import Convolutional
 SMALL = Transformer(blocks=8, heads=8, width=512, hidden=2048)
 BASE = Transformer(blocks=12, heads=12, width=768, hidden=3072)
 LARGE = Transformer(blocks=32, heads=16, width=1280, hidden=5120)
+VIM_BASE = Transformer(blocks=24, heads=16, width=1536, hidden=6144)
+VIM_LARGE = Transformer(blocks=36, heads=32, width=2048, hidden=8192)
 PAPER = [name for name in config.presets() if name not in ("digits", "cifar10")]
+PROBES = ["ablations/vim_base", "ablations/vim_base_cnn"]  # last rows of Table 7
 UNSUPERVISED = [name for name in PAPER if name.endswith("_unsupervised")]
-ABLATIONS = [name for name in PAPER if name.startswith("ablations/")]
-SIZED = [name for name in PAPER if name not in UNSUPERVISED + ABLATIONS]
+ABLATIONS = [name for name in PAPER if name.startswith("ablations/") and name not in PROBES]
+SIZED = [name for name in PAPER if name not in UNSUPERVISED + ABLATIONS + PROBES]
 
 
 @pytest.mark.parametrize("preset", config.presets())
@@ -35,7 +38,8 @@ def test_every_preset_shrinks_to_something_that_needs_no_data_and_no_weights(pre
 
 
 def test_ablations_are_listed_last_and_names_are_their_paths():
-    assert config.presets() == [*sorted(set(config.presets()) - set(ABLATIONS)), *sorted(ABLATIONS)]
+    ablations = sorted(ABLATIONS + PROBES)
+    assert config.presets() == [*sorted(set(config.presets()) - set(ablations)), *ablations]
     assert "ablations/code_dim_8" in ABLATIONS
     assert SIZED == ["celebahq256", "ffhq256", "imagenet256_bb", "imagenet256_sl", "imagenet256_ss"]
 
@@ -111,7 +115,7 @@ def test_towers_have_the_sizes_of_table_2(preset, encoder, decoder):
 @pytest.mark.parametrize("preset", PAPER)
 def test_the_image_model_trains_as_in_section_5_2_as_far_as_it_can(preset):
     stage = load(preset).stage2
-    assert stage.model.transformer == Transformer(blocks=36, heads=32, width=2048, hidden=8192)
+    assert stage.model.transformer == (VIM_BASE if preset in PROBES else VIM_LARGE)
     assert (stage.train.batch_size, stage.train.steps) == (1024, 450_000)
     optimizer = stage.train.optimizer
     assert (optimizer.learning_rate, optimizer.final_learning_rate) == (4.5e-4, 1e-5)
@@ -135,6 +139,26 @@ def test_ablations_are_the_rows_of_table_4_and_the_second_cnn_of_table_1():
         model = load(f"ablations/{name}").stage1.model
         expected = Convolutional(channels=channels, multipliers=(1, 2, 2, 4), residual_blocks=2)
         assert (model.encoder, model.decoder) == (expected, expected)
+
+
+@pytest.mark.parametrize("preset", PROBES)
+def test_table_7_probes_vim_base_on_tokens_that_saw_no_label(preset):
+    base, own = load("imagenet256_ss_unsupervised"), load(preset)
+    assert own.stage1.loss.perceptual == 0.0
+    # Without classes, and with Table 2's dropout: the paper leaves it out of VIM-Large alone.
+    model = own.stage2.model
+    assert (model.class_conditional, model.dropout) == (False, 0.1)
+    assert own.stage2.model_copy(update={"model": base.stage2.model}) == base.stage2
+    back = {"name": base.name, "stage1": base.stage1, "stage2": base.stage2}
+    assert own.model_copy(update=back) == base
+
+
+def test_table_7s_tokenizers_are_small_small_and_table_4s_cnn():
+    own, base = (load(preset).stage1 for preset in ("ablations/vim_base", "imagenet256_ss_unsupervised"))
+    assert own == base
+    cnn = load("ablations/vim_base_cnn").stage1
+    assert cnn.model == load("ablations/cnn").stage1.model
+    assert cnn.model_copy(update={"model": base.model}) == base
 
 
 def test_cifar10_is_64_tokens_without_a_network_that_has_to_be_fetched():
