@@ -15,6 +15,8 @@ from typing import NamedTuple, TypedDict, TypeVar
 
 import tensorflow as tf
 
+from components.atomic import whole_file
+
 DATASET = "dataset.json"
 QUARANTINE = "quarantine.jsonl"
 NAMED_IN_ERRORS = 5
@@ -126,7 +128,5 @@ def read_quarantine(uri: str) -> list[Broken]:
 
 
 def _write_whole(path: str, text: str) -> None:
-    partial = f"{path}.partial"
-    with tf.io.gfile.GFile(partial, "w") as file:
+    with whole_file(path, os.path.dirname(path)) as draft, tf.io.gfile.GFile(draft, "w") as file:
         file.write(text)
-    tf.io.gfile.rename(partial, path, overwrite=True)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -20,6 +18,7 @@ from tfx import types
 from tfx.components.example_gen.utils import PAYLOAD_FORMAT_PROPERTY_NAME
 from tfx.types import artifact_utils
 
+from components.atomic import whole_file
 from components.dataset import Broken, SplitCounts
 
 BROKEN = "broken"
@@ -122,10 +121,10 @@ class _WriteShard(beam.DoFn):
         (split, index), items = shard
         folder = os.path.join(self._directory, f"Split-{split}")
         tf.io.gfile.makedirs(folder)
-        # A runner may try a bundle twice at once: each try has its own name, the last rename stands.
-        partial = os.path.join(self._directory, f".partial-{uuid.uuid4().hex}")
+        path = os.path.join(folder, f"data_tfrecord-{index:05d}-of-{self._num_shards:05d}")
         records, digest = 0, hashlib.sha256()
-        with tf.io.TFRecordWriter(partial) as writer:
+        # Drafts stand outside the split's folder, whose every file is read.
+        with whole_file(path, self._directory) as draft, tf.io.TFRecordWriter(draft) as writer:
             for item in sorted((item for item in items if item is not None), key=lambda item: item.order):
                 try:
                     record = self._serialize(item.content)
@@ -135,8 +134,6 @@ class _WriteShard(beam.DoFn):
                 writer.write(record)
                 records += 1
                 digest.update(hashlib.sha256(record).digest())
-        name = f"data_tfrecord-{index:05d}-of-{self._num_shards:05d}"
-        tf.io.gfile.rename(partial, os.path.join(folder, name), overwrite=True)
         yield Shard(split, index, records, digest.hexdigest())
 
 
@@ -158,14 +155,3 @@ def describe_artifact(examples: types.Artifact, splits: Sequence[str]) -> None:
     examples.set_string_custom_property(PAYLOAD_FORMAT_PROPERTY_NAME, "FORMAT_TF_EXAMPLE")
     # No `file_format`: TFX knows "tfrecords_gzip" only, which is what it takes a missing one for, and
     # then tells by the suffix `.gz` whether a file is compressed. Ours are not.
-
-
-@contextmanager
-def whole_or_nothing(directory: str) -> Iterator[None]:
-    """Empties `directory` when the body fails, so that nothing is left that looks like a result."""
-    try:
-        yield
-    except BaseException:
-        if tf.io.gfile.isdir(directory):
-            tf.io.gfile.rmtree(directory)
-        raise

@@ -12,6 +12,7 @@ from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
+from components.atomic import whole_folder
 from components.dataset import Broken, Dataset, check_broken, read_quarantine, write_quarantine
 from components.image_example_gen.images import Image, serialize
 from components.image_example_gen.sources import Source, SourceError, open_source
@@ -25,7 +26,6 @@ from components.tfrecords import (
     describe_artifact,
     fingerprint,
     order_of,
-    whole_or_nothing,
 )
 
 
@@ -48,7 +48,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         name = exec_properties["source"]
         source = open_source(name, exec_properties.get("tfds_data_dir"))
-        with whole_or_nothing(examples.uri):
+        with whole_folder(examples.uri):
             with self._make_beam_pipeline() as pipeline:
                 _write_examples(
                     pipeline,

@@ -39,12 +39,10 @@ class EncodeFiles(beam.DoFn):
         self._batch_size = batch_size
         self._shared = Shared()
 
-    def setup(self) -> None:
-        """Loads the model: once a process, whatever the number of threads that encode in it."""
-        self._tokenizer: Tokenizer = self._shared.acquire(self._load)
-
     def process(self, file: tuple[str, str]) -> Iterator[Any]:
         """Encodes all variants of all images of one file."""
+        # Not in `setup`, whose counters Beam drops. A process without files loads nothing this way.
+        self._tokenizer: Tokenizer = self._shared.acquire(self._timed_load)
         split, path = file
         variants = range(1 + (self._augmentations if split == "train" else 0))
         rows = (
@@ -64,12 +62,18 @@ class EncodeFiles(beam.DoFn):
                 pixels = self._tokenizer.crop(batch)
             begin = time.monotonic()
             tokens = self._tokenizer.encode(pixels)
-            Metrics.counter(NAMESPACE, "model_milliseconds").inc(round(1000 * (time.monotonic() - begin)))
+            Metrics.counter(NAMESPACE, "model_milliseconds").inc(_milliseconds_since(begin))
             Metrics.counter(NAMESPACE, "images").inc(sum(row.variant == 0 for row in batch))
             for row, row_tokens in zip(batch, tokens, strict=True):
                 record = _serialize(row, row_tokens)
                 key = f"{row.key}/{row.variant}"
                 yield Item(split, key, order_of(key, record), record)
+
+    def _timed_load(self) -> Tokenizer:
+        begin = time.monotonic()
+        tokenizer = self._load()
+        Metrics.distribution(NAMESPACE, "load_milliseconds").update(_milliseconds_since(begin))
+        return tokenizer
 
 
 def release_model() -> None:
@@ -79,6 +83,10 @@ def release_model() -> None:
     components that follow.
     """
     Shared().acquire(set)
+
+
+def _milliseconds_since(begin: float) -> int:
+    return round(1000 * (time.monotonic() - begin))
 
 
 def _parse(record: bytes) -> tuple[str, int | None, bytes]:

@@ -13,6 +13,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
+from components.atomic import whole_folder
 from components.dataset import (
     Broken,
     Dataset,
@@ -28,7 +29,6 @@ from components.tfrecords import (
     count_records,
     describe_artifact,
     fingerprint,
-    whole_or_nothing,
 )
 from components.token_transform.encode import EncodeFiles, release_model
 from serving.export import Metadata, read_metadata
@@ -57,7 +57,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         splits = artifact_utils.decode_split_names(images.split_names)
         dataset = Dataset.read(images.uri)
-        with whole_or_nothing(examples.uri):
+        with whole_folder(examples.uri):
             with self._make_beam_pipeline() as pipeline:
                 _encode_examples(
                     pipeline,

@@ -1,7 +1,6 @@
 import itertools
 
 import apache_beam as beam
-import pytest
 import tensorflow as tf
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
@@ -17,7 +16,6 @@ from components.tfrecords import (
     order_of,
     read_records,
     serialize_example,
-    whole_or_nothing,
 )
 
 KEYS = [f"image/{index}" for index in range(20)]
@@ -93,12 +91,3 @@ def test_a_serialized_example_parses_back():
     example = tf.train.Example.FromString(serialize_example({"name": b"a", "values": [1, 2]}))
     assert example.features.feature["name"].bytes_list.value == [b"a"]
     assert example.features.feature["values"].int64_list.value == [1, 2]
-
-
-def test_a_failure_leaves_nothing(tmp_path):
-    result = tmp_path / "artifact"
-    result.mkdir()
-    (result / "half").write_text("written")
-    with pytest.raises(KeyError), whole_or_nothing(str(result)):
-        raise KeyError
-    assert not result.exists()

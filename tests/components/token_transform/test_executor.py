@@ -1,88 +1,35 @@
 from collections import Counter
-from pathlib import Path
 
-import apache_beam as beam
 import numpy as np
 import pytest
 import tensorflow as tf
-from tfx.types import artifact_utils, standard_artifacts
+from tfx.types import artifact_utils
 
 from components.dataset import Dataset, TokenDataset, TooManyBroken, read_quarantine
-from components.tfrecords import read_records, serialize_example
-from components.token_transform.executor import Executor
+from components.token_transform.tokenizer import Tokenizer
 from tests import stand_ins
-from tests.components.image_example_gen import pictures
+from tests.components.token_transform.encodings import (
+    EVAL,
+    TRAIN,
+    counters,
+    files,
+    rows,
+    run,
+    write_images,
+    write_model,
+)
 
-TRAIN, EVAL = 10, 3
+THREADS = ("--runner=FnApiRunner", "--direct_num_workers=3", "--direct_running_mode=multi_threading")
+TWICE = ("--runner=FnApiRunner", "--direct_runner_bundle_repeat=1")  # the second result counts
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    artifact = standard_artifacts.Model()
-    artifact.uri = str(tmp_path_factory.mktemp("model"))
-    stand_ins.write_tokenizer(artifact.uri + "/Format-Serving")
-    return artifact
-
-
-def write_images(uri, damaged=(), labelled=True, train=TRAIN):
-    """Two shards a split; image i of a split has brightness 20 i and label i mod 3."""
-    counts = {"train": train, "eval": EVAL}
-    for split, count in counts.items():
-        (uri / f"Split-{split}").mkdir(parents=True)
-        for shard in range(2):
-            path = uri / f"Split-{split}" / f"data_tfrecord-{shard:05d}-of-00002"
-            with tf.io.TFRecordWriter(str(path)) as writer:
-                for index in range(shard, count, 2):
-                    key = f"{split}/{index}"
-                    content = pictures.encoded(20 * index % 256, size=(16, 10))
-                    features = {
-                        "image/key": key.encode(),
-                        "image/encoded": content[:-30] if key in damaged else content,
-                    }
-                    if labelled:
-                        features["image/label"] = [index % 3]
-                    writer.write(serialize_example(features))
-    Dataset(
-        source="test",
-        fingerprint="0123456789abcdef",
-        class_names=stand_ins.CLASSES if labelled else (),
-        splits={split: {"records": count} for split, count in counts.items()},
-    ).write(str(uri))
-    artifact = standard_artifacts.Examples()
-    artifact.uri = str(uri)
-    artifact.split_names = artifact_utils.encode_split_names(["train", "eval"])
-    return artifact
-
-
-def run(uri, images, model, workers=1, **properties):
-    examples = standard_artifacts.Examples()
-    examples.uri = str(uri)
-    beam_args = ["--runner=FnApiRunner", f"--direct_num_workers={workers}"]
-    if workers > 1:
-        beam_args.append("--direct_running_mode=multi_threading")
-    # Arguments alone would make TFX build a package of itself for remote workers.
-    context = Executor.Context(make_beam_pipeline_fn=lambda: beam.Pipeline(argv=beam_args))
-    defaults = {"augmentations": 2, "min_scale": 0.5, "flip": 1, "seed": 0, "batch_size": 4, "num_shards": 1}
-    Executor(context).Do(
-        {"images": [images], "model": [model]}, {"examples": [examples]}, {**defaults, **properties}
-    )
-    return examples
-
-
-def rows(examples, split):
-    return [
-        tf.train.Example.FromString(record).features.feature
-        for path in sorted(Path(examples.uri).glob(f"Split-{split}/*"))
-        for record in read_records(str(path))
-    ]
-
-
-def files(uri):
-    return {str(path.relative_to(uri)): path.read_bytes() for path in Path(uri).rglob("*") if path.is_file()}
+    return write_model(str(tmp_path_factory.mktemp("model")))
 
 
 def test_training_images_get_all_variants_and_the_others_the_centre_crop(tmp_path, model):
-    examples = run(tmp_path / "tokens", write_images(tmp_path / "images"), model)
+    examples, _ = run(tmp_path / "tokens", write_images(tmp_path / "images"), model)
     variants = {
         split: Counter(
             (row["image/key"].bytes_list.value[0].decode(), row["augmentation"].int64_list.value[0])
@@ -97,7 +44,7 @@ def test_training_images_get_all_variants_and_the_others_the_centre_crop(tmp_pat
 
 
 def test_rows_hold_the_models_tokens_the_label_and_no_image(tmp_path, model):
-    examples = run(tmp_path / "tokens", write_images(tmp_path / "images"), model)
+    examples, _ = run(tmp_path / "tokens", write_images(tmp_path / "images"), model)
     for row in rows(examples, "eval"):
         assert set(row) == {"tokens", "image/label", "image/key", "augmentation"}
         index = int(row["image/key"].bytes_list.value[0].decode().split("/")[1])
@@ -108,7 +55,7 @@ def test_rows_hold_the_models_tokens_the_label_and_no_image(tmp_path, model):
 
 def test_the_sidecar_counts_token_rows_and_keeps_the_classes(tmp_path, model):
     images = write_images(tmp_path / "images")
-    examples = run(tmp_path / "tokens", images, model)
+    examples, _ = run(tmp_path / "tokens", images, model)
     dataset = TokenDataset.read(examples.uri)
     assert {split: dataset.records(split) for split in ("train", "eval")} == {
         "train": 3 * TRAIN,
@@ -123,22 +70,22 @@ def test_the_sidecar_counts_token_rows_and_keeps_the_classes(tmp_path, model):
 
 def test_the_files_are_the_same_whatever_the_workers(tmp_path, model):
     images = write_images(tmp_path / "images")
-    one = run(tmp_path / "one", images, model, num_shards=2)
-    two = run(tmp_path / "two", images, model, workers=2, num_shards=2)
-    assert files(one.uri) == files(two.uri)
-    other = run(tmp_path / "other", images, model, num_shards=2, seed=1)
+    one, _ = run(tmp_path / "one", images, model, num_shards=2)
+    two, _ = run(tmp_path / "two", images, model, THREADS, num_shards=2)
+    assert files(one) == files(two)
+    other, _ = run(tmp_path / "other", images, model, num_shards=2, seed=1)
     assert TokenDataset.read(other.uri).fingerprint != TokenDataset.read(one.uri).fingerprint
 
 
 def test_unlabelled_images_give_unlabelled_rows(tmp_path, model):
-    examples = run(tmp_path / "tokens", write_images(tmp_path / "images", labelled=False), model)
+    examples, _ = run(tmp_path / "tokens", write_images(tmp_path / "images", labelled=False), model)
     assert all("image/label" not in row for row in rows(examples, "train"))
     assert TokenDataset.read(examples.uri).class_names == ()
 
 
 def test_an_image_that_cannot_be_decoded_is_quarantined_once_and_its_neighbours_are_not(tmp_path, model):
     images = write_images(tmp_path / "images", damaged=["train/4"], train=120)
-    examples = run(tmp_path / "tokens", images, model)
+    examples, _ = run(tmp_path / "tokens", images, model)
     dataset = TokenDataset.read(examples.uri)
     assert [entry.key for entry in read_quarantine(examples.uri)] == ["train/4"]
     assert (dataset.broken, dataset.records("train")) == (1, 3 * 119)
@@ -149,3 +96,43 @@ def test_more_than_one_percent_stops_and_leaves_nothing(tmp_path, model):
     with pytest.raises(TooManyBroken, match=r"^2 of 13 images .*15\.4%.*, allowed are 1\.0%: eval/0"):
         run(tmp_path / "tokens", images, model)
     assert not (tmp_path / "tokens").exists()
+
+
+def test_threads_of_one_process_share_one_model(tmp_path, model, monkeypatch):
+    loads, load = [], tf.saved_model.load
+    images = write_images(tmp_path / "images", train=40, shards=6)
+    monkeypatch.setattr(tf.saved_model, "load", lambda path: loads.append(path) or load(path))
+    _, result = run(tmp_path / "tokens", images, model, THREADS)
+    # The other one reads what the model says of itself, for the sidecar.
+    assert len(loads) == 2
+    assert counters(result)["load_milliseconds"] == 1
+
+
+def test_images_skipped_images_and_time_are_counted(tmp_path, model):
+    images = write_images(tmp_path / "images", damaged=["train/4"], train=120)
+    _, result = run(tmp_path / "tokens", images, model)
+    found = counters(result)
+    assert set(found) == {"images", "skipped", "model_milliseconds", "load_milliseconds"}
+    assert (found["images"], found["skipped"]) == (119 + EVAL, 1)
+    assert found["model_milliseconds"] > 0
+
+
+def test_bundles_that_run_twice_leave_the_same_files(tmp_path, model, monkeypatch):
+    images = write_images(tmp_path / "images")
+    encoded, encode = [], Tokenizer.encode
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, batch: encoded.append(batch) or encode(self, batch))
+    once, _ = run(tmp_path / "once", images, model, num_shards=2)
+    batches = len(encoded)
+    twice, _ = run(tmp_path / "twice", images, model, TWICE, num_shards=2)
+    assert len(encoded) == 3 * batches
+    assert files(once) == files(twice)
+
+
+def test_what_a_killed_try_left_behind_is_gone(tmp_path, model):
+    images = write_images(tmp_path / "images")
+    clean, _ = run(tmp_path / "clean", images, model)
+    (tmp_path / "retried" / "Split-train").mkdir(parents=True)
+    (tmp_path / "retried" / ".draft-0123").write_bytes(b"half a record")
+    (tmp_path / "retried" / "quarantine.jsonl").write_text('{"key": "train/0", "reason": "of another try"}\n')
+    retried, _ = run(tmp_path / "retried", images, model)
+    assert files(retried) == files(clean)
