@@ -42,11 +42,18 @@ class Transformer(Section):
 
 
 class Optimizer(Section):
-    """AdamW under linear warm-up and cosine decay to a floor (section 5.1)."""
+    """Adam (section 5.1) or Adafactor (section 5.2), with decoupled weight decay, and the learning rate.
 
+    The rate rises over `warmup_steps` to `learning_rate`, holds until `decay_from` (the end of the warm-up,
+    where none is given) and falls to `final_learning_rate` at the last step.
+    """
+
+    rule: Literal["adam", "adafactor"] = "adam"
     learning_rate: Positive
     final_learning_rate: NonNegative = 0.0
     warmup_steps: Count = 0
+    decay_from: Count | None = None
+    decay: Literal["cosine", "exponential"] = "cosine"
     beta_1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     beta_2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
     weight_decay: NonNegative = 1e-4
@@ -58,7 +65,18 @@ class Optimizer(Section):
             raise ValueError(
                 f"final_learning_rate {self.final_learning_rate} is above learning_rate {self.learning_rate}"
             )
+        if self.decay == "exponential" and not self.final_learning_rate:
+            raise ValueError("decay exponential never reaches 0; it needs a final_learning_rate above 0")
+        if self.decay_from is not None and self.decay_from < self.warmup_steps:
+            raise ValueError(f"decay_from {self.decay_from} is below warmup_steps {self.warmup_steps}")
         return self
+
+    def check_length(self, key: str, steps: int, of: str) -> None:
+        """Raises a ValueError, which calls this section `key`, where a training of `steps` is too short."""
+        for name in ("warmup_steps", "decay_from"):
+            value = getattr(self, name)
+            if value is not None and value >= steps:
+                raise ValueError(f"{key}.{name} {value} is not below {of} {steps}")
 
 
 class Tpu(Section):
@@ -108,10 +126,7 @@ class Train(Section):
             raise ValueError(
                 f"jit_compile is for one device; strategy {self.strategy} compiles by itself or not at all"
             )
-        if self.optimizer.warmup_steps >= self.steps:
-            raise ValueError(
-                f"optimizer.warmup_steps {self.optimizer.warmup_steps} is not below steps {self.steps}"
-            )
+        self.optimizer.check_length("optimizer", self.steps, of="steps")
         return self
 
 

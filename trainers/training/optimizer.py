@@ -1,26 +1,56 @@
-"""Optimizer and learning-rate schedule, as the paper describes them (section 5.1)."""
+"""Optimizer and learning-rate schedule, as the paper describes them (sections 5.1 and 5.2)."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from trainers.training.adafactor import Adafactor
 from trainers.training.config import Optimizer
 
 # Decay pulls towards 0, which is no neutral place for a scale, an offset or a point on a sphere.
 UNDECAYED = ("bias", "gamma", "beta", "positions", "embedding")
 
 
-def schedule(options: Optimizer, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear warm-up from 0 to the peak, then a cosine down to the floor at `steps`."""
-    warm, peak = options.warmup_steps, options.learning_rate
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warm else peak,
-        warmup_target=peak if warm else None,
-        warmup_steps=warm,
-        decay_steps=steps - warm,
-        alpha=options.final_learning_rate / peak,
-    )
+RULES = {"adam": keras.optimizers.Adam, "adafactor": Adafactor}
+
+
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate at a step t: warm-up, hold, decay.
+
+    Up to w = `warmup_steps` it is t / w of the peak p, up to d = `decay_from` the peak. From there on, with
+    s = (t - d) / (steps - d), which is 1 at the last step, and f = `final_learning_rate`, it is
+    f + (p - f) (1 + cos(pi s)) / 2 (section 5.1) or p (f / p)^s (section 5.2).
+    """
+
+    def __init__(self, options: Optimizer, steps: int):
+        self._options = options
+        self._steps = steps
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Steps made so far, scalar, to the rate of the next, float32 scalar."""
+        options = self._options
+        peak, final, warm = options.learning_rate, options.final_learning_rate, options.warmup_steps
+        start = warm if options.decay_from is None else options.decay_from
+        step = tf.cast(step, tf.float32)
+        share = tf.clip_by_value((step - start) / (self._steps - start), 0.0, 1.0)
+        if options.decay == "exponential":
+            rate = peak * tf.pow(final / peak, share)
+        else:
+            rate = final + (peak - final) * 0.5 * (1.0 + tf.cos(math.pi * share))
+        return rate * tf.minimum(1.0, step / warm) if warm else rate
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes the same schedule."""
+        return {"options": self._options.model_dump(), "steps": self._steps}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Schedule:
+        """The schedule of a `get_config`."""
+        return cls(Optimizer.model_validate(config["options"]), config["steps"])
 
 
 class DecoupledOptimizer:
@@ -35,8 +65,8 @@ class DecoupledOptimizer:
         self.variables = variables
         self._clip_norm = options.clip_norm
         self._weight_decay = options.weight_decay
-        self._rule = keras.optimizers.Adam(
-            schedule(options, steps), beta_1=options.beta_1, beta_2=options.beta_2
+        self._rule = RULES[options.rule](
+            Schedule(options, steps), beta_1=options.beta_1, beta_2=options.beta_2
         )
         self._rule.build(variables)
 

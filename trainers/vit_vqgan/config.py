@@ -129,9 +129,6 @@ class Stage1(Section):
         steps, adversary = self.train.steps, self.adversary
         if adversary.start_step >= steps:
             raise ValueError(f"adversary.start_step {adversary.start_step} is not below train.steps {steps}")
-        if adversary.optimizer and adversary.optimizer.warmup_steps >= steps:
-            raise ValueError(
-                f"adversary.optimizer.warmup_steps {adversary.optimizer.warmup_steps} is not below "
-                f"train.steps {steps}"
-            )
+        if adversary.optimizer:
+            adversary.optimizer.check_length("adversary.optimizer", steps, of="train.steps")
         return self

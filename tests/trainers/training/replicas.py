@@ -26,7 +26,10 @@ TOWER = {"blocks": 1, "heads": 2, "width": 16, "hidden": 32}
 
 
 def stage(strategy: str, accumulate: int, steps: int) -> Stage1:
-    """A tokenizer with everything on that looks at a whole batch: adversary, R1, LeCAM, revival, average."""
+    """A tokenizer with everything on that looks at a whole batch: adversary, R1, LeCAM, revival, average.
+
+    The two networks have one of the two optimizers each.
+    """
     return Stage1.model_validate(
         {
             "model": {
@@ -40,6 +43,7 @@ def stage(strategy: str, accumulate: int, steps: int) -> Stage1:
                 "discriminator": {"network": "stylegan2", "channel_multiplier": 0.01},
                 "r1_every": 2,
                 "lecam": 0.1,
+                "optimizer": {"rule": "adafactor", "learning_rate": 1e-3},
             },
             "train": {
                 "steps": steps,

@@ -47,7 +47,10 @@ def state(folder: Path, name: str = "alone") -> dict[str, np.ndarray]:
 def assert_alike(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
     assert one.keys() == other.keys()
     for name in one:
-        np.testing.assert_allclose(one[name], other[name], atol=1e-5, err_msg=name)
+        # A first moment in 8 bits that stands on the border of two levels may be rounded to either.
+        values = one[name].astype("float64"), other[name].astype("float64")
+        atol = 1 if one[name].dtype == np.int8 else 1e-5
+        np.testing.assert_allclose(*values, atol=atol, err_msg=name)
 
 
 @pytest.fixture(scope="module")

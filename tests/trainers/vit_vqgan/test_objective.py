@@ -116,6 +116,10 @@ def test_parts_that_split_a_group_of_minibatch_stddev_are_refused():
             {"adversary": {"optimizer": {"learning_rate": 1e-3, "warmup_steps": 8}}},
             r"adversary\.optimizer\.warmup_steps 8 is not below",
         ),
+        (
+            {"adversary": {"optimizer": {"learning_rate": 1e-3, "decay_from": 9}}},
+            r"adversary\.optimizer\.decay_from 9 is not below train\.steps 8",
+        ),
         ({"loss": {"l2": 0.0, "logit_laplace": 0.0}}, "nothing is left to compare pictures"),
         (
             {"train": {"optimizer": {"learning_rate": 1e-3, "final_learning_rate": 1.0}}},
