@@ -81,7 +81,10 @@ class ReconstructionEvaluation(Section):
 
 
 class Sampling(Section):
-    """How the evaluator draws; the defaults draw from the model itself, as the paper does."""
+    """How the evaluator draws; the defaults draw from the model itself, as the paper does.
+
+    A `linear` guidance scale rises from 1 at an image's first token to `guidance` at its last.
+    """
 
     temperature: NonNegative = 1.0
     top_k: Count = 0
@@ -91,7 +94,10 @@ class Sampling(Section):
 
 
 class GenerationEvaluation(Section):
-    """Drawn images against real ones; `acceptance` below 1 keeps that share of each class's (Table 6)."""
+    """Drawn images against real ones.
+
+    `acceptance` is the share of each class's images that the classifier keeps for scoring (Table 6).
+    """
 
     samples: PositiveInt = 1000
     batch_size: PositiveInt = 100

@@ -199,7 +199,7 @@ def _probe_chart(probe: Mapping[str, Any]) -> charts.Lines | None:
     blocks = probe["by_block"]
     numbers = [row["block"] for row in blocks]
     return charts.lines(
-        "Accuracy by block",
+        "Accuracy",
         [
             charts.Series(METRICS[name].title, numbers, [row[name] for row in blocks])
             for name in ("top1", "top5")

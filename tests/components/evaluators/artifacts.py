@@ -64,8 +64,8 @@ def outputs(folder: Path):
     return made
 
 
-def beam_context():
-    return base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=["--runner=FnApiRunner"])
+def beam_context(*args: str):
+    return base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=["--runner=FnApiRunner", *args])
 
 
 def as_lists(**artifacts):

@@ -81,12 +81,13 @@ def test_the_probe_is_a_curve_over_blocks_with_its_best_block_marked():
         return html, section.replace("\N{NO-BREAK SPACE}", " ")
 
     html, words = probe()
-    assert "Accuracy by block Top-1 90 %" in words
+    assert "Accuracy Top-1 90 %" in words
     assert html.count("<circle") == 1
+    assert 'aria-label="Accuracy over blocks"' in html
     assert "never" not in words
     rows = [{"block": 1, "top1": 0.5, "top5": 0.75}, {"block": 2, "top1": 0.9, "top5": 1.0}]
     html, words = probe(by_block=rows, warnings=["It never saw this start."])
-    assert "Accuracy by block Top-1 90 % Top-5 100 %" in words
+    assert "Accuracy Top-1 90 % Top-5 100 %" in words
     assert html.count("<circle") == 2
     assert "It never saw this start." in words
 

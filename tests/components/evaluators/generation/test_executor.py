@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from tfx.dsl.components.base import base_beam_executor
 
 from components.evaluators.generation.executor import Executor
 from components.metrics.frechet import frechet_distance
@@ -28,10 +27,7 @@ def evaluate(tmp_path_factory):
         folder = tmp_path_factory.mktemp("evaluation")
         made = artifacts.outputs(folder)
         splits = {"train": REAL, "eval": REAL}
-        context = base_beam_executor.BaseBeamExecutor.Context(
-            beam_pipeline_args=["--runner=FnApiRunner", *beam_args]
-        )
-        Executor(context).Do(
+        Executor(artifacts.beam_context(*beam_args)).Do(
             artifacts.as_lists(
                 examples=artifacts.write_examples(folder / "examples", splits, class_names),
                 model=model(write, class_names=class_names),
