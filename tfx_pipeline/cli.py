@@ -128,6 +128,12 @@ def config_(preset: str, overrides: tuple[str, ...], small: bool) -> None:
     "--utilization", default=0.4, type=click.FloatRange(0, 1, min_open=True), help="Share of it reached."
 )
 @click.option(
+    "--device-memory",
+    type=click.FloatRange(0, min_open=True),
+    metavar="GB",
+    help="Memory of one in GB (16 GiB are 17.2); says whether each stage fits.",
+)
+@click.option(
     "--image-bytes", type=click.IntRange(1), help="Mean size of an encoded image.  [default: 2 a pixel]"
 )
 def plan(
@@ -137,6 +143,7 @@ def plan(
     devices: int,
     device_tflops: float,
     utilization: float,
+    device_memory: float | None,
     image_bytes: int | None,
 ) -> None:
     """Say what training would cost: parameters, FLOPs, memory, data and time."""
@@ -145,7 +152,8 @@ def plan(
 
     from tfx_pipeline import plan as plans
 
-    machine = plans.Devices(devices, device_tflops, utilization)
+    memory = device_memory * 1e9 if device_memory else None
+    machine = plans.Devices(devices, device_tflops, utilization, memory)
     stages = [plans.stage_1(config, machine, image_bytes=image_bytes), plans.stage_2(config, machine)]
     console = Console(highlight=False)
     for stage in stages:

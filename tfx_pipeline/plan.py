@@ -7,19 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from tfx_pipeline.config import Config, ConfigError
-from trainers.accounting import Cost, table_2, total
-from trainers.training.config import Train, Transformer
+from trainers.accounting import FLOAT32_BYTES, Cost, table_2, total
+from trainers.training.config import Rule, Train, Transformer
 from trainers.vim import accounting as vim
 from trainers.vit_vqgan import accounting as vit_vqgan
 
-# A float32 number: weights, gradients and optimizer slots are kept in nothing less.
-FLOAT32_BYTES = 4
 ADAM_SLOTS = 2
+# What may be shared out among devices, in the order of ZeRO's stages, as the keys of `Plan.memory`.
+SHARDED = {
+    "optimizer": ("optimizer, adam", "optimizer, adafactor", "average of weights"),
+    "gradients": ("gradients",),
+    "weights": ("weights",),
+}
 ACTIVATION_BYTES = {"float32": 4, "bfloat16": 2}
 # About that of a photograph as PNG; ImageNet's own JPEGs, of all sizes, have 110 kB on average.
 BYTES_PER_PIXEL = 2
@@ -29,11 +34,12 @@ TOKEN_EXAMPLE_BYTES = 100
 
 @dataclass(frozen=True)
 class Devices:
-    """What trains: how many devices, each one's peak rate, and the share of it that is reached."""
+    """What trains: how many devices, each one's peak rate, the share of it that is reached, and its bytes."""
 
     count: int
     tflops: float
     utilization: float
+    memory: float | None = None
 
     @property
     def flops_per_second(self) -> float:
@@ -47,15 +53,22 @@ class Part:
 
     Attributes:
       cost: that of one image's forward pass.
+      rule: the optimizer's that moves it; what is frozen has none, and neither gradients nor slots.
       table_2: parameters by Table 2's accounting, where it has one.
-      learned: whether training moves it; what is frozen has neither gradients nor slots.
       passes: forward passes a step whose activations are kept at once.
     """
 
     cost: Cost
+    rule: Rule | None
     table_2: int | None = None
-    learned: bool = True
     passes: int = 1
+
+    @property
+    def slots(self) -> int:
+        """Bytes of the optimizer's slots."""
+        if self.rule == "adafactor":
+            return self.cost.adafactor
+        return ADAM_SLOTS * FLOAT32_BYTES * self.cost.parameters if self.rule else 0
 
 
 @dataclass(frozen=True)
@@ -95,13 +108,13 @@ class Plan:
     def memory(self) -> dict[str, int]:
         """Bytes on each device, which holds all weights and its share of the batch.
 
-        Weights, gradients and Adam's two slots take 4 bytes a parameter each; gradients are there twice
-        where parts of a batch are added up (`accumulate`), and an average of weights (`ema_decay`) takes 4
-        bytes more. Activations are `trainers.accounting`'s estimate for the images that a device has at once,
-        at 2 bytes under bfloat16 and 4 otherwise; what R1 keeps on its step is not among them, nor are
-        workspaces and the input pipeline.
+        Weights, gradients and Adam's two slots take 4 bytes a parameter each, Adafactor's slots about 1 for
+        both; gradients are there twice where parts of a batch are added up (`accumulate`), and an average of
+        weights (`ema_decay`) takes 4 bytes more. Activations are `trainers.accounting`'s estimate for the
+        images that a device has at once, at 2 bytes under bfloat16 and 4 otherwise; what R1 keeps on its step
+        is not among them, nor are workspaces and the input pipeline.
         """
-        learned = sum(part.cost.parameters for part in self.parts.values() if part.learned)
+        learned = sum(part.cost.parameters for part in self.parts.values() if part.rule)
         average = sum(self.parts[name].cost.parameters for name in self.averaged_parts)
         images = self.train.batch_size // self.devices.count // self.train.accumulate
         activations = sum(part.passes * part.cost.activations for part in self.parts.values())
@@ -110,10 +123,36 @@ class Plan:
         return {
             "weights": FLOAT32_BYTES * weights,
             "gradients": FLOAT32_BYTES * copies * learned,
-            "optimizer": FLOAT32_BYTES * ADAM_SLOTS * learned,
+            **{f"optimizer, {rule}": self._slots(rule) for rule in get_args(Rule)},
             "average of weights": FLOAT32_BYTES * average,
             "activations": ACTIVATION_BYTES[self.train.precision] * images * activations,
         }
+
+    def _slots(self, rule: Rule) -> int:
+        return sum(part.slots for part in self.parts.values() if part.rule == rule)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the memory of a device is enough, and what would have to be shared out if it is not.
+
+        The trainers keep all of it on each device. Sharded among n of them, each would hold a share 1 / n of
+        the optimizer's state, of the gradients too, of the weights too (the three stages of ZeRO, Rajbhandari
+        et al. 2019). Named is the first of these stages that is enough, with the fewest devices.
+        """
+        memory, size = self.memory, self.devices.memory
+        assert size is not None
+        if sum(memory.values()) <= size:
+            return f"Fits in {_bytes(size)}."
+        shards = [n for n in range(2, self.devices.count + 1) if self.devices.count % n == 0]
+        names = list(SHARDED)
+        for count in range(1, len(names) + 1):
+            shared = sum(memory[key] for name in names[:count] for key in SHARDED[name])
+            whole = sum(memory.values()) - shared
+            for n in shards:
+                if whole + shared / n <= size:
+                    return f"Too much for {_bytes(size)}: {', '.join(names[:count])} would need {n} shards."
+        activations = _bytes(memory["activations"])
+        return f"Too much for {_bytes(size)}, however sharded: activations take {activations}."
 
 
 def stage_1(config: Config, devices: Devices, *, image_bytes: int | None = None) -> Plan:
@@ -128,13 +167,15 @@ def stage_1(config: Config, devices: Devices, *, image_bytes: int | None = None)
     _check_batch("stage1", stage.train, devices)
     costs = vit_vqgan.parts(stage.model, image_size=size, recompute=stage.train.recompute)
     towers = {"encoder": stage.model.encoder, "decoder": stage.model.decoder}
-    parts = {name: Part(cost, table_2=_table_2(towers.get(name))) for name, cost in costs.items()}
+    own = stage.train.optimizer
+    parts = {name: Part(cost, own.rule, table_2=_table_2(towers.get(name))) for name, cost in costs.items()}
     critics = vit_vqgan.critics(stage, image_size=size)
     if "discriminator" in critics:
         # Image and reconstruction.
-        parts["discriminator"] = Part(critics["discriminator"], passes=2)
+        rule = (stage.adversary.optimizer or own).rule
+        parts["discriminator"] = Part(critics["discriminator"], rule, passes=2)
     if "perceptual" in critics:
-        parts["perceptual (frozen)"] = Part(critics["perceptual"], learned=False)
+        parts["perceptual (frozen)"] = Part(critics["perceptual"], None)
     unknown = stage.perceptual.savedmodel if stage.loss.perceptual else None
     return Plan(
         title="Stage 1, the tokenizer" + (f" (without {stage.perceptual.network})" if unknown else ""),
@@ -160,8 +201,9 @@ def stage_2(config: Config, devices: Devices) -> Plan:
     tokens = (config.data.image_size // config.stage1.model.patch_size) ** 2
     recompute = stage.train.recompute
     costs = vim.parts(stage.model, tokens=tokens, codebook_size=codes, classes=0, recompute=recompute)
-    parts = {name: Part(cost) for name, cost in costs.items()}
-    parts["blocks"] = Part(costs["blocks"], table_2=_table_2(stage.model.transformer))
+    towers = {"blocks": stage.model.transformer}
+    rule = stage.train.optimizer.rule
+    parts = {name: Part(cost, rule, table_2=_table_2(towers.get(name))) for name, cost in costs.items()}
     # A protocol buffer's integer takes a byte for every 7 bits.
     token_bytes = max(1, -(-(codes - 1).bit_length() // 7))
     return Plan(
@@ -195,6 +237,9 @@ def show(plan: Plan, console: Console) -> None:
     console.print(plan.title, style="bold")
     for table in (_parts_table(plan), _step_table(plan), _memory_table(plan)):
         console.print(table)
+        console.print()
+    if plan.devices.memory:
+        console.print(plan.verdict, style="bold")
         console.print()
 
 

@@ -13,10 +13,13 @@ operation by operation, a block at the paper's sizes keeps about 1.5 times as mu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from trainers.training.config import Transformer
+
+FLOAT32_BYTES = 4
 
 # Table 2 counts with these for every row, tokenizers included.
 TABLE_2_CODES = 8192
@@ -30,40 +33,65 @@ class Cost(NamedTuple):
       parameters: numbers that are learned.
       flops: floating-point operations of the forward pass of one image.
       activations: numbers that the forward pass of one image keeps for the backward pass.
+      adafactor: bytes of Adafactor's slots for its parameters, which depend on the shapes of the tensors
+        (`trainers.training.adafactor`).
     """
 
     parameters: int
     flops: int
     activations: int
+    adafactor: int
 
 
 def total(costs: Iterable[Cost]) -> Cost:
     """The sum over parts."""
     rows = list(costs)
-    return Cost(*(sum(column) for column in zip(*rows, strict=True))) if rows else Cost(0, 0, 0)
+    return Cost(*(sum(column) for column in zip(*rows, strict=True))) if rows else Cost(0, 0, 0, 0)
+
+
+def tensor(*shape: int) -> Cost:
+    """A learned tensor by itself: a table, a bias."""
+    numbers = math.prod(shape)
+    if len(shape) < 2:
+        return Cost(numbers, 0, 0, adafactor=2 * FLOAT32_BYTES * numbers)
+    vectors = numbers // shape[-1] + 2 * shape[-1]
+    return Cost(numbers, 0, 0, adafactor=numbers + FLOAT32_BYTES * vectors)
+
+
+def work(*, flops: int = 0, activations: int = 0) -> Cost:
+    """What has nothing to learn."""
+    return Cost(0, flops, activations, 0)
 
 
 def dense(inputs: int, units: int, *, rows: int, bias: bool = True) -> Cost:
     """A dense layer on `rows` vectors an image; it keeps its input."""
-    return Cost((inputs + bias) * units, 2 * rows * inputs * units, rows * inputs)
+    return total(
+        [
+            tensor(inputs, units),
+            tensor(bias * units),
+            work(flops=2 * rows * inputs * units, activations=rows * inputs),
+        ]
+    )
 
 
 def convolution(
     inputs: int, filters: int, *, kernel: int, side: int, stride: int = 1, bias: bool = True
 ) -> Cost:
     """A square convolution whose output is `side` x `side`; it keeps its input, `stride` times as wide."""
-    weights = kernel**2 * inputs * filters
-    return Cost(weights + bias * filters, 2 * weights * side**2, inputs * (stride * side) ** 2)
+    weights = tensor(kernel, kernel, inputs, filters)
+    flops = 2 * weights.parameters * side**2
+    kept_numbers = inputs * (stride * side) ** 2
+    return total([weights, tensor(bias * filters), work(flops=flops, activations=kept_numbers)])
 
 
 def kept(numbers: int) -> Cost:
     """What has no weights and no products, and keeps its input: an activation function, a mask."""
-    return Cost(0, 0, numbers)
+    return work(activations=numbers)
 
 
 def norm(width: int, *, rows: int) -> Cost:
     """A normalization with scale and offset; it keeps its input."""
-    return Cost(2 * width, 0, rows * width)
+    return total([tensor(width), tensor(width), kept(rows * width)])
 
 
 def attention(width: int, *, heads: int, tokens: int) -> Cost:
@@ -71,7 +99,7 @@ def attention(width: int, *, heads: int, tokens: int) -> Cost:
     return total(
         [
             dense(width, 3 * width, rows=tokens),
-            Cost(0, 4 * tokens**2 * width, 3 * tokens * width + heads * tokens**2),
+            work(flops=4 * tokens**2 * width, activations=3 * tokens * width + heads * tokens**2),
             dense(width, width, rows=tokens),
         ]
     )
@@ -108,10 +136,10 @@ def blocks(size: Transformer, *, tokens: int, dropout: bool = False, recompute: 
     activations of the one block that is being computed again. The FLOPs are the forward pass's.
     """
     one = block(size, tokens=tokens, dropout=dropout)
-    activations = size.blocks * one.activations
+    every = total([one] * size.blocks)
     if recompute:
-        activations = size.blocks * tokens * size.width + one.activations
-    return Cost(size.blocks * one.parameters, size.blocks * one.flops, activations)
+        return every._replace(activations=size.blocks * tokens * size.width + one.activations)
+    return every
 
 
 def table_2(size: Transformer) -> int:

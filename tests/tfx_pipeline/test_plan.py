@@ -7,7 +7,8 @@ from click.testing import CliRunner
 from tests.tfx_pipeline.test_cli import call
 from tfx_pipeline.cli import cli
 from tfx_pipeline.config import ConfigError, load
-from tfx_pipeline.plan import Devices, stage_1, stage_2
+from tfx_pipeline.plan import Devices, Part, Plan, stage_1, stage_2
+from trainers.accounting import Cost
 
 DEVICES = Devices(count=4, tflops=2.0, utilization=0.5)
 
@@ -17,7 +18,7 @@ def planned(*overrides, preset="cifar10", stage=stage_1, devices=DEVICES):
 
 
 def learned(plan):
-    return sum(part.cost.parameters for part in plan.parts.values() if part.learned)
+    return sum(part.cost.parameters for part in plan.parts.values() if part.rule)
 
 
 def test_table_2_stands_beside_the_true_parameters():
@@ -34,7 +35,7 @@ def test_the_perceptual_network_costs_memory_but_is_not_learned():
     frozen = plan.parts["perceptual (frozen)"].cost.parameters
     assert plan.memory["weights"] == 4 * (learned(plan) + frozen)
     assert plan.memory["gradients"] == 4 * learned(plan)
-    assert plan.memory["optimizer"] == 8 * learned(plan)
+    assert plan.memory["optimizer, adam"] == 8 * learned(plan)
     assert "perceptual (frozen)" not in planned(preset="imagenet256_ss_unsupervised").parts
 
 
@@ -70,6 +71,70 @@ def test_an_average_of_weights_half_precision_and_parts_of_a_batch_change_the_me
     assert parts["gradients"] == 2 * before["gradients"]
 
 
+def test_each_network_has_the_slots_of_its_own_optimizer():
+    adversary = "stage1.adversary.optimizer={rule: adafactor, learning_rate: 0.001}"
+    before, after = planned(), planned(adversary)
+    discriminator = after.parts["discriminator"].cost
+    assert after.memory["optimizer, adafactor"] == discriminator.adafactor
+    assert after.memory["optimizer, adam"] == 8 * (learned(before) - discriminator.parameters)
+    # Not given one, the discriminator has the tokenizer's.
+    both = planned("stage1.train.optimizer.rule=adafactor")
+    assert both.memory["optimizer, adam"] == 0
+    assert learned(both) < both.memory["optimizer, adafactor"] < 1.2 * learned(both)
+
+
+# Two ways to see a TPU v4-128, of 64 chips with 32 GiB and two cores each.
+CHIPS = Devices(count=64, tflops=275.0, utilization=0.4, memory=32 * 2**30)
+CORES = Devices(count=128, tflops=137.5, utilization=0.4, memory=16 * 2**30)
+
+
+def test_vim_large_at_the_papers_batch_fits_on_a_chip_of_a_tpu_v4_128_thanks_to_adafactor():
+    plan = planned(preset="imagenet256_ss", stage=stage_2, devices=CHIPS)
+    assert learned(plan) == 1_848_563_712
+    assert round(plan.memory["optimizer, adafactor"] / learned(plan), 2) == 1.01
+    assert round(sum(plan.memory.values()) / 1e9, 2) == 31.68
+    assert plan.verdict == "Fits in 34.36 GB."
+    adam = planned("stage2.train.optimizer.rule=adam", preset="imagenet256_ss", stage=stage_2, devices=CHIPS)
+    assert round(sum(adam.memory.values()) / 1e9, 2) == 44.61
+    assert adam.verdict == "Too much for 34.36 GB: optimizer would need 4 shards."
+
+
+def test_on_a_core_of_half_the_memory_vim_large_would_have_to_be_sharded():
+    plan = planned(preset="imagenet256_ss", stage=stage_2, devices=CORES)
+    assert plan.verdict == "Too much for 17.18 GB: optimizer, gradients would need 8 shards."
+    assert planned(preset="imagenet256_ss", devices=CORES).verdict == "Fits in 17.18 GB."
+
+
+@pytest.mark.parametrize(
+    ("units", "verdict"),
+    [
+        (22, "Fits in 22 B."),
+        (21, "Too much for 21 B: optimizer would need 2 shards."),
+        (18, "Too much for 18 B: optimizer would need 2 shards."),
+        (17, "Too much for 17 B: optimizer would need 4 shards."),
+        (15, "Too much for 15 B: optimizer, gradients would need 4 shards."),
+        (10, "Too much for 10 B: optimizer, gradients, weights would need 4 shards."),
+        (9, "Too much for 9 B, however sharded: activations take 6 B."),
+    ],
+)
+def test_a_device_that_is_too_small_is_told_what_would_have_to_be_shared_out(units, verdict):
+    # One number is learned: 4 bytes of weight, 4 of gradient, 8 of slots, and 6 of activations.
+    part = Part(Cost(parameters=1, flops=1, activations=3, adafactor=0), "adam")
+    train = load("cifar10", ["stage2.train.precision=bfloat16"]).stage2.train
+    plan = Plan(
+        title="",
+        train=train.model_copy(update={"batch_size": 4}),
+        devices=Devices(4, 1.0, 1.0, memory=units),
+        parts={"part": part},
+        flops={},
+        averaged={},
+        example="",
+        example_bytes=0,
+        averaged_parts=frozenset(),
+    )
+    assert plan.verdict == verdict
+
+
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_recomputing_trades_memory_for_flops(stage):
     build = {"stage1": stage_1, "stage2": stage_2}[stage]
@@ -92,7 +157,8 @@ def test_a_batch_that_cannot_be_shared_out_is_one_line():
 
 
 def test_the_command_prints_both_stages():
-    result = CliRunner().invoke(cli, ["plan", "--preset", "imagenet256_ss", "--devices", "128"])
+    arguments = ["--preset", "imagenet256_ss", "--devices", "128", "--device-memory", "17.18"]
+    result = CliRunner().invoke(cli, ["plan", *arguments])
     assert result.exit_code == 0, result.output
     for expected in (
         "32.03 M",
@@ -100,6 +166,10 @@ def test_the_command_prints_both_stages():
         "r1, on one step of 16",
         "128 x 275 TFLOP/s, 40%",
         "2 images at",
+        "optimizer, adam ",
+        "optimizer, adafactor ",
+        "Fits in 17.18 GB.",
+        "Too much for 17.18 GB: optimizer, gradients would need 8 shards.",
     ):
         assert expected in result.output
     assert max(map(len, result.output.splitlines())) <= 80
@@ -111,6 +181,7 @@ def test_the_command_prints_both_stages():
         (["--preset", "nope"], "unknown preset 'nope'"),
         (["--devices", "7"], "stage1.train.batch_size 64 is not a multiple of 7"),
         (["--utilization", "2"], "Invalid value for '--utilization'"),
+        (["--device-memory", "0"], "Invalid value for '--device-memory'"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_exit_code_2(tmp_path, arguments, line):

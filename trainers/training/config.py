@@ -41,6 +41,9 @@ class Transformer(Section):
         return self
 
 
+Rule = Literal["adam", "adafactor"]
+
+
 class Optimizer(Section):
     """Adam (section 5.1) or Adafactor (section 5.2), with decoupled weight decay, and the learning rate.
 
@@ -48,7 +51,7 @@ class Optimizer(Section):
     where none is given) and falls to `final_learning_rate` at the last step.
     """
 
-    rule: Literal["adam", "adafactor"] = "adam"
+    rule: Rule = "adam"
     learning_rate: Positive
     final_learning_rate: NonNegative = 0.0
     warmup_steps: Count = 0

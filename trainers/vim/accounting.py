@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainers.accounting import Cost, blocks, dense, kept, norm, total
+from trainers.accounting import Cost, blocks, dense, kept, norm, tensor, total
 from trainers.vim.config import Model
 
 
@@ -17,7 +17,7 @@ def parts(
     size = model.transformer
     head = [norm(size.width, rows=tokens), dense(size.width, codebook_size, rows=tokens)]
     return {
-        "embeddings": Cost((codebook_size + classes + 1 + tokens) * size.width, 0, 0),
+        "embeddings": total(tensor(rows, size.width) for rows in (codebook_size, classes + 1, tokens)),
         "blocks": blocks(size, tokens=tokens, dropout=model.dropout > 0, recompute=recompute),
         "logits": total([*head, kept(tokens * codebook_size)]),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainers.accounting import Cost, blocks, dense, kept, norm, total
+from trainers.accounting import Cost, blocks, dense, kept, norm, tensor, total, work
 from trainers.training.config import Transformer
 from trainers.vit_vqgan.config import Model, Stage1
 from trainers.vit_vqgan.convolutional import accounting as convolutional
@@ -24,10 +24,14 @@ def parts(model: Model, *, image_size: int, recompute: bool = False) -> dict[str
     return {
         "encoder": _encoder(model, image_size, recompute),
         "factorize": dense(_latent_width(model), codebook.dim, rows=tokens),
-        "codebook": Cost(
-            parameters=codebook.size * codebook.dim,
-            flops=2 * tokens * codebook.size * codebook.dim,
-            activations=2 * tokens * codebook.dim,
+        "codebook": total(
+            [
+                tensor(codebook.size, codebook.dim),
+                work(
+                    flops=2 * tokens * codebook.size * codebook.dim,
+                    activations=2 * tokens * codebook.dim,
+                ),
+            ]
         ),
         "decoder": _decoder(model, image_size, recompute),
     }
@@ -118,7 +122,7 @@ def _tower(
     return total(
         [
             dense(inputs, size.width, rows=tokens),
-            Cost(parameters=tokens * size.width, flops=0, activations=0),  # positions
+            tensor(tokens, size.width),  # positions
             blocks(size, tokens=tokens, recompute=recompute),
             norm(size.width, rows=tokens),
             dense(size.width, size.hidden, rows=tokens),

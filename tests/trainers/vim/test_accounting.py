@@ -2,6 +2,7 @@ import pytest
 import tensorflow as tf
 
 from tests.trainers.products import flops
+from tests.trainers.slots import adafactor_bytes
 from trainers.training.config import Transformer
 from trainers.vim import accounting
 from trainers.vim.config import Model
@@ -17,5 +18,6 @@ def test_parameters_and_flops_are_those_of_the_model_that_is_built(classes):
     parts = accounting.parts(options, tokens=9, codebook_size=10, classes=classes)
     built = sum(int(tf.size(variable)) for variable in model.trainable_variables)
     assert sum(cost.parameters for cost in parts.values()) == built
+    assert sum(cost.adafactor for cost in parts.values()) == adafactor_bytes(model)
     counted = flops(model.call, tf.zeros([1, 9], tf.int32), tf.zeros([1], tf.int32))
     assert sum(cost.flops for cost in parts.values()) == counted

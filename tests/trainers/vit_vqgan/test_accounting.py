@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from tests.trainers.products import flops
+from tests.trainers.slots import adafactor_bytes
 from trainers.accounting import total
 from trainers.vit_vqgan import accounting, adversarial
 from trainers.vit_vqgan.config import Model, Stage1
@@ -37,6 +38,7 @@ def test_every_part_costs_what_the_model_that_is_built_does(towers):
     parts = accounting.parts(size, image_size=16)
     for name, cost in parts.items():
         assert cost.parameters == learned(getattr(model, name)), name
+        assert cost.adafactor == adafactor_bytes(getattr(model, name)), name
     assert sum(cost.parameters for cost in parts.values()) == learned(model)
     assert accounting.encode(size, image_size=16).flops == flops(model.encode, PIXELS)
     assert accounting.reconstruct(size, image_size=16).flops == flops(model.call, PIXELS)
@@ -69,6 +71,7 @@ def test_a_discriminator_costs_what_the_one_that_is_built_does(size, monkeypatch
     network = networks.build(size, image_size=32)
     cost = accounting.discriminator(size, image_size=32)
     assert cost.parameters == learned(network)
+    assert cost.adafactor == adafactor_bytes(network)
     assert cost.flops == flops(network.call, tf.zeros([1, 32, 32, 3]))
 
 

@@ -1,0 +1,16 @@
+"""Counts what the optimizer of a built network keeps."""
+
+from __future__ import annotations
+
+import keras
+
+from trainers.training.config import Optimizer
+from trainers.training.optimizer import DecoupledOptimizer
+
+
+def adafactor_bytes(network: keras.Layer) -> int:
+    """Bytes of Adafactor's slots for all that the network learns; the count of moves is no slot."""
+    options = Optimizer(rule="adafactor", learning_rate=0.1)
+    optimizer = DecoupledOptimizer(options, 10, network.trainable_variables)
+    _moves, *slots = optimizer.state
+    return sum(slot.numpy().nbytes for slot in slots)
