@@ -119,21 +119,29 @@ def test_without_classes_there_is_no_class_accuracy_and_no_failure(evaluate):
     assert len(samples["images"]) == 30
 
 
-def images_and_sureness(count):
-    """Straight from the stand-ins: images 0 to `count`, and how sure the classifier is of their class."""
-    numbers = np.arange(count)
-    ones = tf.ones([count])
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Straight from the generator: images 0 to 47, and how sure the classifier is of their class."""
+    folder = str(tmp_path_factory.mktemp("straight"))
+    stand_ins.write_generator(folder)
+    numbers = np.arange(48)
     class_id = tf.constant(numbers % 3, tf.int32)
-    tokens = stand_ins.sample(class_id, tf.constant(numbers, tf.int64), ones, None, None, None)
-    images = np.rint(stand_ins.decode(tokens)[0].numpy() * 255).astype(np.uint8)
+    answer = tf.saved_model.load(folder).signatures["generate"](
+        class_id=class_id,
+        seed=tf.constant(numbers, tf.int64),
+        temperature=tf.ones([48]),
+        top_k=tf.zeros([48], tf.int32),
+        top_p=tf.ones([48]),
+        guidance=tf.ones([48]),
+    )
+    images = np.stack([tf.io.decode_image(png).numpy() for png in answer["image_bytes"]])
     logits, _ = stand_ins.classify(tf.constant(images / 255.0, tf.float32))
     return images, tf.gather(tf.nn.softmax(logits), class_id, axis=1, batch_dims=1).numpy()
 
 
-def test_acceptance_1_is_plain_sampling(evaluate):
+def test_acceptance_1_is_plain_sampling(evaluate, straight):
     _, samples = evaluate(acceptance=1.0)
-    images, _ = images_and_sureness(24)  # the first eight of each class
-    expected = np.concatenate([images[class_id::3] for class_id in range(3)])
+    expected = np.concatenate([straight[0][class_id:24:3] for class_id in range(3)])
     np.testing.assert_array_equal(samples["images"], expected)
 
 
@@ -143,13 +151,12 @@ def rejected(evaluate):
     return evaluate(samples=10, acceptance=0.25)
 
 
-def test_of_each_class_the_likeliest_are_kept(rejected):
+def test_of_each_class_the_likeliest_are_kept(rejected, straight):
     evaluation, samples = rejected
-    images, sureness = images_and_sureness(48)
-    sureness[[number for number in range(36, 48) if number % 3]] = -1.0  # the last round is class 0's alone
+    images, sureness = straight
     kept = []
-    for class_id, count in enumerate((4, 3, 3)):
-        numbers = np.arange(class_id, 48, 3)
+    for class_id, (count, drawn) in enumerate(((4, 16), (3, 12), (3, 12))):
+        numbers = np.arange(class_id, 3 * drawn, 3)
         likeliest = numbers[np.lexsort((numbers, -sureness[numbers]))][:count]
         kept.extend(sorted(likeliest))
     assert samples["classes"].tolist() == [0] * 4 + [1] * 3 + [2] * 3

@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from components.evaluators.linear_probe import executor
@@ -68,16 +67,10 @@ def test_features_are_asked_for_without_a_class(tmp_path):
     assert set(inputs) == {"image_bytes"}
 
 
-@pytest.mark.parametrize(
-    ("class_names", "label_drop", "warned"),
-    [(stand_ins.CLASSES, 0.0, True), (stand_ins.CLASSES, 0.1, False), ((), 0.0, False)],
-)
-def test_a_start_that_was_never_trained_is_warned_of(tmp_path, class_names, label_drop, warned):
-    def write(directory):
-        stand_ins.write_generator(directory, class_names)
-
-    evaluation = evaluate(tmp_path, ROWS[:6], write=write, epochs=1, label_drop=label_drop)
-    assert ["never saw the start without one" in line for line in evaluation["warnings"]] == [True] * warned
+def test_a_start_that_was_never_trained_is_warned_of(tmp_path):
+    evaluation = evaluate(tmp_path, ROWS[:6], epochs=1, label_drop=0.0)
+    (warning,) = evaluation["warnings"]
+    assert "never saw the start without one" in warning
 
 
 def write_another_generator(directory):
