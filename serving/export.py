@@ -7,6 +7,7 @@ can take the place of ViT-VQGAN and VIM. Beside each SavedModel stand the reques
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -109,13 +110,18 @@ def export_generator(
 ) -> None:
     """Writes the generator SavedModel: the image model and its tokenizer in one.
 
+    `generate` holds the guidance scale constant, in `generate_linear` it rises from 1 at the first token to
+    `guidance` at the last one, and `complete` keeps the first rows of an image's grid of tokens.
+
     Args:
       directory: where to.
       model: holds every variable that the functions use.
       metadata: `image_size` S, `tokens` N and the classes C fix the shapes and the allowed ids.
       encode, decode: the tokenizer's, as in `export_tokenizer`.
-      sample: (class_id int32 [B], seed int64 [B], temperature, top_k, top_p, guidance [B]) -> tokens
-        int32 [B, N]; each row depends on its own inputs alone.
+      sample: (class_id int32 [B], seed int64 [B], temperature, top_k, top_p, first_guidance, last_guidance
+        [B], given int32 [B, N], kept int32 [B]) -> tokens int32 [B, N], the first `kept` of them those
+        `given`; the guidance scale goes linearly from the first token's to the last one's; each row
+        depends on its own inputs alone.
       log_likelihood: (tokens int32 [B, N], class_id int32 [B]) -> log p(tokens | class) in nats,
         float32 [B].
       features: tokens int32 [B, N] -> float32 [B, L, D], mean over tokens of every block's output,
@@ -141,18 +147,20 @@ def export_generator(
         ):
             return tf.identity(class_id)
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            class_id,
-            tf.TensorSpec([None], tf.int64, "seed"),
-            tf.TensorSpec([None], tf.float32, "temperature"),
-            tf.TensorSpec([None], tf.int32, "top_k"),
-            tf.TensorSpec([None], tf.float32, "top_p"),
-            tf.TensorSpec([None], tf.float32, "guidance"),
-        ],
-    )
-    def generate(class_id, seed, temperature, top_k, top_p, guidance):
+    settings = [
+        class_id,
+        tf.TensorSpec([None], tf.int64, "seed"),
+        tf.TensorSpec([None], tf.float32, "temperature"),
+        tf.TensorSpec([None], tf.int32, "top_k"),
+        tf.TensorSpec([None], tf.float32, "top_p"),
+        tf.TensorSpec([None], tf.float32, "guidance"),
+    ]
+    # Traced once: the signatures below all call the same graph.
+    draw = tf.function(sample, autograph=False)
+
+    def drawn(
+        class_id, seed, temperature, top_k, top_p, guidance, *, first_guidance=None, given=None, kept=None
+    ):
         checks = [
             tf.debugging.assert_non_negative(temperature, "temperature must be 0 (greedy) or more"),
             tf.debugging.assert_non_negative(top_k, "top_k must be 0 (off) or more"),
@@ -160,9 +168,45 @@ def export_generator(
             tf.debugging.assert_less_equal(top_p, 1.0, "top_p must be in (0, 1]"),
             tf.debugging.assert_non_negative(guidance, "guidance must be 0 or more"),
         ]
+        none = tf.zeros_like(top_k)
         with tf.control_dependencies(checks):
-            tokens = sample(known(class_id), seed, temperature, top_k, top_p, guidance)
+            tokens = draw(
+                known(class_id),
+                seed,
+                temperature,
+                top_k,
+                top_p,
+                guidance if first_guidance is None else first_guidance,
+                guidance,
+                tf.tile(none[:, tf.newaxis], [1, metadata.tokens]) if given is None else given,
+                none if kept is None else kept,
+            )
         return {"tokens": tokens, "image_bytes": images.encode_batch(decode(tokens)[0])}
+
+    @tf.function(autograph=False, input_signature=settings)
+    def generate(class_id, seed, temperature, top_k, top_p, guidance):
+        return drawn(class_id, seed, temperature, top_k, top_p, guidance)
+
+    @tf.function(autograph=False, input_signature=settings)
+    def generate_linear(class_id, seed, temperature, top_k, top_p, guidance):
+        one = tf.ones_like(guidance)
+        return drawn(class_id, seed, temperature, top_k, top_p, guidance, first_guidance=one)
+
+    @tf.function(
+        autograph=False,
+        input_signature=[image_bytes, tf.TensorSpec([None], tf.int32, "kept_rows"), *settings],
+    )
+    def complete(image_bytes, kept_rows, class_id, seed, temperature, top_k, top_p, guidance):
+        side = math.isqrt(metadata.tokens)
+        allowed = f"kept_rows must be in [0, {side}]"
+        checks = [
+            tf.debugging.assert_non_negative(kept_rows, allowed),
+            tf.debugging.assert_less_equal(kept_rows, side, allowed),
+        ]
+        with tf.control_dependencies(checks):
+            kept = side * kept_rows
+        given = tokenize(image_bytes)
+        return drawn(class_id, seed, temperature, top_k, top_p, guidance, given=given, kept=kept)
 
     @tf.function(autograph=False, input_signature=[image_bytes, class_id])
     def score(image_bytes, class_id):
@@ -178,7 +222,13 @@ def export_generator(
         directory,
         model,
         metadata,
-        {"generate": generate, "score": score, "features": pooled_features},
+        {
+            "generate": generate,
+            "generate_linear": generate_linear,
+            "complete": complete,
+            "score": score,
+            "features": pooled_features,
+        },
         default="generate",
     )
     row: dict[str, np.ndarray] = {

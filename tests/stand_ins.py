@@ -36,9 +36,11 @@ def decode(tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return pixels, tf.zeros_like(pixels)
 
 
-def sample(class_id, seed, temperature, top_k, top_p, guidance) -> tf.Tensor:
+def sample(
+    class_id, seed, temperature, top_k, top_p, first_guidance, last_guidance, given, kept
+) -> tf.Tensor:
     """Tokens scatter around the class's brightness (0, 7 or 14) by at most 1; greedy has no scatter."""
-    del top_k, top_p, guidance
+    del top_k, top_p, first_guidance, last_guidance
 
     def row(inputs):
         label, row_seed, heat = inputs
@@ -47,11 +49,12 @@ def sample(class_id, seed, temperature, top_k, top_p, guidance) -> tf.Tensor:
         )
         return 7 * label + jitter * tf.cast(heat > 0, tf.int32)
 
-    return tf.map_fn(
+    drawn = tf.map_fn(
         row,
         (class_id, seed, temperature),
         fn_output_signature=tf.TensorSpec([TOKENS], tf.int32),
     )
+    return tf.where(tf.range(TOKENS) < kept[:, tf.newaxis], given, drawn)
 
 
 def log_likelihood(tokens: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
@@ -78,7 +81,7 @@ def write_tokenizer(directory: str, class_names: tuple[str, ...] = CLASSES) -> N
     export_tokenizer(directory, tf.Module(), metadata("tokenizer", class_names), encode=encode, decode=decode)
 
 
-def write_generator(directory: str, class_names: tuple[str, ...] = CLASSES) -> None:
+def write_generator(directory: str, class_names: tuple[str, ...] = CLASSES, sample=sample) -> None:
     export_generator(
         directory,
         tf.Module(),

@@ -77,7 +77,9 @@ def create_pipeline(
         batch_size=config.tokens.batch_size,
         num_shards=config.tokens.num_shards,
     )
-    vim = _trainer("vim", "trainers.vim", tokens, config, config.stage2, run_dir, base_model=tokenizer)
+    cached = config.stage2.tokens == "cached"
+    seen = tokens if cached else images
+    vim = _trainer("vim", "trainers.vim", seen, config, config.stage2, run_dir, base_model=tokenizer)
 
     reconstruction = ReconstructionEvaluator(
         examples=images.outputs["examples"],
@@ -132,7 +134,7 @@ def create_pipeline(
             validation,
             tokenizer,
             classifier,
-            tokens,
+            *([tokens] if cached else []),
             vim,
             reconstruction,
             generation,

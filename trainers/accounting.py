@@ -105,21 +105,23 @@ def attention(width: int, *, heads: int, tokens: int) -> Cost:
     )
 
 
-def block(size: Transformer, *, tokens: int, dropout: bool = False) -> Cost:
+def block(size: Transformer, *, tokens: int, dropout: bool = False, qk_norm: bool = False) -> Cost:
     """One Transformer block (`trainers.transformer.Block`) on a sequence of N tokens.
 
     With d the width, h the hidden width and H heads: 4 d^2 + 2 d h weights with 9 d + h biases and norm
     parameters; 2 N (4 d^2 + 2 d h) + 4 N^2 d FLOPs; 8 N d + 2 N h + H N^2 activations, which are the
     inputs of both norms, of attention's projections and products, of the feed-forward layers and of
     GELU, and the attention weights. Dropout adds its masks, and a copy of the attention weights:
-    2 N d + N h + 2 H N^2.
+    2 N d + N h + 2 H N^2. Norms of queries and keys have 4 d / H parameters and keep 2 N d inputs.
     """
-    d, h = size.width, size.hidden
-    masks = 2 * tokens * d + tokens * h + 2 * size.heads * tokens**2
+    d, h, heads = size.width, size.hidden, size.heads
+    query_key_norms = [norm(d // heads, rows=heads * tokens)] * (2 if qk_norm else 0)
+    masks = 2 * tokens * d + tokens * h + 2 * heads * tokens**2
     return total(
         [
             norm(d, rows=tokens),
-            attention(d, heads=size.heads, tokens=tokens),
+            attention(d, heads=heads, tokens=tokens),
+            *query_key_norms,
             norm(d, rows=tokens),
             dense(d, h, rows=tokens),
             kept(tokens * h),
@@ -129,13 +131,20 @@ def block(size: Transformer, *, tokens: int, dropout: bool = False) -> Cost:
     )
 
 
-def blocks(size: Transformer, *, tokens: int, dropout: bool = False, recompute: bool = False) -> Cost:
+def blocks(
+    size: Transformer,
+    *,
+    tokens: int,
+    dropout: bool = False,
+    qk_norm: bool = False,
+    recompute: bool = False,
+) -> Cost:
     """A stack of Transformer blocks.
 
     With `recompute` (gradient checkpointing) it keeps every block's input, N d numbers, and the
     activations of the one block that is being computed again. The FLOPs are the forward pass's.
     """
-    one = block(size, tokens=tokens, dropout=dropout)
+    one = block(size, tokens=tokens, dropout=dropout, qk_norm=qk_norm)
     every = total([one] * size.blocks)
     if recompute:
         return every._replace(activations=size.blocks * tokens * size.width + one.activations)

@@ -11,12 +11,18 @@ How the operations are written decides what TensorFlow's graph fuses on a CPU: s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
 from trainers.training.config import Transformer
+
+# Keys and values of one attention, [B, H, N, D / H] each.
+Cache = tuple[tf.Tensor, tf.Tensor]
+
+PARTS_OF_A_STEP = 4
 
 
 class Dense(keras.layers.Dense):
@@ -32,6 +38,18 @@ class Dense(keras.layers.Dense):
         # Bias and GELU become part of the product where they follow in this form, the bias' shape known.
         flat = self.activation(tf.nn.bias_add(product, tf.ensure_shape(self.bias, [self.units])))
         return tf.reshape(flat, [-1, *x.shape[1:-1], self.units])
+
+    def step(self, x: tf.Tensor) -> tf.Tensor:
+        """[B, D] to [B, units], for so few rows that reading the kernel takes longer than multiplying.
+
+        As a sum of products over parts of D: for one row, a single product reads the kernel at half of
+        what memory gives, and these at nearly all of it.
+        """
+        parts = math.gcd(x.shape[-1], PARTS_OF_A_STEP)
+        kernel = tf.reshape(tf.cast(self.kernel, self.compute_dtype), [parts, -1, self.units])
+        rows = tf.reshape(tf.cast(x, self.compute_dtype), [-1, parts, x.shape[-1] // parts])
+        product = tf.reduce_sum(tf.matmul(tf.transpose(rows, [1, 0, 2]), kernel), axis=0)
+        return self.activation(tf.nn.bias_add(product, tf.cast(self.bias, self.compute_dtype)))
 
 
 class LayerNorm(keras.layers.LayerNormalization):
@@ -58,26 +76,35 @@ class LayerNorm(keras.layers.LayerNormalization):
 
 
 class SelfAttention(keras.layers.Layer):
-    """Multi-head self-attention over [B, N, D]; `causal` hides what comes later in the sequence."""
+    """Multi-head self-attention over [B, N, D].
 
-    def __init__(self, size: Transformer, *, causal: bool, dropout: float, **kwargs):
+    `causal` hides what comes later in the sequence. With `qk_norm` queries and keys go through a layer norm
+    of their own before they meet (Dehghani et al. 2023): scores then cannot grow without bound.
+    """
+
+    def __init__(self, size: Transformer, *, causal: bool, dropout: float, qk_norm: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.heads = size.heads
         self.head_dim = size.width // size.heads
         self.causal = causal
         self.rate = dropout
         self.qkv = Dense(3 * size.width, name="qkv")
+        self.query_norm = LayerNorm(name="query_norm") if qk_norm else None
+        self.key_norm = LayerNorm(name="key_norm") if qk_norm else None
         self.out = Dense(size.width, name="out")
 
     def build(self, shape):
-        """Builds both projections for inputs of `shape` [B, N, D]."""
+        """Builds every layer for inputs of `shape` [B, N, D]."""
         self.qkv.build(shape)
         self.out.build(shape)
+        for norm in (self.query_norm, self.key_norm):
+            if norm:
+                norm.build((None, self.heads, None, self.head_dim))
 
     def call(self, x: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
         """[B, N, D] to [B, N, D]; with a seed [2] attention weights are dropped."""
         length = x.shape[1]
-        queries, keys, values = self._project(x)
+        queries, keys, values = self._heads(self.qkv(x))
         scores = tf.cast(tf.matmul(queries, keys, transpose_b=True), tf.float32)
         if self.causal:
             visible = tf.linalg.band_part(tf.ones([length, length], tf.bool), -1, 0)
@@ -86,34 +113,39 @@ class SelfAttention(keras.layers.Layer):
         mixed = tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3])
         return self.out(tf.reshape(mixed, [-1, *x.shape[1:]]))
 
-    def step(
-        self, x: tf.Tensor, cache: tuple[tf.Tensor, tf.Tensor], position: tf.Tensor
-    ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+    def empty_cache(self, rows: tf.Tensor, places: int) -> Cache:
+        """Keys and values of sequences of which nothing is known yet, [B, H, N, D / H] of zeros each."""
+        shape = tf.stack([rows, self.heads, places, self.head_dim])
+        return tf.zeros(shape, self.compute_dtype), tf.zeros(shape, self.compute_dtype)
+
+    def step(self, x: tf.Tensor, cache: Cache, position: tf.Tensor) -> tuple[tf.Tensor, Cache]:
         """One position of the causal call, the earlier ones taken from the cache.
 
         Args:
           x: [B, D], the input at `position`.
-          cache: keys and values [N, B, H, D / H]. Positions come first, so that one row is written in
-            place instead of a copy of the whole cache.
-          position: int32 scalar; what the cache holds from here on is ignored.
+          cache: filled at the positions before this one, 0 from here on.
+          position: int32 scalar.
 
         Returns:
           The output [B, D] and the cache with this position filled in.
         """
-        query, key, value = (projected[:, :, 0] for projected in self._project(x[:, tf.newaxis]))
-        at = tf.reshape(position, [1, 1])
-        keys = tf.tensor_scatter_nd_update(cache[0], at, key[tf.newaxis])
-        values = tf.tensor_scatter_nd_update(cache[1], at, value[tf.newaxis])
-        scores = tf.cast(tf.einsum("bhd,nbhd->bhn", query, keys), tf.float32)
-        visible = tf.range(tf.shape(keys)[0]) <= position
+        query, key, value = self._heads(self.qkv.step(x)[:, tf.newaxis])
+        keys, values = _fill(cache[0], key, position), _fill(cache[1], value, position)
+        scores = tf.cast(tf.matmul(query, keys, transpose_b=True), tf.float32)
+        visible = tf.range(keys.shape[2]) <= position
         weights = tf.nn.softmax(tf.where(visible, scores, scores.dtype.min))
-        mixed = tf.einsum("bhn,nbhd->bhd", tf.cast(weights, values.dtype), values)
-        return self.out(tf.reshape(mixed, [-1, x.shape[-1]])), (keys, values)
+        mixed = tf.matmul(tf.cast(weights, values.dtype), values)
+        return self.out.step(tf.reshape(mixed, [-1, x.shape[-1]])), (keys, values)
 
-    def _project(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """[B, N, D] to queries (scaled), keys and values, each [B, H, N, D / H]."""
-        qkv = tf.reshape(self.qkv(x), [-1, x.shape[1], 3, self.heads, self.head_dim])
-        queries, keys, values = tf.unstack(tf.transpose(qkv, [2, 0, 3, 1, 4]))
+    def _heads(self, qkv: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """[B, N, 3 D] to queries (scaled), keys and values, each [B, H, N, D / H]."""
+        split = tf.reshape(qkv, [-1, qkv.shape[1], 3, self.heads, self.head_dim])
+        queries, keys, values = tf.unstack(tf.transpose(split, [2, 0, 3, 1, 4]))
+        if self.query_norm and self.key_norm:
+            queries, keys = (
+                tf.cast(norm(x), values.dtype)
+                for norm, x in ((self.query_norm, queries), (self.key_norm, keys))
+            )
         return queries * self.head_dim**-0.5, keys, values
 
 
@@ -124,10 +156,20 @@ class Block(keras.layers.Layer):
     path, input and output of the block, is float32 under any policy.
     """
 
-    def __init__(self, size: Transformer, *, causal: bool = False, dropout: float = 0.0, **kwargs):
+    def __init__(
+        self,
+        size: Transformer,
+        *,
+        causal: bool = False,
+        dropout: float = 0.0,
+        qk_norm: bool = False,
+        **kwargs,
+    ):
         super().__init__(autocast=False, **kwargs)
         self.norm_1 = LayerNorm(name="norm_1")
-        self.attention = SelfAttention(size, causal=causal, dropout=dropout, name="attention")
+        self.attention = SelfAttention(
+            size, causal=causal, dropout=dropout, qk_norm=qk_norm, name="attention"
+        )
         self.norm_2 = LayerNorm(name="norm_2")
         self.expand = Dense(size.hidden, activation="gelu", name="expand")
         self.contract = Dense(size.width, name="contract")
@@ -155,12 +197,11 @@ class Block(keras.layers.Layer):
 
         return tf.recompute_grad(forward)(x) if recompute else forward(x)
 
-    def step(
-        self, x: tf.Tensor, cache: tuple[tf.Tensor, tf.Tensor], position: tf.Tensor
-    ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+    def step(self, x: tf.Tensor, cache: Cache, position: tf.Tensor) -> tuple[tf.Tensor, Cache]:
         """One position [B, D] of the causal call; see `SelfAttention.step`."""
         attended, cache = self.attention.step(self.norm_1(x), cache, position)
-        return self._feed_forward(_add(x, attended), [None, None]), cache
+        x = _add(x, attended)
+        return _add(x, self.contract.step(self.expand.step(self.norm_2(x)))), cache
 
     def _feed_forward(self, x: tf.Tensor, seeds: Sequence[tf.Tensor | None]) -> tf.Tensor:
         hidden = _drop(self.expand(self.norm_2(x)), self.rate, seeds[0])
@@ -172,6 +213,15 @@ def run_blocks(blocks: Sequence[Block], x: tf.Tensor, *, training: bool, recompu
     for block in blocks:
         x = block(x, training=training, recompute=recompute)
     return x
+
+
+def _fill(cache: tf.Tensor, new: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+    """Adds [B, H, 1, D / H] at one position of a cache [B, H, N, D / H], which is 0 there."""
+    rows, heads = tf.shape(cache)[0], cache.shape[1]
+    at = tf.stack(tf.meshgrid(tf.range(rows), tf.range(heads), position, indexing="ij"), axis=-1)
+    # The one scatter of TensorFlow's that writes in place on a CPU, where nobody else holds its input:
+    # `tensor_scatter_nd_update` copies the whole cache for each position. It has no XLA kernel.
+    return tf.raw_ops.ScatterNdNonAliasingAdd(input=cache, indices=at, updates=new)
 
 
 def _add(path: tf.Tensor, output: tf.Tensor) -> tf.Tensor:

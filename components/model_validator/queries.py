@@ -6,6 +6,7 @@ to know what to ask with. The same metadata always gives the same inputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -58,11 +59,17 @@ def _class_id(metadata: Metadata) -> tf.Tensor:
     return tf.constant([0, last // 2, last], tf.int32)
 
 
+def _kept_rows(metadata: Metadata) -> tf.Tensor:
+    side = math.isqrt(metadata.tokens)
+    return tf.constant([0, side // 2, side], tf.int32)
+
+
 _MAKERS: dict[str, Callable[[Metadata], tf.Tensor]] = {
     "image_bytes": _image_bytes,
     "pixels": _pixels,
     "tokens": _tokens,
     "class_id": _class_id,
+    "kept_rows": _kept_rows,
     "seed": lambda _: tf.constant([0, 1, 2**40], tf.int64),
     "temperature": lambda _: tf.constant([0.0, 0.5, 1.0]),
     "top_k": lambda _: tf.constant([0, 2, 0], tf.int32),

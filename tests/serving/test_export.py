@@ -27,7 +27,7 @@ def grey(level: float) -> tf.Tensor:
     return images.encode_batch(tf.fill([1, 12, 20, 3], level))
 
 
-def draw(model, **changes):
+def draw(model, signature="generate", **changes):
     inputs = {
         "class_id": tf.constant([0, 1, 2]),
         "seed": tf.constant([0, 1, 2], tf.int64),
@@ -36,7 +36,7 @@ def draw(model, **changes):
         "top_p": tf.ones([3]),
         "guidance": tf.ones([3]),
     }
-    return model.signatures["generate"](**{**inputs, **changes})
+    return model.signatures[signature](**{**inputs, **changes})
 
 
 def test_tokenizer_signatures_agree_with_each_other(tokenizer):
@@ -62,6 +62,35 @@ def test_generator_signatures_answer_row_by_row(generator):
     assert generator[0].signatures["features"](image_bytes=grey(0.4))["features"].shape == (1, 2, 4)
 
 
+def test_completion_keeps_the_first_rows_of_the_images_tokens(generator):
+    picture = tf.repeat(grey(1.0), 3)
+    drawn = draw(generator[0], temperature=tf.zeros([3]))["tokens"].numpy()
+    completed = draw(
+        generator[0],
+        "complete",
+        image_bytes=picture,
+        kept_rows=tf.constant([0, 1, 2]),
+        temperature=tf.zeros([3]),
+    )["tokens"].numpy()
+    side = stand_ins.SIZE // stand_ins.PATCH
+    for row, kept in enumerate([0, side, 2 * side]):
+        assert completed[row, :kept].tolist() == [stand_ins.CODES - 1] * kept
+        np.testing.assert_array_equal(completed[row, kept:], drawn[row, kept:])
+
+
+def test_guidance_is_constant_in_one_signature_and_rises_from_1_in_the_other(tmp_path):
+    def scales(*inputs):
+        first, last = inputs[5:7]
+        return tf.cast(tf.stack([first, last, first, last], axis=1), tf.int32)
+
+    stand_ins.write_generator(str(tmp_path), sample=scales)
+    model = tf.saved_model.load(str(tmp_path))
+    strong = {"guidance": tf.constant([1.0, 2.0, 5.0])}
+    assert draw(model, **strong)["tokens"].numpy().tolist() == [[1] * 4, [2] * 4, [5] * 4]
+    rising = draw(model, "generate_linear", **strong)["tokens"].numpy()
+    assert rising.tolist() == [[1, 1, 1, 1], [1, 2, 1, 2], [1, 5, 1, 5]]
+
+
 def test_a_model_tells_what_it_is(tokenizer, generator):
     assert read_metadata(tokenizer[0]) == stand_ins.metadata("tokenizer")
     assert read_metadata(generator[0]) == stand_ins.metadata("generator")
@@ -77,11 +106,20 @@ def test_a_model_tells_what_it_is(tokenizer, generator):
         ({"top_p": [1.5, 1.0, 1.0]}, r"top_p must be in \(0, 1\]"),
         ({"top_k": [-1, 0, 0]}, "top_k must be 0 .off. or more"),
         ({"guidance": [-0.5, 1.0, 1.0]}, "guidance must be 0 or more"),
+        ({"kept_rows": [0, 3, 0]}, r"kept_rows must be in \[0, 2\]"),
+        ({"kept_rows": [0, -1, 0]}, r"kept_rows must be in \[0, 2\]"),
     ],
 )
 def test_what_is_out_of_range_is_refused_in_the_graph(generator, changes, allowed):
+    signature = "complete" if "kept_rows" in changes else "generate"
+    picture = {"image_bytes": tf.repeat(grey(0.4), 3)} if signature == "complete" else {}
     with pytest.raises(tf.errors.InvalidArgumentError, match=allowed):
-        draw(generator[0], **{name: tf.constant(values) for name, values in changes.items()})
+        draw(
+            generator[0],
+            signature,
+            **picture,
+            **{name: tf.constant(values) for name, values in changes.items()},
+        )
 
 
 def test_unknown_tokens_and_broken_pictures_are_refused(tokenizer):

@@ -62,17 +62,19 @@ def classifier_step():
     return training_step([learner], descent(learner, losses)), pictures()
 
 
-def vim_step():
+def vim_step(**options):
     size = Transformer(blocks=2, heads=2, width=16, hidden=32)
-    model = VIM(vim.Model(transformer=size), tokens=16, codebook_size=8, classes=2, recompute=True)
+    model = VIM(vim.Model(transformer=size, **options), tokens=16, codebook_size=8, classes=2, recompute=True)
     learner = Learner(model, train())
 
     def losses(batch):
-        return vim_trainer._losses(model, batch["tokens"], model.start(batch["label"]), training=True)
+        return vim_trainer._losses(model, batch, training=True)
 
     tokens = tf.random.stateless_uniform([BATCH, 16], seed=[0, 0], maxval=8, dtype=tf.int32)
     step = training_step([learner], descent(learner, losses))
-    return step, {"tokens": tokens, "label": tf.range(BATCH) % 2}
+    batch = {"tokens": tokens, "label": tf.range(BATCH) % 2}
+    orders = tf.tile(tf.range(16)[tf.newaxis, ::-1], [BATCH, 1])
+    return step, {**batch, "order": orders} if model.own_positions is not None else batch
 
 
 STEPS = {
@@ -85,6 +87,9 @@ STEPS = {
     "tokenizer against PatchGAN": lambda: tokenizer_step({"network": "patchgan", "channels": 4, "layers": 2}),
     "classifier": classifier_step,
     "vim": vim_step,
+    "vim in random orders, with query-key norm": lambda: vim_step(
+        qk_norm=True, random_order={"anneal_from": 1, "anneal_until": 2}
+    ),
 }
 
 

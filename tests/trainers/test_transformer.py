@@ -38,15 +38,49 @@ def test_without_causal_every_place_sees_every_other():
     assert np.abs(block(x)[:, 0] - block(changed)[:, 0]).max() > 1e-3
 
 
-def test_stepping_with_the_cache_equals_the_whole_call(causal_block):
-    x = random(3, 5, 8)
-    # What the cache holds ahead of the position must not matter.
-    cache = (tf.fill([5, 3, 2, 4], 7.0), tf.fill([5, 3, 2, 4], -3.0))
-    outputs = []
-    for place in range(5):
-        output, cache = causal_block.step(x[:, place], cache, tf.constant(place))
-        outputs.append(output)
-    np.testing.assert_allclose(tf.stack(outputs, axis=1), causal_block(x), atol=1e-5)
+def stepped(block: Block, x: tf.Tensor) -> tf.Tensor:
+    """The outputs of one place after the other, [B, N, D], from a graph as it is served."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *x.shape[1:]])])
+    def run(x):
+        cache = block.attention.empty_cache(tf.shape(x)[0], x.shape[1])
+        outputs = []
+        for place in range(x.shape[1]):
+            output, cache = block.step(x[:, place], cache, tf.constant(place))
+            outputs.append(output)
+        return tf.stack(outputs, axis=1)
+
+    return run(x)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_stepping_with_the_cache_equals_the_whole_call(rows, qk_norm):
+    block = Block(SIZE, causal=True, qk_norm=qk_norm)
+    x = random(rows, 5, 8)
+    np.testing.assert_allclose(block(x), stepped(block, x), atol=1e-5)
+
+
+def test_a_step_of_a_dense_layer_is_its_call_whatever_the_width():
+    for width in (8, 6, 7):
+        dense = Dense(5, activation="gelu", bias_initializer="ones")
+        x = random(3, width)
+        np.testing.assert_allclose(dense(x), dense.step(x), atol=1e-6)
+
+
+def test_query_key_norm_bounds_the_scores():
+    plain, normed = (SelfAttention(SIZE, causal=False, dropout=0.0, qk_norm=on) for on in (False, True))
+    x = random(1, 5, 8)
+    for attention in (plain, normed):
+        attention(x)
+        attention.qkv.kernel.assign(100.0 * attention.qkv.kernel)
+    # Unit-variance queries and keys of 4 numbers: a score is at most 4 / sqrt(4).
+    scores = []
+    for attention in (plain, normed):
+        queries, keys, _ = attention._heads(attention.qkv(x))
+        scores.append(np.abs(tf.matmul(queries, keys, transpose_b=True)).max())
+    assert scores[0] > 100.0
+    assert scores[1] <= 2.0 + 1e-4
 
 
 def test_attention_is_the_textbook_formula():
@@ -154,13 +188,9 @@ def test_under_bfloat16_attention_weights_sum_to_one_and_large_logits_do_not_ove
 
 
 def test_stepping_with_the_cache_works_under_bfloat16(bfloat16):
-    block = Block(SIZE, causal=True)
+    block = Block(SIZE, causal=True, qk_norm=True)
     x = random(3, 5, 8)
-    whole = block(x)
-    cache = (tf.zeros([5, 3, 2, 4], tf.bfloat16), tf.zeros([5, 3, 2, 4], tf.bfloat16))
-    for place in range(5):
-        output, cache = block.step(x[:, place], cache, tf.constant(place))
-        np.testing.assert_allclose(output, whole[:, place], atol=0.03)
+    np.testing.assert_allclose(stepped(block, x), block(x), atol=0.03)
 
 
 def gradients_of(blocks: list[Block], *, recompute: bool, jit_compile: bool) -> list[np.ndarray]:

@@ -141,11 +141,16 @@ def training_batches(
 
 
 def image_batches(
-    split: Split, job: Job, batch_size: int
+    split: Split,
+    job: Job,
+    batch_size: int,
+    *,
+    augment: Callable[[Example, tf.Tensor], Example] = lambda example, seed: example,
 ) -> Callable[[int, tf.distribute.InputContext], tf.data.Dataset]:
     """From a step and a host to the endless batches of randomly cropped images from there on.
 
-    A batch holds `pixels` float32 [B, S, S, 3] in [0, 1] and `label` int32 [B].
+    A batch holds `pixels` float32 [B, S, S, 3] in [0, 1] and `label` int32 [B], and what `augment`, which
+    follows the crop, makes of them.
     """
 
     def crop(example: Example, seed: tf.Tensor) -> Example:
@@ -156,7 +161,7 @@ def image_batches(
             min_scale=job.augmentation.min_scale,
             flip=job.augmentation.flip,
         )
-        return {"pixels": pixels, "label": example["label"]}
+        return augment({"pixels": pixels, "label": example["label"]}, seed)
 
     def batches(first_step: int, host: tf.distribute.InputContext) -> tf.data.Dataset:
         return training_batches(
@@ -170,6 +175,38 @@ def image_batches(
         )
 
     return batches
+
+
+def token_batches(
+    split: Split,
+    job: Job,
+    batch_size: int,
+    *,
+    tokens: int,
+    augment: Callable[[Example, tf.Tensor], Example],
+) -> Callable[[int, tf.distribute.InputContext], tf.data.Dataset]:
+    """From a step and a host to the endless batches of rows of N tokens from there on.
+
+    A batch holds `tokens` int32 [B, N] and `label` int32 [B], and what `augment` makes of them.
+    """
+
+    def batches(first_step: int, host: tf.distribute.InputContext) -> tf.data.Dataset:
+        return training_batches(
+            split,
+            token_parser(tokens),
+            batch_size=batch_size,
+            seed=job.seed,
+            first_step=first_step,
+            host=host,
+            augment=augment,
+        )
+
+    return batches
+
+
+def held_out_tokens(split: Split, *, tokens: int, limit: int) -> Example:
+    """The first rows of N tokens of a split, at most `limit`, as one batch of `token_batches`."""
+    return first_records(split, token_parser(tokens), limit=limit)
 
 
 def held_out_images(split: Split, job: Job, *, limit: int) -> Example:

@@ -15,10 +15,14 @@ def parts(
     with `logits`.
     """
     size = model.transformer
+    # In random orders, places as they come and places as they are wanted have a table each.
+    tables = (codebook_size, classes + 1, *[tokens] * (2 if model.random_order else 1))
     head = [norm(size.width, rows=tokens), dense(size.width, codebook_size, rows=tokens)]
     return {
-        "embeddings": total(tensor(rows, size.width) for rows in (codebook_size, classes + 1, tokens)),
-        "blocks": blocks(size, tokens=tokens, dropout=model.dropout > 0, recompute=recompute),
+        "embeddings": total(tensor(rows, size.width) for rows in tables),
+        "blocks": blocks(
+            size, tokens=tokens, dropout=model.dropout > 0, qk_norm=model.qk_norm, recompute=recompute
+        ),
         "logits": total([*head, kept(tokens * codebook_size)]),
     }
 

@@ -14,6 +14,9 @@ class VIM(keras.Model):
 
     The sequence is a start followed by all tokens but the last, so that the output at place i predicts
     token i. The start is the class's own embedding, or one learned vector where there is no class.
+
+    Trained in random orders (RAR, Yu et al. 2024), the model has to be told of each input where in the image
+    it comes from and which place is wanted next: two tables of positions, whose sum is raster order's one.
     """
 
     def __init__(
@@ -40,8 +43,19 @@ class VIM(keras.Model):
         )
         # One vector for each place of the grid: the full 2D table, in raster order.
         self.positions = self.add_weight(name="positions", shape=(tokens, width), initializer=_small_normal())
+        self.own_positions = (
+            self.add_weight(name="own_positions", shape=(tokens, width), initializer=_small_normal())
+            if options.random_order
+            else None
+        )
         self.blocks = [
-            Block(options.transformer, causal=True, dropout=options.dropout, name=f"block_{index + 1}")
+            Block(
+                options.transformer,
+                causal=True,
+                dropout=options.dropout,
+                qk_norm=options.qk_norm,
+                name=f"block_{index + 1}",
+            )
             for index in range(options.transformer.blocks)
         ]
         self.recompute = recompute
@@ -55,15 +69,29 @@ class VIM(keras.Model):
         """The id that starts an image without a class."""
         return self.classes
 
-    def call(self, tokens: tf.Tensor, class_id: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Tokens int32 [B, N] and class ids int32 [B] to the logits of every token, float32 [B, N, K]."""
-        x = self._embed(tokens, class_id)
+    def call(
+        self,
+        tokens: tf.Tensor,
+        class_id: tf.Tensor,
+        order: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> tf.Tensor:
+        """Logits of every token, float32 [B, N, K].
+
+        Args:
+          tokens: int32 [B, N], raster order.
+          class_id: int32 [B].
+          order: int32 [B, N], a permutation of the places for each row: logits i are then those of token
+            order[i], from the tokens order[0] to order[i - 1]. Raster order where there is none.
+          training: whether to drop out.
+        """
+        x = self._embed(tokens, class_id, order)
         return self.head(run_blocks(self.blocks, x, training=training, recompute=self.recompute))
 
     def features(self, tokens: tf.Tensor) -> tf.Tensor:
         """The mean over places of every block's output, without a class: float32 [B, L, D]."""
         class_id = tf.fill(tf.shape(tokens)[:1], self.no_class)
-        x = self._embed(tokens, class_id)
+        x = self._embed(tokens, class_id, order=None)
         means = []
         for block in self.blocks:
             x = block(x)
@@ -85,11 +113,22 @@ class VIM(keras.Model):
         """The last block's output [..., D] to logits, float32 [..., K]."""
         return tf.cast(self.logits(self.norm(x)), tf.float32)
 
-    def _embed(self, tokens: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
-        """The start and all tokens but the last, at their places: [B, N, D]."""
+    def places(self, order: tf.Tensor | None = None) -> tf.Tensor:
+        """What is added to the inputs: [N, D] in raster order, [B, N, D] in orders int32 [B, N]."""
+        wanted = self.positions if order is None else tf.gather(self.positions, order)
+        if self.own_positions is None:
+            return tf.convert_to_tensor(wanted)
+        own = self.own_positions[:-1] if order is None else tf.gather(self.own_positions, order[:, :-1])
+        # The start comes from no place.
+        return wanted + tf.concat([tf.zeros_like(wanted[..., :1, :]), own], axis=-2)
+
+    def _embed(self, tokens: tf.Tensor, class_id: tf.Tensor, order: tf.Tensor | None) -> tf.Tensor:
+        """The start and all tokens but the last in order, with their places: [B, N, D]."""
+        if order is not None:
+            tokens = tf.gather(tokens, order, batch_dims=1)
         start = tf.gather(self.class_embedding, class_id)[:, tf.newaxis]
         seen = tf.gather(self.token_embedding, tokens[:, :-1])
-        return tf.concat([start, seen], axis=1) + self.positions
+        return tf.concat([start, seen], axis=1) + self.places(order)
 
 
 def _small_normal() -> keras.initializers.Initializer:

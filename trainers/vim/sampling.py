@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from trainers.transformer import Cache
 from trainers.vim.model import VIM
 
 
@@ -18,9 +19,16 @@ def sample(
     temperature: tf.Tensor,
     top_k: tf.Tensor,
     top_p: tf.Tensor,
-    guidance: tf.Tensor,
+    first_guidance: tf.Tensor,
+    last_guidance: tf.Tensor,
+    given: tf.Tensor,
+    kept: tf.Tensor,
 ) -> tf.Tensor:
     """Draws the tokens of B images, int32 [B, N].
+
+    Classifier-free guidance (Ho & Salimans 2022): with a scale s the logits are those without a class plus
+    s times what the class adds. The scale goes linearly from the first token's to the last one's; equal
+    ends hold it constant. 1 is off, and costs nothing where it is off for all rows and places.
 
     Args:
       model: the image model.
@@ -29,11 +37,12 @@ def sample(
       temperature: float32 [B], 0 takes the most likely token.
       top_k: int32 [B], 0 is off.
       top_p: float32 [B] in (0, 1], 1 is off.
-      guidance: float32 [B], the scale s of classifier-free guidance (Ho & Salimans 2022): logits are
-        those without a class plus s times what the class adds. 1 is off and costs nothing.
+      first_guidance, last_guidance: float32 [B], the scale at the first and at the last token.
+      given: int32 [B, N], tokens of an image to be completed.
+      kept: int32 [B], how many of the first of them stay; 0 draws a whole image.
     """
     uniforms = _uniforms(seed, model.tokens)
-    guided = tf.reduce_any(guidance != 1.0)
+    guided = tf.reduce_any((first_guidance != 1.0) | (last_guidance != 1.0))
     classes = model.start(class_id)
     rows = tf.shape(classes)[0]
     # Guided rows run twice, the second time without their class.
@@ -43,24 +52,36 @@ def sample(
         lambda: classes,
     )
 
-    def next_token(x, cache, place):
-        logits, cache = _step(model, x, cache, place)
-        logits = tf.cond(guided, lambda: _guide(logits, guidance), lambda: logits)
-        return draw(logits, uniforms[:, place], temperature, top_k, top_p), cache
+    def next_token(x: tf.Tensor, caches: list[Cache], place: tf.Tensor) -> tuple[tf.Tensor, list[Cache]]:
+        logits, caches = step(model, x, caches, place)
+        share = tf.cast(place, tf.float32) / max(model.tokens - 1, 1)
+        scale = first_guidance + share * (last_guidance - first_guidance)
+        logits = tf.cond(guided, lambda: _guide(logits, scale), lambda: logits)
+        drawn = draw(logits, uniforms[:, place], temperature, top_k, top_p)
+        return tf.where(place < kept, given[:, place], drawn), caches
 
-    def body(place, token, cache, tokens):
+    def body(place, token, caches, tokens):
         both = tf.cond(guided, lambda: tf.tile(token, [2]), lambda: token)
-        token, cache = next_token(tf.gather(model.token_embedding, both), cache, place)
-        return place + 1, token, cache, tokens.write(place, token)
+        token, caches = next_token(tf.gather(model.token_embedding, both), caches, place)
+        return place + 1, token, caches, tokens.write(place, token)
 
-    first, cache = next_token(
-        tf.gather(model.class_embedding, starts), _empty_cache(model, tf.shape(starts)[0]), tf.constant(0)
-    )
+    empty = [block.attention.empty_cache(tf.shape(starts)[0], model.tokens) for block in model.blocks]
+    first, caches = next_token(tf.gather(model.class_embedding, starts), empty, tf.constant(0))
     tokens = tf.TensorArray(tf.int32, size=model.tokens, element_shape=[None]).write(0, first)
     *_, tokens = tf.while_loop(
-        lambda place, *_: place < model.tokens, body, (tf.constant(1), first, cache, tokens)
+        lambda place, *_: place < model.tokens, body, (tf.constant(1), first, caches, tokens)
     )
     return tf.ensure_shape(tf.transpose(tokens.stack()), [None, model.tokens])
+
+
+def step(model: VIM, x: tf.Tensor, caches: list[Cache], place: tf.Tensor) -> tuple[tf.Tensor, list[Cache]]:
+    """The input embedding [B, D] of one place to its logits, float32 [B, K], and the caches with it."""
+    x += model.places()[place]
+    filled = []
+    for block, cache in zip(model.blocks, caches, strict=True):
+        x, cache = block.step(x, cache, place)
+        filled.append(cache)
+    return tf.cast(model.logits.step(model.norm(x)), tf.float32), filled
 
 
 def draw(
@@ -70,28 +91,50 @@ def draw(
 
     Tokens are ranked by probability. Rank r stays if r < top_k and if the ranks before it hold less
     than top_p of the probability (nucleus sampling, Holtzman et al. 2019); the first always does. The
-    token drawn is the one in whose share of what stays `uniform` falls.
+    token drawn is the one in whose share of what stays `uniform` falls. Where no row has a filter, nothing is
+    ranked: sorting 8192 codes for each token takes longer than all the rest of a draw.
 
     Args:
       logits: float32 [B, K].
       uniform: float32 [B] in [0, 1), the only randomness.
       temperature, top_k, top_p: as in `sample`, [B].
     """
-    codes = logits.shape[-1]
     greedy = temperature == 0.0
     scaled = logits / tf.where(greedy, 1.0, temperature)[:, tf.newaxis]
-    probabilities, order = tf.math.top_k(tf.nn.softmax(scaled), k=codes)
-    before = tf.cumsum(probabilities, axis=-1, exclusive=True)
-    limit = tf.where(greedy, 1, tf.where(top_k == 0, codes, top_k))
+    probabilities = tf.nn.softmax(scaled)
+    filtered = (top_k > 0) | (top_p < 1.0)
+    whole = _invert(probabilities, uniform)
+    drawn = tf.cond(
+        tf.reduce_any(filtered),
+        lambda: tf.where(filtered, _draw_filtered(probabilities, uniform, top_k, top_p), whole),
+        lambda: whole,
+    )
+    return tf.where(greedy, tf.argmax(logits, axis=-1, output_type=tf.int32), drawn)
+
+
+def _draw_filtered(
+    probabilities: tf.Tensor, uniform: tf.Tensor, top_k: tf.Tensor, top_p: tf.Tensor
+) -> tf.Tensor:
+    """Probabilities [B, K] to a token a row from those that both filters leave, int32 [B]."""
+    codes = probabilities.shape[-1]
+    ranked, order = tf.math.top_k(probabilities, k=codes)
+    before = tf.cumsum(ranked, axis=-1, exclusive=True)
+    limit = tf.where(top_k == 0, codes, top_k)
     # Without a nucleus all ranks stay, even where rounding lets the sum reach 1 early.
     nucleus = tf.where(top_p == 1.0, float("inf"), top_p)
     stays = (tf.range(codes) < limit[:, tf.newaxis]) & (before < nucleus[:, tf.newaxis])
-    shares = tf.where(stays, probabilities, 0.0)
+    rank = _invert(tf.where(stays, ranked, 0.0), uniform)
+    return tf.gather(order, rank, batch_dims=1)
+
+
+def _invert(shares: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
+    """Shares [B, K] and numbers in [0, 1) to the index in whose share of the sum each falls, int32 [B]."""
     reached = tf.cumsum(shares, axis=-1)
     target = uniform[:, tf.newaxis] * reached[:, -1:]
-    rank = tf.reduce_sum(tf.cast(reached <= target, tf.int32), axis=-1)
-    last = tf.reduce_sum(tf.cast(stays, tf.int32), axis=-1) - 1
-    return tf.gather(order, tf.minimum(rank, last), batch_dims=1)
+    index = tf.reduce_sum(tf.cast(reached <= target, tf.int32), axis=-1)
+    # Rounding may bring a number next to 1 to the whole sum.
+    last = tf.reduce_sum(tf.cast(reached < reached[:, -1:], tf.int32), axis=-1)
+    return tf.minimum(index, last)
 
 
 def _uniforms(seed: tf.Tensor, places: int) -> tf.Tensor:
@@ -108,20 +151,3 @@ def _guide(logits: tf.Tensor, guidance: tf.Tensor) -> tf.Tensor:
     with_class, without = tf.split(logits, 2)
     scale = guidance[:, tf.newaxis]
     return tf.where(scale == 1.0, with_class, without + scale * (with_class - without))
-
-
-def _step(model: VIM, x: tf.Tensor, cache: list, place: tf.Tensor) -> tuple[tf.Tensor, list]:
-    """The input embedding [B, D] of one place to its logits [B, K], and the cache with it."""
-    x += model.positions[place]
-    filled = []
-    for block, block_cache in zip(model.blocks, cache, strict=True):
-        x, block_cache = block.step(x, block_cache, place)
-        filled.append(block_cache)
-    return model.head(x), filled
-
-
-def _empty_cache(model: VIM, rows: tf.Tensor) -> list[tuple[tf.Tensor, tf.Tensor]]:
-    """Keys and values of every block, [N, B, H, D / H] each, all there from the start."""
-    size = model.options.transformer
-    empty = tf.zeros([model.tokens, rows, size.heads, size.width // size.heads], model.compute_dtype)
-    return [(empty, empty) for _ in model.blocks]

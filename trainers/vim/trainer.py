@@ -15,6 +15,7 @@ from trainers.training.loop import fit
 from trainers.training.step import Batch, Learner, Metrics, descent, training_step
 from trainers.vim.config import Stage2
 from trainers.vim.model import VIM
+from trainers.vim.rows import row_augmentation
 from trainers.vim.sampling import sample
 
 # Held-out rows looked at on the way.
@@ -22,18 +23,20 @@ EVALUATION_ROWS = 512
 
 
 def run_fn(fn_args: Any) -> None:
-    """Trains a VIM on token Examples and exports it with its tokenizer as the generator SavedModel."""
+    """Trains a VIM on token Examples and exports it with its tokenizer as the generator SavedModel.
+
+    With `tokens: on_the_fly` the Examples are images, and the tokenizer runs in the step.
+    """
     run, stage = job.read(fn_args.custom_config, Stage2)
     strategy = job.prepare(run.seed, stage.train)
     train_split = examples.open_split(fn_args.train_files)
     eval_split = examples.open_split(fn_args.eval_files)
-    tokenizer = tf.saved_model.load(fn_args.base_model)
-    metadata = read_metadata(tokenizer)
-    parse = examples.token_parser(metadata.tokens)
-    classes = len(metadata.class_names) if stage.model.class_conditional else 0
-    held_out = examples.first_records(eval_split, parse, limit=EVALUATION_ROWS)
 
     with strategy.scope():
+        # In the scope, so that every device has its own copy of the encoder.
+        tokenizer = tf.saved_model.load(fn_args.base_model)
+        metadata = read_metadata(tokenizer)
+        classes = len(metadata.class_names) if stage.model.class_conditional else 0
         model = VIM(
             stage.model,
             tokens=metadata.tokens,
@@ -42,24 +45,28 @@ def run_fn(fn_args: Any) -> None:
             recompute=stage.train.recompute,
         )
         learner = Learner(model, stage.train)
+        augment = row_augmentation(
+            stage.model,
+            tokens=metadata.tokens,
+            no_class=model.no_class,
+            batch_size=stage.train.batch_size,
+        )
+
+        def encode(pixels: tf.Tensor) -> tf.Tensor:
+            return tokenizer.signatures["encode_pixels"](pixels=pixels)["tokens"]
 
         def losses(batch: Batch, *, training: bool) -> Metrics:
-            return _losses(model, batch["tokens"], model.start(batch["label"]), training=training)
+            tokens = encode(batch["pixels"]) if "pixels" in batch else batch["tokens"]
+            return _losses(model, {**batch, "tokens": tokens}, training=training)
 
-        def drop_label(example: Batch, seed: tf.Tensor) -> Batch:
-            dropped = tf.random.stateless_uniform([], seed) < stage.model.label_drop
-            return {**example, "label": tf.where(dropped, model.no_class, example["label"])}
-
-        def batches(first_step: int, host: tf.distribute.InputContext) -> tf.data.Dataset:
-            return examples.training_batches(
-                train_split,
-                parse,
-                batch_size=stage.train.batch_size,
-                seed=run.seed,
-                first_step=first_step,
-                host=host,
-                augment=drop_label if classes else None,
+        if stage.tokens == "on_the_fly":
+            batches = examples.image_batches(train_split, run, stage.train.batch_size, augment=augment)
+            held_out = examples.held_out_images(eval_split, run, limit=EVALUATION_ROWS)
+        else:
+            batches = examples.token_batches(
+                train_split, run, stage.train.batch_size, tokens=metadata.tokens, augment=augment
             )
+            held_out = examples.held_out_tokens(eval_split, tokens=metadata.tokens, limit=EVALUATION_ROWS)
 
         name = job.training_name(run, stage, train_split.fingerprint)
         history = fit(
@@ -76,9 +83,6 @@ def run_fn(fn_args: Any) -> None:
             checkpoints=os.path.join(run.checkpoints, name),
             logs=os.path.join(run.logs, name),
         )
-
-        def encode(pixels: tf.Tensor) -> tf.Tensor:
-            return tokenizer.signatures["encode_pixels"](pixels=pixels)["tokens"]
 
         def decode(tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             decoded = tokenizer.signatures["decode_pixels"](tokens=tokens)
@@ -103,9 +107,15 @@ def run_fn(fn_args: Any) -> None:
             )
 
 
-def _losses(model: VIM, tokens: tf.Tensor, class_id: tf.Tensor, *, training: bool) -> Metrics:
-    """The negative log-likelihood in nats a token (equation 2), and the accuracy of the first guess."""
-    logits = model(tokens, class_id, training=training)
+def _losses(model: VIM, batch: Batch, *, training: bool) -> Metrics:
+    """The negative log-likelihood in nats a token (equation 2), and the accuracy of the first guess.
+
+    Where a batch has orders, logits and tokens are both in them: the likelihood factors in any order.
+    """
+    tokens, order = batch["tokens"], batch.get("order")
+    logits = model(tokens, model.start(batch["label"]), order=order, training=training)
+    if order is not None:
+        tokens = tf.gather(tokens, order, batch_dims=1)
     nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tokens, logits=logits)
     hits = tf.argmax(logits, axis=-1, output_type=tf.int32) == tokens
     return {"loss": tf.reduce_mean(nats), "accuracy": tf.reduce_mean(tf.cast(hits, tf.float32))}

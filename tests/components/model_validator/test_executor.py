@@ -75,7 +75,10 @@ def _bare(metadata, **signatures):
             stand_ins.write_tokenizer,
             ["decode", "decode_pixels", "encode", "encode_pixels", "reconstruct", "serving_default"],
         ),
-        (stand_ins.write_generator, ["features", "generate", "score", "serving_default"]),
+        (
+            stand_ins.write_generator,
+            ["complete", "features", "generate", "generate_linear", "score", "serving_default"],
+        ),
         (stand_ins.write_classifier, ["classify", "classify_pixels", "serving_default"]),
     ],
 )

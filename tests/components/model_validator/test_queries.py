@@ -52,3 +52,7 @@ def test_sampling_inputs_have_the_dtypes_of_the_signature():
 def test_an_unknown_name_is_named():
     with pytest.raises(ValueError, match=r"unknown inputs \['zoom'\]; allowed are \['class_id'"):
         _rows("tokens", "zoom")
+
+
+def test_kept_rows_are_none_half_and_all_of_the_grid():
+    assert _rows("kept_rows")["kept_rows"].numpy().tolist() == [0, 1, 2]

@@ -3,7 +3,8 @@
     python -m tests.trainers.training.replicas FOLDER STRATEGY DEVICES ACCUMULATE STEPS
 
 trains on the images that stand in FOLDER and writes all that training keeps to FOLDER/state-<name>.npz,
-NAME being what TF_CONFIG calls this process, or "alone". Under mirrored a classifier follows.
+NAME being what TF_CONFIG calls this process, or "alone". Under mirrored a classifier and an image model
+follow.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import tensorflow as tf
 from trainers.classifier import trainer as classifier_trainer
 from trainers.classifier.config import Classifier, Model
 from trainers.training.config import Augmentation, Job, Optimizer, Section, Train
+from trainers.vim import trainer as vim_trainer
+from trainers.vim.config import Stage2
 from trainers.vit_vqgan import trainer
 from trainers.vit_vqgan.config import Stage1
 
@@ -67,14 +70,31 @@ def classifier_stage(strategy: str) -> Classifier:
     return Classifier(model=Model(blocks_per_stage=1, width=4), train=train)
 
 
+def vim_stage(strategy: str) -> Stage2:
+    """An image model of two steps, in each of which every replica encodes its own images."""
+    optimizer = Optimizer(learning_rate=1e-3, rule="adafactor")
+    train = Train(steps=2, batch_size=8, strategy=strategy, optimizer=optimizer)
+    return Stage2.model_validate(
+        {"model": {"transformer": TOWER}, "tokens": "on_the_fly", "train": train.model_dump()}
+    )
+
+
 class Arguments:
     """What TFX hands to a `run_fn`."""
 
-    def __init__(self, folder: Path, images: Path, stage: Section):
+    def __init__(
+        self,
+        folder: Path,
+        images: Path,
+        stage: Section,
+        *,
+        base_model: str | None = None,
+        image_size: int = 16,
+    ):
         job = Job(
             preset="test",
             seed=0,
-            image_size=16,
+            image_size=image_size,
             augmentation=Augmentation(),
             checkpoints=str(folder / "checkpoints"),
             logs=str(folder / "logs"),
@@ -82,6 +102,7 @@ class Arguments:
         self.custom_config = {"job": job.model_dump_json(), "stage": stage.model_dump_json()}
         self.train_files = [str(images / "Split-train" / "*")]
         self.eval_files = [str(images / "Split-eval" / "*")]
+        self.base_model = base_model
         self.model_run_dir = str(folder / "run")
         self.serving_model_dir = str(folder / "model")
 
@@ -106,6 +127,8 @@ def main(folder: Path, strategy: str, devices: int, accumulate: int, steps: int)
         # A local run trains one network after the other in one process.
         arguments = Arguments(folder / "classifier", folder / "images", classifier_stage(strategy))
         classifier_trainer.run_fn(arguments)
+        stage_2, tokenizer = vim_stage(strategy), str(folder / "model")
+        vim_trainer.run_fn(Arguments(folder / "vim", folder / "images", stage_2, base_model=tokenizer))
 
 
 if __name__ == "__main__":

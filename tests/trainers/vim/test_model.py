@@ -8,6 +8,7 @@ from trainers.vim.model import VIM
 
 CODES, PLACES, CLASSES = 50, 6, 3
 SIZE = Transformer(blocks=2, heads=2, width=16, hidden=32)
+ANNEALED = {"anneal_from": 0, "anneal_until": 1}
 
 
 def model(**options) -> VIM:
@@ -80,3 +81,27 @@ def test_positions_tell_places_apart_and_are_all_that_does():
     vim.class_embedding.assign(tf.repeat(vim.token_embedding[1:2], 4, axis=0))
     logits = vim(ones, tf.constant([0]))
     np.testing.assert_allclose(logits[0, 2], logits[0, 4], atol=1e-6)
+
+
+def test_raster_order_as_a_permutation_is_raster_order():
+    vim = model(random_order=ANNEALED)
+    raster = tf.tile(tf.range(PLACES)[tf.newaxis], [3, 1])
+    class_id = tf.constant([0, 1, 2])
+    np.testing.assert_allclose(vim(rows(), class_id, order=raster), vim(rows(), class_id), atol=1e-6)
+
+
+def test_in_an_order_of_its_own_a_row_sees_what_came_before_and_knows_what_is_wanted():
+    vim = model(random_order=ANNEALED)
+    order = tf.constant([[3, 0, 5, 1, 4, 2]])
+    tokens, class_id = rows(1), tf.constant([1])
+    logits = vim(tokens, class_id, order=order)
+    # Place 5 comes third: it may change what is said from the fourth on.
+    changed = vim(
+        tf.tensor_scatter_nd_update(tokens, [[0, 5]], [(tokens[0, 5] + 1) % CODES]), class_id, order
+    )
+    np.testing.assert_allclose(logits[:, :3], changed[:, :3], atol=1e-6)
+    assert np.abs(logits[:, 3] - changed[:, 3]).max() > 1e-5
+    # The same tokens seen, another place asked for.
+    other = vim(tokens, class_id, order=tf.constant([[3, 0, 4, 1, 5, 2]]))
+    np.testing.assert_allclose(logits[:, :2], other[:, :2], atol=1e-6)
+    assert np.abs(logits[:, 2] - other[:, 2]).max() > 1e-5

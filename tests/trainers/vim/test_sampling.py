@@ -1,10 +1,12 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tests.trainers.vim.test_model import CODES, PLACES, model
-from trainers.vim.sampling import draw, sample
+from tests.trainers.vim.test_model import CODES, PLACES, model, rows
+from trainers.vim.sampling import _uniforms, draw, sample, step
 
 PROBABILITIES = np.array([0.1, 0.4, 0.05, 0.3, 0.15])
 DRAWS = 20_000
@@ -12,22 +14,36 @@ DRAWS = 20_000
 
 @pytest.fixture(scope="module")
 def vim():
-    vim = model()
-    for variable in vim.trainable_variables:  # far from uniform, so that class and filters matter
+    return shaken(model())
+
+
+def shaken(vim):
+    """Far from uniform, so that class and filters matter."""
+    for variable in vim.trainable_variables:
         variable.assign(variable + 0.3 * tf.random.stateless_normal(variable.shape, seed=[3, 3]))
     return vim
 
 
-def ask(vim, class_id, seed, *, temperature=1.0, top_k=0, top_p=1.0, guidance=1.0) -> np.ndarray:
+@functools.cache
+def compiled(vim):
+    return tf.function(lambda *inputs: sample(vim, *inputs), reduce_retracing=True)
+
+
+def ask(
+    vim, class_id, seed, *, temperature=1.0, top_k=0, top_p=1.0, guidance=1.0, first=None, given=None, kept=0
+) -> np.ndarray:
     count = len(class_id)
-    compiled = tf.function(lambda *inputs: sample(vim, *inputs))
-    return compiled(
+    guidance = np.broadcast_to(np.float32(guidance), [count])
+    return compiled(vim)(
         tf.constant(class_id, tf.int32),
         tf.constant(seed, tf.int64),
         tf.fill([count], temperature),
         tf.fill([count], top_k),
         tf.fill([count], top_p),
-        tf.fill([count], guidance),
+        tf.constant(guidance if first is None else np.full([count], first, np.float32)),
+        tf.constant(guidance),
+        tf.zeros([count, PLACES], tf.int32) if given is None else tf.constant(given),
+        tf.constant(np.broadcast_to(np.int32(kept), [count])),
     ).numpy()
 
 
@@ -79,17 +95,95 @@ def test_filters_are_taken_from_each_row():
         tf.constant([0, 0, 2]),
         tf.constant([1.0, 1.0, 1.0]),
     )
-    assert tokens.numpy().tolist() == [2, 1, 3]
+    # The last of all codes, the likeliest, the last of the two likeliest.
+    assert tokens.numpy().tolist() == [4, 1, 3]
+
+
+# What each filter leaves of PROBABILITIES, before it is made to sum to 1.
+FILTERS = {
+    "plain": ({}, PROBABILITIES),
+    "temperature": ({"temperature": 0.7}, PROBABILITIES ** (1 / 0.7)),
+    "top_k": ({"top_k": 3}, PROBABILITIES * [0, 1, 0, 1, 1]),
+    "top_p": ({"top_p": 0.8}, PROBABILITIES * [0, 1, 0, 1, 1]),
+    "all three": ({"temperature": 2.0, "top_k": 4, "top_p": 0.5}, PROBABILITIES**0.5 * [0, 1, 0, 1, 0]),
+}
+
+
+@pytest.fixture(scope="module")
+def of_every_seed() -> tf.Tensor:
+    """The first number of each of 20,000 seeds."""
+    return tf.function(lambda seeds: _uniforms(seeds, 1))(tf.range(DRAWS, dtype=tf.int64))[:, 0]
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+def test_draws_of_20000_seeds_pass_a_chi_square_test_against_the_filtered_softmax(filters, of_every_seed):
+    options, expected = FILTERS[filters]
+    settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, **options}
+    tokens = draw(
+        tf.tile(tf.math.log(tf.constant(PROBABILITIES[None], tf.float32)), [DRAWS, 1]),
+        of_every_seed,
+        *(tf.fill([DRAWS], value) for value in settings.values()),
+    )
+    counts = np.bincount(tokens, minlength=5)
+    possible = expected > 0
+    assert counts[~possible].sum() == 0
+    wanted = DRAWS * expected[possible] / expected.sum()
+    assert stats.chisquare(counts[possible], wanted).pvalue > 1e-3
+
+
+def test_guided_draws_of_20000_seeds_follow_the_guided_softmax(vim):
+    start = tf.zeros([1, PLACES], tf.int32)
+    with_class, without = (vim(start, tf.constant([c]))[0, 0].numpy() for c in (2, vim.no_class))
+    guided = tf.nn.softmax(tf.cast(without + 1.5 * (with_class - without), tf.float64)).numpy()
+    counts = np.bincount(ask(vim, [2] * DRAWS, range(DRAWS), guidance=1.5)[:, 0], minlength=CODES)
+    assert_follows(counts, guided)
+
+
+def assert_follows(counts: np.ndarray, expected: np.ndarray) -> None:
+    total = counts.sum()
+    frequent = expected * total >= 5  # the chi-square approximation needs that many
+    observed = np.append(counts[frequent], counts[~frequent].sum())
+    wanted = np.append(expected[frequent], expected[~frequent].sum()) * total
+    assert stats.chisquare(observed, wanted * observed.sum() / wanted.sum()).pvalue > 1e-3
+
+
+def test_a_filtered_row_beside_them_leaves_the_others_as_they_are():
+    uniform = tf.constant((np.arange(100) + 0.5) / 100, tf.float32)
+    logits = tf.tile(tf.math.log(tf.constant(PROBABILITIES[None], tf.float32)), [100, 1])
+    ones, none = tf.ones([100]), tf.zeros([100], tf.int32)
+    alone = draw(logits, uniform, ones, none, ones)
+    beside = draw(logits, uniform, ones, tf.concat([none[1:], [2]], axis=0), ones)
+    np.testing.assert_array_equal(alone[:-1], beside[:-1])
+
+
+def test_numbers_next_to_one_draw_what_has_a_share():
+    logits = tf.constant([[0.0, 0.0, -1e9], [-1e9, 0.0, -1e9]])
+    almost = tf.fill([2], np.nextafter(np.float32(1), np.float32(0)))
+    for top_k in (0, 3):
+        tokens = draw(logits, almost, tf.ones([2]), tf.fill([2], top_k), tf.ones([2]))
+        assert tokens.numpy().tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("annealed", [False, True])
+def test_cached_logits_are_those_of_the_uncached_model(qk_norm, annealed):
+    vim = shaken(
+        model(qk_norm=qk_norm, random_order={"anneal_from": 0, "anneal_until": 1} if annealed else None)
+    )
+    tokens, class_id = rows(), tf.constant([0, 1, 2])
+    whole = vim(tokens, class_id)
+    caches = [block.attention.empty_cache(tf.constant(3), PLACES) for block in vim.blocks]
+    x = tf.gather(vim.class_embedding, class_id)
+    for place in range(PLACES):
+        logits, caches = step(vim, x, caches, tf.constant(place))
+        np.testing.assert_allclose(logits, whole[:, place], atol=1e-4)
+        x = tf.gather(vim.token_embedding, tokens[:, place])
 
 
 def test_first_tokens_of_many_seeds_follow_the_model(vim):
     logits = vim(tf.zeros([1, PLACES], tf.int32), tf.constant([1]))
     expected = tf.nn.softmax(tf.cast(logits, tf.float64))[0, 0].numpy()
-    counts = np.bincount(ask(vim, [1] * 4000, range(4000))[:, 0], minlength=CODES)
-    frequent = expected * 4000 >= 5  # the chi-square approximation needs that many
-    observed = np.append(counts[frequent], counts[~frequent].sum())
-    wanted = np.append(expected[frequent], expected[~frequent].sum()) * 4000
-    assert stats.chisquare(observed, wanted * observed.sum() / wanted.sum()).pvalue > 1e-3
+    assert_follows(np.bincount(ask(vim, [1] * 4000, range(4000))[:, 0], minlength=CODES), expected)
 
 
 def test_greedy_sampling_takes_what_the_uncached_model_ranks_first(vim):
@@ -111,15 +205,8 @@ def test_guidance_zero_forgets_the_class_and_one_changes_nothing(vim):
         ask(vim, [0] * 8, seeds, guidance=0.0), ask(vim, [2] * 8, seeds, guidance=0.0)
     )
     plain = ask(vim, [0] * 8, seeds)
-    compiled = tf.function(lambda *inputs: sample(vim, *inputs))
-    mixed = compiled(  # a guided row beside them must not change the others
-        tf.constant([0] * 9),
-        tf.constant([*seeds, 1], tf.int64),
-        tf.ones([9]),
-        tf.zeros([9], tf.int32),
-        tf.ones([9]),
-        tf.constant([1.0] * 8 + [3.0]),
-    )
+    # A guided row beside them must not change the others.
+    mixed = ask(vim, [0] * 9, [*seeds, 1], guidance=[1.0] * 8 + [3.0])
     np.testing.assert_array_equal(mixed[:8], plain)
     assert np.any(ask(vim, [0] * 8, seeds, guidance=4.0) != plain)
 
@@ -129,6 +216,34 @@ def test_guidance_extrapolates_from_the_classless_logits(vim):
     with_class, without = (vim(start, tf.constant([c]))[0, 0] for c in (2, vim.no_class))
     guided = without + 5.0 * (with_class - without)
     assert ask(vim, [2], [0], temperature=0.0, guidance=5.0)[0, 0] == int(tf.argmax(guided))
+
+
+def test_a_linear_schedule_starts_at_one_end_and_stops_at_the_other(vim):
+    seeds = range(64)
+    plain, strong = ask(vim, [2] * 64, seeds), ask(vim, [2] * 64, seeds, guidance=4.0)
+    rising = ask(vim, [2] * 64, seeds, first=1.0, guidance=4.0)
+    falling = ask(vim, [2] * 64, seeds, first=4.0, guidance=1.0)
+    np.testing.assert_array_equal(rising[:, 0], plain[:, 0])
+    np.testing.assert_array_equal(falling[:, 0], strong[:, 0])
+    assert np.any(rising != plain)
+    assert np.any(rising != strong)
+    # The last scale is the given one: with all but the last token kept, it is all that counts.
+    kept = {"given": plain, "kept": PLACES - 1}
+    np.testing.assert_array_equal(
+        ask(vim, [2] * 64, seeds, first=1.0, guidance=4.0, **kept),
+        ask(vim, [2] * 64, seeds, guidance=4.0, **kept),
+    )
+
+
+def test_kept_tokens_stay_and_the_rest_is_drawn_from_what_they_condition(vim):
+    given = rows(3).numpy()
+    completed = ask(vim, [0, 1, 2], [5, 6, 7], given=given, kept=[0, 2, PLACES])
+    np.testing.assert_array_equal(completed[0], ask(vim, [0], [5])[0])
+    np.testing.assert_array_equal(completed[1, :2], given[1, :2])
+    np.testing.assert_array_equal(completed[2], given[2])
+    greedy = ask(vim, [0, 1, 2], [0, 0, 0], temperature=0.0, given=given, kept=3)
+    guesses = tf.argmax(vim(tf.constant(greedy), tf.constant([0, 1, 2])), axis=-1)
+    np.testing.assert_array_equal(greedy[:, 3:], guesses[:, 3:])
 
 
 def test_an_unconditional_model_ignores_the_class():

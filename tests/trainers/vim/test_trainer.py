@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serving import images
+from tests import stand_ins
+from tests.trainers.examples import write_images, write_tokens
+from tests.trainers.training.replicas import Arguments
+from tests.trainers.vim.test_sampling import ask
+from trainers.training.config import Optimizer, Train
+from trainers.training.step import Learner, descent, training_step
+from trainers.vim import trainer
+from trainers.vim.config import Model, Stage2
+from trainers.vim.model import VIM
+
+SIZE = {"blocks": 2, "heads": 2, "width": 32, "hidden": 64}
+
+
+def test_eight_fixed_sequences_are_learned_and_come_back_greedily():
+    tokens = tf.random.stateless_uniform([8, 6], seed=[4, 4], maxval=50, dtype=tf.int32)
+    model = VIM(Model(transformer=SIZE, dropout=0.0), tokens=6, codebook_size=50, classes=8)
+    learner = Learner(model, Train(steps=150, batch_size=8, optimizer=Optimizer(learning_rate=1e-2)))
+    batch = {"tokens": tokens, "label": tf.range(8)}
+    step = tf.function(
+        training_step([learner], descent(learner, lambda batch: trainer._losses(model, batch, training=True)))
+    )
+    assert float(step(batch)["loss"]) == pytest.approx(np.log(50), rel=0.01)
+    for _ in range(149):
+        step(batch)
+    np.testing.assert_array_equal(ask(model, range(8), range(8), temperature=0.0), tokens)
+
+
+def test_in_random_orders_the_likelihood_is_that_of_the_same_tokens():
+    options = Model(transformer=SIZE, dropout=0.0, random_order={"anneal_from": 0, "anneal_until": 9})
+    model = VIM(options, tokens=6, codebook_size=50, classes=2)
+    tokens = tf.random.stateless_uniform([3, 6], seed=[4, 4], maxval=50, dtype=tf.int32)
+    order = tf.argsort(tf.random.stateless_uniform([3, 6], seed=[5, 5]))
+    batch = {"tokens": tokens, "label": tf.constant([0, 1, 0]), "order": order}
+    logits = model(tokens, batch["label"], order=order).numpy()
+    chosen = [
+        tf.nn.log_softmax(logits[row, place])[tokens[row, order[row, place]]]
+        for row in range(3)
+        for place in range(6)
+    ]
+    loss = float(trainer._losses(model, batch, training=False)["loss"])
+    assert loss == pytest.approx(-np.mean(chosen), rel=1e-4)
+
+
+def train(folder, examples, **options) -> list[dict[str, float]]:
+    stage = Stage2(
+        model=Model(transformer=SIZE, label_drop=0.2, random_order={"anneal_from": 2, "anneal_until": 8}),
+        train=Train(
+            steps=8,
+            batch_size=4,
+            steps_per_call=2,
+            log_every=2,
+            checkpoint_every=4,
+            optimizer=Optimizer(learning_rate=1e-2),
+        ),
+        **options,
+    )
+    arguments = Arguments(
+        folder,
+        examples,
+        stage,
+        base_model=str(folder.parent / "tokenizer"),
+        image_size=stand_ins.SIZE,
+    )
+    trainer.run_fn(arguments)
+    lines = (folder / "run" / "history.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_tokens_on_the_fly_train_as_cached_ones_do(tmp_path):
+    stand_ins.write_tokenizer(str(tmp_path / "tokenizer"))
+    pictures = write_images(tmp_path / "images", records=10)
+    # Without augmentation a crop is the centre crop, and both ways see the same tokens in the same order.
+    rows = []
+    for path in sorted(tf.io.gfile.glob(pictures["train"])):
+        for record in tf.data.TFRecordDataset(path):
+            feature = tf.train.Example.FromString(record.numpy()).features.feature
+            pixels = images.decode_batch(
+                tf.constant(feature["image/encoded"].bytes_list.value), stand_ins.SIZE
+            )
+            label = feature["image/label"].int64_list.value[0]
+            rows.append((stand_ins.encode(pixels)[0].numpy().tolist(), label))
+    # `write_tokens` deals its rows out to two files in turn.
+    write_tokens(tmp_path / "tokens", [row for pair in zip(rows[:5], rows[5:], strict=True) for row in pair])
+
+    cached = train(tmp_path / "cached", tmp_path / "tokens")
+    on_the_fly = train(tmp_path / "on_the_fly", tmp_path / "images", tokens="on_the_fly")
+    assert [entry["step"] for entry in cached] == [2, 4, 6, 8]
+    for one, other in zip(cached, on_the_fly, strict=True):
+        for name in ("loss", "accuracy", "eval_loss"):
+            assert one.get(name, 0.0) == pytest.approx(other.get(name, 0.0), rel=1e-5)
+
+    generator = tf.saved_model.load(str(tmp_path / "on_the_fly" / "model"))
+    assert {"generate", "generate_linear", "complete", "score", "features"} <= set(generator.signatures)
