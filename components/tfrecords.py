@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -22,6 +25,7 @@ from components.atomic import whole_file
 from components.dataset import Broken, SplitCounts
 
 BROKEN = "broken"
+READ_AT_ONCE = 64
 
 
 class Shard(NamedTuple):
@@ -31,6 +35,10 @@ class Shard(NamedTuple):
     number: int
     records: int
     digest: str  # sha256 over the records in order
+
+
+# An item on its way to its shard. Plain tuples, whose coding is an order faster than that of named ones.
+Placed = tuple[bytes, str, Any]
 
 
 class BrokenRecord(Exception):
@@ -54,7 +62,10 @@ def order_of(key: str, tie: bytes = b"") -> bytes:
 def read_records(path: str) -> Iterator[bytes]:
     """The records of one TFRecord file, gzipped when its name ends in `.gz`."""
     compression = "GZIP" if path.endswith(".gz") else ""
-    return tf.data.TFRecordDataset(path, compression_type=compression).as_numpy_iterator()
+    records = tf.data.TFRecordDataset(path, compression_type=compression)
+    # Handed over in batches: a call into TensorFlow takes longer than a small record takes to be read.
+    for batch in records.batch(READ_AT_ONCE).as_numpy_iterator():
+        yield from batch
 
 
 def serialize_example(features: Mapping[str, bytes | Sequence[int]]) -> bytes:
@@ -69,7 +80,9 @@ def serialize_example(features: Mapping[str, bytes | Sequence[int]]) -> bytes:
 
 
 class WriteShards(beam.PTransform):
-    """Writes `Item`s to `<directory>/Split-<split>/data_tfrecord-<shard>-of-<shards>`.
+    """Writes lists of `Item`s to `<directory>/Split-<split>/data_tfrecord-<shard>-of-<shards>`.
+
+    Lists, because what Beam does for an element takes longer than a small record takes to be made.
 
     Only the items are shuffled; `serialize` is called where the file is written, one item at a time.
     An item can thus be a mere reference to bytes that are read when their turn comes.
@@ -92,10 +105,12 @@ class WriteShards(beam.PTransform):
 
     def expand(self, items: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
         """Groups by shard and writes each."""
-        every_shard = [((split, index), None) for split in self._splits for index in range(self._num_shards)]
+        every_shard: list[tuple[tuple[str, int], list[Placed]]] = [
+            ((split, index), []) for split in self._splits for index in range(self._num_shards)
+        ]
         return (
             (
-                items | "Place" >> beam.Map(_place, self._num_shards),
+                items | "Place" >> beam.FlatMap(_place, self._num_shards),
                 items.pipeline | "Every shard" >> beam.Create(every_shard),
             )
             | beam.Flatten()
@@ -106,9 +121,13 @@ class WriteShards(beam.PTransform):
         )
 
 
-def _place(item: Item, num_shards: int) -> tuple[tuple[str, int], Item]:
-    # Other bits than those that decide on the split and the order within the shard.
-    return (item.split, int.from_bytes(item.order[8:16], "big") % num_shards), item
+def _place(items: Iterable[Item], num_shards: int) -> Iterable[tuple[tuple[str, int], list[Placed]]]:
+    by_shard: dict[tuple[str, int], list[Placed]] = defaultdict(list)
+    for split, key, order, content in items:
+        # Other bits than those that decide on the split and the order within the shard.
+        shard = int.from_bytes(order[8:16], "big") % num_shards
+        by_shard[split, shard].append((order, key, content))
+    return by_shard.items()
 
 
 class _WriteShard(beam.DoFn):
@@ -117,19 +136,19 @@ class _WriteShard(beam.DoFn):
         self._num_shards = num_shards
         self._serialize = serialize
 
-    def process(self, shard: tuple[tuple[str, int], Iterable[Item | None]]) -> Iterator[Any]:
-        (split, index), items = shard
+    def process(self, shard: tuple[tuple[str, int], Iterable[list[Placed]]]) -> Iterator[Any]:
+        (split, index), batches = shard
         folder = os.path.join(self._directory, f"Split-{split}")
         tf.io.gfile.makedirs(folder)
         path = os.path.join(folder, f"data_tfrecord-{index:05d}-of-{self._num_shards:05d}")
         records, digest = 0, hashlib.sha256()
         # Drafts stand outside the split's folder, whose every file is read.
         with whole_file(path, self._directory) as draft, tf.io.TFRecordWriter(draft) as writer:
-            for item in sorted((item for item in items if item is not None), key=lambda item: item.order):
+            for _, key, content in sorted(chain.from_iterable(batches), key=itemgetter(0)):
                 try:
-                    record = self._serialize(item.content)
+                    record = self._serialize(content)
                 except BrokenRecord as error:
-                    yield beam.pvalue.TaggedOutput(BROKEN, Broken(item.key, str(error)))
+                    yield beam.pvalue.TaggedOutput(BROKEN, Broken(key, str(error)))
                     continue
                 writer.write(record)
                 records += 1

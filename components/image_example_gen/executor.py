@@ -73,7 +73,7 @@ def _write_examples(
     images = pipeline | "Find images" >> source.images()
     written = (
         images
-        | "Split" >> beam.Map(_item, shares)
+        | "Split" >> beam.Map(_items, shares)
         | "Write shards" >> WriteShards(uri, SPLITS, num_shards, _serialize)
     )
     labels = images | "Labels" >> beam.FlatMap(_label) | beam.Distinct()
@@ -92,9 +92,9 @@ def _write_examples(
     )
 
 
-def _item(image: Image, shares: Mapping[str, int]) -> Item:
+def _items(image: Image, shares: Mapping[str, int]) -> list[Item]:
     split = image.split or split_of(image.key, shares)
-    return Item(split, image.key, order_of(image.key, image.content), image)
+    return [Item(split, image.key, order_of(image.key, image.content), image)]
 
 
 def _label(image: Image) -> Iterator[tuple[int, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -15,14 +16,19 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from components.dataset import Broken
-from components.tfrecords import BROKEN, Item, order_of, read_records, serialize_example
+from components.tfrecords import BROKEN, Item, order_of, read_records
 from components.token_transform.tokenizer import Row, Tokenizer, decodable
 
 NAMESPACE = "TokenTransform"  # of the Beam counters
+LOAD = "load_milliseconds"  # a distribution: its count is how many processes encoded
+METADATA = "metadata"
 
 
 class EncodeFiles(beam.DoFn):
-    """(split, image file) -> `Item`s of serialized rows of tokens, and `Broken` beside them.
+    """(split, image file) -> lists of `Item`s, which are serialized rows of tokens, a list a batch.
+
+    Beside them, tagged: `Broken` for each image that cannot be decoded, and the model's `Metadata`, once
+    a file.
 
     A file is the unit of work and batches follow its order, so that an image meets the same
     neighbours in the model, hence gets the same tokens, however many workers there are.
@@ -42,7 +48,8 @@ class EncodeFiles(beam.DoFn):
     def process(self, file: tuple[str, str]) -> Iterator[Any]:
         """Encodes all variants of all images of one file."""
         # Not in `setup`, whose counters Beam drops. A process without files loads nothing this way.
-        self._tokenizer: Tokenizer = self._shared.acquire(self._timed_load)
+        tokenizer: Tokenizer = self._shared.acquire(self._timed_load)
+        yield beam.pvalue.TaggedOutput(METADATA, tokenizer.metadata)
         split, path = file
         variants = range(1 + (self._augmentations if split == "train" else 0))
         rows = (
@@ -50,29 +57,23 @@ class EncodeFiles(beam.DoFn):
             for key, label, image_bytes in map(_parse, read_records(path))
             for variant in variants
         )
-        while batch := list(islice(rows, self._batch_size)):
-            try:
-                pixels = self._tokenizer.crop(batch)
-            except tf.errors.InvalidArgumentError:
-                batch, broken = _sort_out(batch)
-                Metrics.counter(NAMESPACE, "skipped").inc(len(broken))
+        # The model has a thread of its own: images are decoded and rows written while it works.
+        with ThreadPoolExecutor(1) as model:
+            under_way: list[tuple[list[Row], Future[tuple[np.ndarray, int]]]] = []
+            while batch := list(islice(rows, self._batch_size)):
+                batch, broken, pixels = _crop(tokenizer, batch)
                 yield from (beam.pvalue.TaggedOutput(BROKEN, each) for each in broken)
-                if not batch:
-                    continue
-                pixels = self._tokenizer.crop(batch)
-            begin = time.monotonic()
-            tokens = self._tokenizer.encode(pixels)
-            Metrics.counter(NAMESPACE, "model_milliseconds").inc(_milliseconds_since(begin))
-            Metrics.counter(NAMESPACE, "images").inc(sum(row.variant == 0 for row in batch))
-            for row, row_tokens in zip(batch, tokens, strict=True):
-                record = _serialize(row, row_tokens)
-                key = f"{row.key}/{row.variant}"
-                yield Item(split, key, order_of(key, record), record)
+                if batch:
+                    under_way.append((batch, model.submit(_timed_encode, tokenizer, pixels)))
+                if len(under_way) == 2:
+                    yield _items(split, *under_way.pop(0))
+            for each in under_way:
+                yield _items(split, *each)
 
     def _timed_load(self) -> Tokenizer:
         begin = time.monotonic()
         tokenizer = self._load()
-        Metrics.distribution(NAMESPACE, "load_milliseconds").update(_milliseconds_since(begin))
+        Metrics.distribution(NAMESPACE, LOAD).update(_milliseconds_since(begin))
         return tokenizer
 
 
@@ -97,6 +98,49 @@ def _parse(record: bytes) -> tuple[str, int | None, bytes]:
     return key.decode(), label, image_bytes
 
 
+def _crop(tokenizer: Tokenizer, batch: list[Row]) -> tuple[list[Row], list[Broken], tf.Tensor | None]:
+    """The rows that can be decoded, the images that cannot, and the pixels of the former."""
+    try:
+        return batch, [], tokenizer.crop(batch)
+    except tf.errors.InvalidArgumentError:
+        good, broken = _sort_out(batch)
+        Metrics.counter(NAMESPACE, "skipped").inc(len(broken))
+        return good, broken, tokenizer.crop(good) if good else None
+
+
+def _timed_encode(tokenizer: Tokenizer, pixels: tf.Tensor) -> tuple[np.ndarray, int]:
+    """The tokens and the milliseconds that they took; to be counted by a thread that Beam knows."""
+    begin = time.monotonic()
+    return tokenizer.encode(pixels), _milliseconds_since(begin)
+
+
+def _items(split: str, batch: list[Row], encoded: Future[tuple[np.ndarray, int]]) -> list[Item]:
+    tokens, milliseconds = encoded.result()
+    Metrics.counter(NAMESPACE, "model_milliseconds").inc(milliseconds)
+    Metrics.counter(NAMESPACE, "images").inc(sum(row.variant == 0 for row in batch))
+    keys = (f"{row.key}/{row.variant}" for row in batch)
+    records = _records(batch, tokens)
+    return [
+        Item(split, key, order_of(key, record), record) for key, record in zip(keys, records, strict=True)
+    ]
+
+
+def _records(batch: Sequence[Row], tokens: np.ndarray) -> Iterator[bytes]:
+    """The tf.Example of each row."""
+    # One message for all: making a new one takes twice as long as filling and serializing it.
+    example = tf.train.Example()
+    feature = example.features.feature
+    for row, row_tokens in zip(batch, tokens.tolist(), strict=True):
+        feature["tokens"].int64_list.value[:] = row_tokens
+        feature["image/key"].bytes_list.value[:] = [row.key.encode()]
+        feature["augmentation"].int64_list.value[:] = [row.variant]
+        if row.label is None:
+            feature.pop("image/label", None)
+        else:
+            feature["image/label"].int64_list.value[:] = [row.label]
+        yield example.SerializeToString(deterministic=True)
+
+
 def _sort_out(batch: Sequence[Row]) -> tuple[list[Row], list[Broken]]:
     """The rows whose image can be decoded, and the images for which that is not so."""
     good = [row for row in batch if decodable(row.image_bytes)]
@@ -106,14 +150,3 @@ def _sort_out(batch: Sequence[Row]) -> tuple[list[Row], list[Broken]]:
         Broken(row.key, "cannot be decoded") for row in batch if row.key not in keys and row.variant == 0
     ]
     return good, broken
-
-
-def _serialize(row: Row, tokens: np.ndarray) -> bytes:
-    features: dict[str, bytes | Sequence[int]] = {
-        "tokens": tokens.tolist(),
-        "image/key": row.key.encode(),
-        "augmentation": [row.variant],
-    }
-    if row.label is not None:
-        features["image/label"] = [row.label]
-    return serialize_example(features)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -30,8 +30,8 @@ from components.tfrecords import (
     describe_artifact,
     fingerprint,
 )
-from components.token_transform.encode import EncodeFiles, release_model
-from serving.export import Metadata, read_metadata
+from components.token_transform.encode import METADATA, EncodeFiles, release_model
+from serving.metadata import Metadata
 
 # ImageExampleGen has decoded every image: what breaks now is damaged storage, not messy data.
 MAX_BROKEN = 0.01
@@ -108,7 +108,7 @@ def _encode_examples(
         pipeline
         | "Files" >> beam.Create(files)
         | beam.Reshuffle()
-        | "Encode" >> beam.ParDo(encode).with_outputs(BROKEN, main="rows")
+        | "Encode" >> beam.ParDo(encode).with_outputs(BROKEN, METADATA, main="rows")
     )
     written = encoded.rows | "Write shards" >> WriteShards(uri, splits, num_shards, bytes)
     _ = (
@@ -119,7 +119,7 @@ def _encode_examples(
             _write_sidecars,
             images=dataset,
             augmentations=augmentations,
-            metadata=read_metadata(tf.saved_model.load(model)),
+            metadata=beam.pvalue.AsIter(encoded[METADATA]),
             splits=splits,
             shards=beam.pvalue.AsList(written.shards),
             broken=beam.pvalue.AsList(encoded[BROKEN]),
@@ -132,12 +132,13 @@ def _write_sidecars(
     *,
     images: Dataset,
     augmentations: int,
-    metadata: Metadata,
+    metadata: Iterable[Metadata],
     splits: Sequence[str],
     shards: list[Shard],
     broken: list[Broken],
 ) -> None:
     write_quarantine(uri, sorted(broken))
+    model = next(iter(metadata))
     TokenDataset(
         source=images.source,
         fingerprint=fingerprint(shards),
@@ -145,6 +146,6 @@ def _write_sidecars(
         splits=count_records(shards, splits),
         broken=len(broken),
         augmentations=augmentations,
-        tokens=metadata.tokens,
-        codebook_size=metadata.codebook_size,
+        tokens=model.tokens,
+        codebook_size=model.codebook_size,
     ).write(uri)

@@ -38,7 +38,7 @@ def crop_seed(seed: int, key: str, variant: int) -> tuple[int, int]:
 
 
 class Tokenizer:
-    """A tokenizer SavedModel and the crops in front of it."""
+    """A tokenizer SavedModel and the crops in front of it; `metadata` is what the model says of itself."""
 
     def __init__(self, path: str, *, batch_size: int, min_scale: float, flip: bool, seed: int):
         model = tf.saved_model.load(path)
@@ -50,7 +50,8 @@ class Tokenizer:
         self._encode = model.signatures[SIGNATURE]
         self._batch_size = batch_size
         self._seed = seed
-        self._crops = _crops(read_metadata(model).image_size, min_scale=min_scale, flip=flip)
+        self.metadata = read_metadata(model)
+        self._crops = _crops(self.metadata.image_size, min_scale=min_scale, flip=flip)
 
     def crop(self, rows: Sequence[Row]) -> tf.Tensor:
         """Rows -> pixels, float32 [rows, S, S, 3] in [0, 1].

@@ -31,7 +31,7 @@ def write(directory, items, num_shards=2, broken=()):
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         written = (
             pipeline
-            | beam.Create(items)
+            | beam.Create([items[:3], items[3:]])
             | WriteShards(str(directory), ["train", "eval"], num_shards, serialize)
         )
         assert_that(written.broken, equal_to(list(broken)))

@@ -1,0 +1,242 @@
+"""What TokenTransform costs beside its model: `python -m benchmarks.tokens`.
+
+The whole component, from files of encoded images to files of tokens, against the same exported tokenizer in
+a bare loop over pixels that lie ready. The machine's speed drifts, so the two take turns in one process.
+The steady rate is that of the batches by which a long run exceeds a run of one batch; what the latter takes
+is told apart (`start s`), and what loading the model takes (`load s`).
+The pictures are made up and the weights random, as speed depends on neither.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import apache_beam as beam
+import click
+import tensorflow as tf
+from apache_beam.metrics.metric import MetricsFilter
+from rich.console import Console
+from rich.table import Table
+from tfx import types
+from tfx.types import artifact_utils, standard_artifacts
+from tfx.utils import path_utils
+
+from components.dataset import Dataset
+from components.tfrecords import serialize_example
+from components.token_transform.encode import LOAD
+from components.token_transform.executor import Executor
+from components.token_transform.tokenizer import SIGNATURE
+from serving.export import export_tokenizer
+from serving.metadata import Metadata
+from tfx_pipeline.config import Config, load
+from trainers.training import job
+from trainers.vit_vqgan.model import ViTVQGAN
+
+SPLIT = "train"
+
+
+class Size(NamedTuple):
+    """A row: whose model and crops, and the pictures that it is fed.
+
+    Attributes:
+      preset: gives the model, the crops and the batch size.
+      height, width: of a stored picture.
+      encoding: PNG or JPEG.
+      batches: steady batches of a run.
+      batch_size: where the preset's would take minutes a batch.
+    """
+
+    preset: str
+    height: int
+    width: int
+    encoding: str
+    batches: int
+    batch_size: int | None = None
+
+
+SIZES = {
+    "digits": Size("digits", 8, 8, "PNG", batches=32),
+    "cifar10": Size("cifar10", 32, 32, "JPEG", batches=8),
+    "small": Size("imagenet256_ss_unsupervised", 375, 500, "JPEG", batches=4, batch_size=4),
+}
+
+
+class Seconds(NamedTuple):
+    """What some work took, by the clock and by the processor time of all threads."""
+
+    clock: float
+    processor: float
+
+    def __add__(self, other: Seconds) -> Seconds:  # type: ignore[override]  # no tuple that gets longer
+        return Seconds(*(one + more for one, more in zip(self, other, strict=True)))
+
+    def __sub__(self, other: Seconds) -> Seconds:
+        return Seconds(*(one - less for one, less in zip(self, other, strict=True)))
+
+
+class Component:
+    """TokenTransform with all that it needs, in a folder."""
+
+    def __init__(self, folder: Path, config: Config, size: Size, batches: int):
+        self.batch_size = size.batch_size or config.tokens.batch_size
+        self.batches = batches
+        self._folder = folder
+        self._config = config
+        self._model = standard_artifacts.Model()
+        self._model.uri = str(folder / "model")
+        _write_tokenizer(path_utils.serving_model_path(self._model.uri), config)
+        variants = 1 + config.tokens.augmentations
+        self._one = _write_images(folder / "one", size, -(-self.batch_size // variants))
+        self._more = _write_images(folder / "more", size, (1 + batches) * self.batch_size // variants)
+
+    def start(self) -> tuple[Seconds, float]:
+        """What a run takes that encodes one batch, without loading the model, and the seconds to load it."""
+        return self._run(self._one)
+
+    def encode(self) -> tuple[Seconds, float]:
+        """The same of a run that encodes `batches` batches more."""
+        return self._run(self._more)
+
+    def bare_loop(self) -> Callable[[], Seconds]:
+        """What times the encoding of `batches` batches of ready pixels."""
+        model = tf.saved_model.load(path_utils.serving_model_path(self._model.uri))
+        side = self._config.data.image_size
+        pixels = tf.random.stateless_uniform([self.batch_size, side, side, 3], seed=[0, 0])
+
+        def loop() -> Seconds:
+            begin = _now()
+            for _ in range(self.batches):
+                model.signatures[SIGNATURE](pixels=pixels)["tokens"].numpy()
+            return _now() - begin
+
+        loop()
+        return loop
+
+    def _run(self, images: types.Artifact) -> tuple[Seconds, float]:
+        tokens = standard_artifacts.Examples()
+        tokens.uri = str(self._folder / "tokens")
+        config = self._config
+        properties = {
+            "augmentations": config.tokens.augmentations,
+            "min_scale": config.data.augmentation.min_scale,
+            "flip": int(config.data.augmentation.flip),
+            "seed": config.seed,
+            "batch_size": self.batch_size,
+            "num_shards": config.tokens.num_shards,
+        }
+        pipeline = beam.Pipeline(argv=["--runner=FnApiRunner"])
+        executor = Executor(Executor.Context(make_beam_pipeline_fn=lambda: pipeline))
+        begin = _now()
+        executor.Do({"images": [images], "model": [self._model]}, {"examples": [tokens]}, properties)
+        seconds = _now() - begin
+        (told,) = pipeline.result.metrics().query(MetricsFilter().with_name(LOAD))["distributions"]
+        load_seconds = told.committed.sum / 1000
+        # Loading is one thread at work.
+        return seconds - Seconds(load_seconds, load_seconds), load_seconds
+
+
+@click.command()
+@click.option("--only", type=click.Choice(list(SIZES)), multiple=True, help="This size alone; repeatable.")
+@click.option("--repetitions", default=5, show_default=True, help="Of each measurement; the median counts.")
+@click.option("--quick", is_flag=True, help="Tiny models, one repetition: does it run at all?")
+def main(only: tuple[str, ...], repetitions: int, quick: bool) -> None:
+    """Times TokenTransform against its tokenizer alone."""
+    columns = ("batch", "rows", "bare rows/s", "rows/s", "share", "share, CPU time", "load s", "start s")
+    table = Table("model", *columns)
+    for name in only or SIZES:
+        size = SIZES[name]
+        with tempfile.TemporaryDirectory() as folder:
+            batches = 2 if quick else size.batches
+            component = Component(Path(folder), load(size.preset, small=quick), size, batches)
+            row = _row(component, 1 if quick else repetitions)
+        table.add_row(name, *row)
+        click.echo(f"{name}: {row[4]} ({row[5]})", err=True)
+    Console(width=110).print(table)
+
+
+def _row(component: Component, repetitions: int) -> list[str]:
+    bare_loop = component.bare_loop()
+    component.start()
+    bare, steady, starts, loads = [], [], [], []
+    for _ in range(repetitions):
+        before = bare_loop()
+        start, load_seconds = component.start()
+        whole, _ = component.encode()
+        after = bare_loop()
+        both = before + after
+        bare.append(Seconds(both.clock / 2, both.processor / 2))
+        steady.append(whole - start)
+        starts.append(start.clock)
+        loads.append(load_seconds)
+    rows = component.batches * component.batch_size
+    pairs = list(zip(bare, steady, strict=True))
+    return [
+        str(component.batch_size),
+        str(rows),
+        f"{rows / statistics.median(each.clock for each in bare):.1f}",
+        f"{rows / statistics.median(each.clock for each in steady):.1f}",
+        f"{statistics.median(one.clock / other.clock for one, other in pairs):.0%}",
+        f"{statistics.median(one.processor / other.processor for one, other in pairs):.0%}",
+        f"{statistics.median(loads):.1f}",
+        f"{statistics.median(starts):.1f}",
+    ]
+
+
+def _now() -> Seconds:
+    return Seconds(time.perf_counter(), time.process_time())
+
+
+def _write_tokenizer(directory: str, config: Config) -> None:
+    model = ViTVQGAN(config.stage1.model, image_size=config.data.image_size, seed=0)
+    codes = config.stage1.model.codebook.size
+    metadata = Metadata(
+        "tokenizer",
+        config.name,
+        config.data.image_size,
+        model.tokens,
+        codes,
+        (),
+        {"tensorflow": tf.__version__},
+    )
+    export_tokenizer(directory, job.exportable(model), metadata, encode=model.encode, decode=model.decode)
+
+
+def _write_images(folder: Path, size: Size, count: int) -> types.Artifact:
+    """An Examples artifact of one split and one file."""
+    (folder / f"Split-{SPLIT}").mkdir(parents=True)
+    with tf.io.TFRecordWriter(str(folder / f"Split-{SPLIT}" / "data_tfrecord-00000-of-00001")) as writer:
+        for index in range(count):
+            encoded = _picture(size, index)
+            writer.write(
+                serialize_example(
+                    {"image/key": f"{index}".encode(), "image/encoded": encoded, "image/label": [0]}
+                )
+            )
+    Dataset(
+        source="random",
+        fingerprint="0" * 16,
+        class_names=("one",),
+        splits={SPLIT: {"records": count, "shards": [count]}},
+    ).write(str(folder))
+    artifact = standard_artifacts.Examples()
+    artifact.uri = str(folder)
+    artifact.split_names = artifact_utils.encode_split_names([SPLIT])
+    return artifact
+
+
+def _picture(size: Size, index: int) -> bytes:
+    """Smooth noise, which compresses about as a photograph does."""
+    noise = tf.random.stateless_uniform([1 + size.height // 4, 1 + size.width // 4, 3], seed=[0, index])
+    pixels = tf.cast(255 * tf.image.resize(noise, [size.height, size.width], "bicubic"), tf.int32)
+    pixels = tf.cast(tf.clip_by_value(pixels, 0, 255), tf.uint8)
+    encode = {"PNG": tf.io.encode_png, "JPEG": tf.io.encode_jpeg}[size.encoding]
+    return encode(pixels).numpy()
+
+
+if __name__ == "__main__":
+    main()
