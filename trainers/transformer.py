@@ -23,6 +23,8 @@ from trainers.training.config import Transformer
 Cache = tuple[tf.Tensor, tf.Tensor]
 
 PARTS_OF_A_STEP = 4
+# Numbers in a vector register: 16 of 32 bits, with AVX-512.
+REGISTER = 16
 
 
 class Dense(keras.layers.Dense):
@@ -40,15 +42,16 @@ class Dense(keras.layers.Dense):
         return tf.reshape(flat, [-1, *x.shape[1:-1], self.units])
 
     def step(self, x: tf.Tensor) -> tf.Tensor:
-        """[B, D] to [B, units], for so few rows that reading the kernel takes longer than multiplying.
+        """[B, D] to [B, units], each row by itself: to the last bit the same in any batch.
 
-        As a sum of products over parts of D: for one row, a single product reads the kernel at half of
-        what memory gives, and these at nearly all of it.
+        The product of a whole batch sums in an order that depends on the number of rows, and a drawn token
+        turns on the last bit. Products of a row with parts of the kernel, of which each core takes some, read
+        it as fast as memory gives it.
         """
         parts = math.gcd(x.shape[-1], PARTS_OF_A_STEP)
-        kernel = tf.reshape(tf.cast(self.kernel, self.compute_dtype), [parts, -1, self.units])
-        rows = tf.reshape(tf.cast(x, self.compute_dtype), [-1, parts, x.shape[-1] // parts])
-        product = tf.reduce_sum(tf.matmul(tf.transpose(rows, [1, 0, 2]), kernel), axis=0)
+        kernel = tf.reshape(tf.cast(self.kernel, self.compute_dtype), [parts, 1, -1, self.units])
+        rows = tf.reshape(tf.cast(x, self.compute_dtype), [-1, parts, 1, x.shape[-1] // parts])
+        product = tf.reduce_sum(tf.matmul(tf.transpose(rows, [1, 0, 2, 3]), kernel), axis=0)[:, 0]
         return self.activation(tf.nn.bias_add(product, tf.cast(self.bias, self.compute_dtype)))
 
 
@@ -73,6 +76,16 @@ class LayerNorm(keras.layers.LayerNormalization):
             data_format="NCHW",
         )
         return tf.reshape(normalized, tf.shape(x)) * self.gamma + self.beta
+
+    def step(self, x: tf.Tensor) -> tf.Tensor:
+        """The same, each row by itself: to the last bit the same in any batch."""
+        x = tf.cast(x, tf.float32)
+        centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
+        # Root and quotient are exact. TensorFlow's rsqrt, which Grappler makes of both where they meet, is
+        # another one for the last few numbers of a tensor.
+        deviation = tf.maximum(tf.sqrt(variance + self.epsilon), 0.0)
+        return centred / deviation * self.gamma + self.beta
 
 
 class SelfAttention(keras.layers.Layer):
@@ -114,7 +127,12 @@ class SelfAttention(keras.layers.Layer):
         return self.out(tf.reshape(mixed, [-1, *x.shape[1:]]))
 
     def empty_cache(self, rows: tf.Tensor, places: int) -> Cache:
-        """Keys and values of sequences of which nothing is known yet, [B, H, N, D / H] of zeros each."""
+        """Keys and values of sequences of which nothing is known yet, zeros.
+
+        Each is [B, H, M, D / H], M being N or what is above it and fills whole vector registers: what is left
+        over has an exponential with other last bits.
+        """
+        places = -(-places // REGISTER) * REGISTER
         shape = tf.stack([rows, self.heads, places, self.head_dim])
         return tf.zeros(shape, self.compute_dtype), tf.zeros(shape, self.compute_dtype)
 
@@ -129,22 +147,23 @@ class SelfAttention(keras.layers.Layer):
         Returns:
           The output [B, D] and the cache with this position filled in.
         """
-        query, key, value = self._heads(self.qkv.step(x)[:, tf.newaxis])
+        query, key, value = self._heads(self.qkv.step(x)[:, tf.newaxis], by_row=True)
         keys, values = _fill(cache[0], key, position), _fill(cache[1], value, position)
         scores = tf.cast(tf.matmul(query, keys, transpose_b=True), tf.float32)
         visible = tf.range(keys.shape[2]) <= position
-        weights = tf.nn.softmax(tf.where(visible, scores, scores.dtype.min))
+        weights = softmax_by_row(tf.where(visible, scores, scores.dtype.min))
         mixed = tf.matmul(tf.cast(weights, values.dtype), values)
         return self.out.step(tf.reshape(mixed, [-1, x.shape[-1]])), (keys, values)
 
-    def _heads(self, qkv: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _heads(self, qkv: tf.Tensor, *, by_row: bool = False) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """[B, N, 3 D] to queries (scaled), keys and values, each [B, H, N, D / H]."""
         split = tf.reshape(qkv, [-1, qkv.shape[1], 3, self.heads, self.head_dim])
         queries, keys, values = tf.unstack(tf.transpose(split, [2, 0, 3, 1, 4]))
         if self.query_norm and self.key_norm:
+            norms = (self.query_norm, self.key_norm)
             queries, keys = (
-                tf.cast(norm(x), values.dtype)
-                for norm, x in ((self.query_norm, queries), (self.key_norm, keys))
+                tf.cast(norm.step(x) if by_row else norm(x), values.dtype)
+                for norm, x in zip(norms, (queries, keys), strict=True)
             )
         return queries * self.head_dim**-0.5, keys, values
 
@@ -199,9 +218,9 @@ class Block(keras.layers.Layer):
 
     def step(self, x: tf.Tensor, cache: Cache, position: tf.Tensor) -> tuple[tf.Tensor, Cache]:
         """One position [B, D] of the causal call; see `SelfAttention.step`."""
-        attended, cache = self.attention.step(self.norm_1(x), cache, position)
+        attended, cache = self.attention.step(self.norm_1.step(x), cache, position)
         x = _add(x, attended)
-        return _add(x, self.contract.step(self.expand.step(self.norm_2(x)))), cache
+        return _add(x, self.contract.step(self.expand.step(self.norm_2.step(x)))), cache
 
     def _feed_forward(self, x: tf.Tensor, seeds: Sequence[tf.Tensor | None]) -> tf.Tensor:
         hidden = _drop(self.expand(self.norm_2(x)), self.rate, seeds[0])
@@ -213,6 +232,12 @@ def run_blocks(blocks: Sequence[Block], x: tf.Tensor, *, training: bool, recompu
     for block in blocks:
         x = block(x, training=training, recompute=recompute)
     return x
+
+
+def softmax_by_row(x: tf.Tensor) -> tf.Tensor:
+    """Softmax over the last axis, each row by itself: to the last bit the same in any batch."""
+    shares = tf.exp(x - tf.reduce_max(x, axis=-1, keepdims=True))
+    return shares / tf.reduce_sum(shares, axis=-1, keepdims=True)
 
 
 def _fill(cache: tf.Tensor, new: tf.Tensor, position: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from trainers.transformer import Cache
+from trainers.transformer import Cache, softmax_by_row
 from trainers.vim.model import VIM
 
 
@@ -81,7 +81,7 @@ def step(model: VIM, x: tf.Tensor, caches: list[Cache], place: tf.Tensor) -> tup
     for block, cache in zip(model.blocks, caches, strict=True):
         x, cache = block.step(x, cache, place)
         filled.append(cache)
-    return tf.cast(model.logits.step(model.norm(x)), tf.float32), filled
+    return tf.cast(model.logits.step(model.norm.step(x)), tf.float32), filled
 
 
 def draw(
@@ -101,7 +101,7 @@ def draw(
     """
     greedy = temperature == 0.0
     scaled = logits / tf.where(greedy, 1.0, temperature)[:, tf.newaxis]
-    probabilities = tf.nn.softmax(scaled)
+    probabilities = softmax_by_row(scaled)
     filtered = (top_k > 0) | (top_p < 1.0)
     whole = _invert(probabilities, uniform)
     drawn = tf.cond(

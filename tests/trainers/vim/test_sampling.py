@@ -5,7 +5,10 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tests.trainers.vim.test_model import CODES, PLACES, model, rows
+from tests.trainers.vim.test_model import CLASSES, CODES, PLACES, model, rows
+from trainers.training.config import Transformer
+from trainers.vim.config import Model
+from trainers.vim.model import VIM
 from trainers.vim.sampling import _uniforms, draw, sample, step
 
 PROBABILITIES = np.array([0.1, 0.4, 0.05, 0.3, 0.15])
@@ -197,6 +200,28 @@ def test_a_row_does_not_depend_on_its_batch(vim):
     np.testing.assert_array_equal(together[1], together[3])
     np.testing.assert_array_equal(ask(vim, [2], [13])[0], together[2])
     assert np.any(together[0] != together[1])
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_the_logits_of_a_row_are_the_same_bits_in_any_batch(qk_norm):
+    # A code that is drawn turns on the last bit: with thousands of codes, some picture changes in any batch.
+    size = Transformer(blocks=2, heads=3, width=96, hidden=192)
+    vim = shaken(VIM(Model(transformer=size, qk_norm=qk_norm), tokens=9, codebook_size=512, classes=CLASSES))
+
+    @tf.function(reduce_retracing=True)
+    def logits_of(tokens):
+        caches = [block.attention.empty_cache(tf.shape(tokens)[0], 9) for block in vim.blocks]
+        outputs = []
+        for place in range(3):
+            x = tf.gather(vim.token_embedding, tokens[:, place])
+            logits, caches = step(vim, x, caches, tf.constant(place))
+            outputs.append(logits)
+        return tf.stack(outputs, axis=1)
+
+    tokens = tf.random.stateless_uniform([33, 3], seed=[8, 8], maxval=512, dtype=tf.int32)
+    together = logits_of(tokens)
+    for part in (slice(0, 1), slice(32, 33), slice(0, 2), slice(4, 7), slice(10, 18)):
+        np.testing.assert_array_equal(logits_of(tokens[part]), together[part])
 
 
 def test_guidance_zero_forgets_the_class_and_one_changes_nothing(vim):

@@ -1,0 +1,172 @@
+"""How fast tokens are drawn, from the first to the last: `python -m benchmarks.sampling`.
+
+A 12-block, 768-wide model over 8192 codes draws images of 1024 tokens, with random weights. For a token its
+weights have to be read once, whatever the batch, and of each row's cache what has been written so far. How
+fast this machine reads is measured in the same process, right before and after each call: the bound is what a
+token would cost if nothing but reading took time.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import click
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+
+from trainers.training.config import Transformer
+from trainers.vim.config import Model
+from trainers.vim.model import VIM
+from trainers.vim.sampling import draw, step
+
+FLOAT32_BYTES = 4
+# Less would stay in the caches, which are faster than memory.
+LEAST_READ = 2**28
+BASE = Transformer(blocks=12, heads=12, width=768, hidden=3072)
+TINY = Transformer(blocks=2, heads=2, width=16, hidden=32)
+
+
+class Size(NamedTuple):
+    """What is drawn by what, and the places at which a token is timed."""
+
+    transformer: Transformer
+    codes: int
+    tokens: int
+    places: tuple[int, ...]
+    reached: tuple[int, ...]
+
+
+WHOLE = Size(BASE, codes=8192, tokens=1024, places=(100, 1000), reached=(128, 1024))
+QUICK = Size(TINY, codes=32, tokens=16, places=(2, 12), reached=(4, 16))
+
+
+class Reading(NamedTuple):
+    """How many bytes a second this machine reads: the yardstick."""
+
+    numbers: tf.Variable
+    total: Callable[[], tf.Tensor]
+
+    @classmethod
+    def of(cls, bytes_read: int) -> Reading:
+        """A sum over so many bytes; in as many parts as there are cores, for a part is one core's."""
+        numbers = tf.Variable(tf.ones([8, bytes_read // (8 * FLOAT32_BYTES)]))
+        return cls(numbers, tf.function(lambda: tf.reduce_sum(numbers, axis=1)))
+
+    def rate(self) -> float:
+        """Bytes a second, now."""
+        start = time.perf_counter()
+        self.total().numpy()
+        return FLOAT32_BYTES * int(tf.size(self.numbers)) / (time.perf_counter() - start)
+
+
+@click.command()
+@click.option("--batch", type=click.IntRange(1), multiple=True, default=(1, 4, 16, 64), show_default=True)
+@click.option("--steps", default=16, show_default=True, help="Tokens that are timed together at a place.")
+@click.option("--repetitions", default=5, show_default=True, help="Of each measurement; the median counts.")
+@click.option("--whole", is_flag=True, help="Draw whole images as well: time to 128 and to 1024 tokens.")
+@click.option("--quick", is_flag=True, help="A tiny model, one repetition: does it run at all?")
+def main(batch: tuple[int, ...], steps: int, repetitions: int, whole: bool, quick: bool) -> None:
+    """Times drawing against this machine's own rate of reading."""
+    size = QUICK if quick else WHOLE
+    steps, repetitions = (2, 1) if quick else (steps, repetitions)
+    model = VIM(
+        Model(transformer=size.transformer, dropout=0.0),
+        tokens=size.tokens,
+        codebook_size=size.codes,
+        classes=0,
+    )
+    weights = _bytes_of_weights(model)
+    reading = Reading.of(max(weights, LEAST_READ))
+    run = _drawing(model)
+    places = [f"{what} at place {place}" for place in size.places for what in ("ms", "of bound")]
+    reached = [f"s to {tokens} tokens" for tokens in size.reached] if whole else []
+    table = Table("images", *places, "tokens/s", *reached)
+    rates: list[float] = []
+    for rows in batch:
+        cells, last = [], 0.0
+        for place in size.places:
+            seconds, rate = _seconds_a_token(run, rows, place, steps, repetitions, reading)
+            cache = _bytes_of_cache(model, rows, place)
+            rates.append(rate)
+            cells += [f"{1000 * seconds:.1f}", f"{(weights + cache) / rate / seconds:.0%}"]
+            last = seconds
+            click.echo(f"{rows} images, place {place}: {cells[-2]} ms, {cells[-1]} of the bound", err=True)
+        cells.append(f"{rows / last:.1f}")
+        cells += [f"{_seconds(run, rows, 0, tokens):.1f}" for tokens in size.reached] if whole else []
+        table.add_row(str(rows), *cells)
+    table.caption = (
+        f"bound: {weights / 1e6:.0f} MB of weights and each row's cache so far, read at "
+        f"{statistics.median(rates) / 1e9:.1f} GB/s"
+    )
+    Console(width=120).print(table)
+
+
+def _drawing(model: VIM) -> Callable[..., tf.Tensor]:
+    """(first tokens int32 [B], first place, place to stop before) -> the last tokens drawn, int32 [B]."""
+
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            tf.TensorSpec([None], tf.int32),
+            tf.TensorSpec([], tf.int32),
+            tf.TensorSpec([], tf.int32),
+        ],
+    )
+    def run(first: tf.Tensor, start: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
+        rows = tf.shape(first)[0]
+        half, one, none = tf.fill([rows], 0.5), tf.ones([rows]), tf.zeros([rows], tf.int32)
+
+        def body(place, token, caches):
+            logits, caches = step(model, tf.gather(model.token_embedding, token), caches, place)
+            return place + 1, draw(logits, half, one, none, one), caches
+
+        empty = [block.attention.empty_cache(rows, model.tokens) for block in model.blocks]
+        return tf.while_loop(lambda place, *_: place < stop, body, (start, first, empty))[1]
+
+    return run
+
+
+def _seconds(run: Callable[..., tf.Tensor], rows: int, start: int, stop: int) -> float:
+    begin = time.perf_counter()
+    run(tf.zeros([rows], tf.int32), tf.constant(start), tf.constant(stop)).numpy()
+    return time.perf_counter() - begin
+
+
+def _seconds_a_token(
+    run: Callable[..., tf.Tensor], rows: int, place: int, steps: int, repetitions: int, reading: Reading
+) -> tuple[float, float]:
+    """The medians of seconds for the token at a place, and of bytes a second that could be read meanwhile.
+
+    Loop and cache are made anew for each call; one call for a single token is taken off for that.
+    """
+    _seconds(run, rows, place, place + 2)
+    seconds, rates = [], []
+    for _ in range(repetitions):
+        before = reading.rate()
+        one, all_of_them = (
+            _seconds(run, rows, place, place + 1),
+            _seconds(run, rows, place, place + 1 + steps),
+        )
+        seconds.append((all_of_them - one) / steps)
+        rates.append((before + reading.rate()) / 2)
+    return statistics.median(seconds), statistics.median(rates)
+
+
+def _bytes_of_weights(model: VIM) -> int:
+    """What a token reads of the model: all but the tables, of which it takes one row each."""
+    read = sum(int(tf.size(variable)) for block in model.blocks for variable in block.trainable_variables)
+    return FLOAT32_BYTES * (read + int(tf.size(model.logits.kernel)))
+
+
+def _bytes_of_cache(model: VIM, rows: int, place: int) -> int:
+    """Keys and values of all blocks up to a place."""
+    size = model.options.transformer
+    return FLOAT32_BYTES * rows * size.blocks * 2 * size.width * (place + 1)
+
+
+if __name__ == "__main__":
+    main()
