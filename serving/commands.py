@@ -1,4 +1,4 @@
-"""The five commands of `tfx-vim` around a served model: serve, generate, encode, decode, reconstruct.
+"""The commands of `tfx-vim` around a served model: serve, generate, complete, encode, decode, reconstruct.
 
 Whatever needs TensorFlow is imported by the command that runs, so that `--help` costs nothing.
 """
@@ -6,6 +6,7 @@ Whatever needs TensorFlow is imported by the command that runs, so that `--help`
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ _SHOW_DEFAULTS = {"show_default": True}
 _PORT = click.IntRange(0, 65535)
 _PICTURE_OUTPUTS = (".png", ".npz", "")
 _TOKEN_OUTPUTS = (".npz", ".json")
+# What a completion has not kept, in the grid.
+_BLANK = 128
 
 
 @click.command(context_settings=_SHOW_DEFAULTS)
@@ -53,6 +56,19 @@ def _where(command: Callable[..., None]) -> Callable[..., None]:
     return run(endpoint(command))
 
 
+def _sampling(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say how tokens are drawn, with the names that `queries` has for them."""
+    for option in (
+        click.option("--guidance", type=click.FloatRange(0), default=1.0, help="1 is off."),
+        click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="1 is off."),
+        click.option("--top-k", type=click.IntRange(0), default=0, help="0 is off."),
+        click.option("--temperature", type=click.FloatRange(0), default=1.0, help="0 is greedy."),
+        click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Of the first picture."),
+    ):
+        command = option(command)
+    return command
+
+
 def _output(kinds: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return click.option(
         "--output", required=True, type=click.Path(path_type=Path), metavar="PATH", help=kinds
@@ -69,11 +85,13 @@ _pictures_output = _output("A .png (labelled grid), an .npz, or a folder (a PNG 
 @_where
 @click.option("--class", "classes", multiple=True, help="Number, name or `all`; repeatable.  [default: all]")
 @click.option("--count", type=click.IntRange(1), default=16, help="Pictures a class.")
-@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Of the first picture.")
-@click.option("--temperature", type=click.FloatRange(0), default=1.0, help="0 is greedy.")
-@click.option("--top-k", type=click.IntRange(0), default=0, help="0 is off.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="1 is off.")
-@click.option("--guidance", type=click.FloatRange(0), default=1.0, help="1 is off.")
+@_sampling
+@click.option(
+    "--guidance-schedule",
+    type=click.Choice(list(queries.GUIDANCE_SCHEDULES)),
+    default="constant",
+    help="Linear rises from 1 at the first token to --guidance at the last.",
+)
 @_pictures_output
 def generate(
     run_dir: str | None,
@@ -86,10 +104,8 @@ def generate(
     """Draw pictures of the wanted classes."""
     with _one_line_errors(), _client(run_dir, endpoint, output, _PICTURE_OUTPUTS) as client:
         metadata = client.metadata(queries.GENERATOR)
-        try:
+        with _bad_usage():
             wanted = queries.class_ids(metadata, classes or ((queries.ALL,) if metadata.class_names else ()))
-        except ValueError as error:
-            raise click.UsageError(str(error)) from error
         ids = np.repeat(np.array(wanted or [0], np.int32), count)
         pictures, tokens = queries.generate(client, ids.tolist(), **sampling)
         names = [metadata.class_names[one] if metadata.class_names else "" for one in ids]
@@ -99,6 +115,64 @@ def generate(
             names,
             grid=lambda: grid.draw_grid(grid.rows_by_label(pictures, names)),
             arrays={"classes": ids, "tokens": tokens},
+        )
+    _tell(output, len(pictures), "picture")
+
+
+@click.command(context_settings=_SHOW_DEFAULTS)
+@_where
+@_images
+@click.option(
+    "--keep",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    help="Share kept, to the nearest row of tokens (a half up).",
+)
+@click.option(
+    "--class", "classes", multiple=True, help="Number or name; exactly one, if the model has classes."
+)
+@click.option("--count", type=click.IntRange(1), default=4, help="Completions a picture.")
+@_sampling
+@_pictures_output
+def complete(
+    run_dir: str | None,
+    endpoint: str | None,
+    images: tuple[Path, ...],
+    keep: float,
+    classes: tuple[str, ...],
+    count: int,
+    output: Path,
+    **sampling: Any,
+) -> None:
+    """Keep the upper part of pictures and draw the rest; a .png shows what was kept."""
+    with _one_line_errors(), _client(run_dir, endpoint, output, _PICTURE_OUTPUTS) as client:
+        metadata = client.metadata(queries.GENERATOR)
+        with _bad_usage():
+            class_id = queries.one_class(metadata, classes)
+            kept = queries.kept_rows(metadata, keep)
+        originals = [files.read_picture(path) for path in images]
+        ids = np.full(len(images) * count, class_id, np.int32)
+        repeated = [original for original in originals for _ in range(count)]
+        pictures, tokens = queries.complete(client, repeated, ids.tolist(), kept, **sampling)
+        side = math.isqrt(metadata.tokens)
+        names = [path.name for path in images]
+        shown = np.stack([files.cropped(original, metadata.image_size) for original in originals])
+        row_names = np.repeat(names, count)
+        files.write_pictures(
+            output,
+            pictures,
+            row_names.tolist(),
+            grid=lambda: grid.draw_grid(
+                _completion_rows(names, shown, pictures, kept * metadata.image_size // side),
+                headers=("original", "kept", "completed"),
+            ),
+            arrays={
+                "originals": np.repeat(shown, count, axis=0),
+                "kept_rows": np.full(len(ids), kept, np.int32),
+                "classes": ids,
+                "tokens": tokens,
+                "names": row_names,
+            },
         )
     _tell(output, len(pictures), "picture")
 
@@ -156,7 +230,24 @@ def reconstruct(run_dir: str | None, endpoint: str | None, images: tuple[Path, .
     _tell(output, len(pictures), "picture")
 
 
-COMMANDS = (serve, generate, encode, decode, reconstruct)
+COMMANDS = (serve, generate, complete, encode, decode, reconstruct)
+
+
+def _completion_rows(
+    names: list[str], originals: np.ndarray, completed: np.ndarray, kept_pixels: int
+) -> list[grid.Row]:
+    """Original, what is kept of it and its completions; too many of them go on below each other."""
+    kept = originals.copy()
+    kept[:, kept_pixels:] = _BLANK
+    nothing = np.full_like(originals[0], grid.PAPER)
+    columns = grid.MAX_COLUMNS - 2
+    rows: list[grid.Row] = []
+    for name, *pair, drawn in zip(names, originals, kept, np.split(completed, len(names)), strict=True):
+        for start in range(0, len(drawn), columns):
+            first = start == 0
+            left = pair if first else [nothing, nothing]
+            rows.append((name if first else "", [*left, *drawn[start : start + columns]]))
+    return rows
 
 
 @contextlib.contextmanager
@@ -171,6 +262,14 @@ def _client(
         raise click.UsageError(str(error)) from error
     with connect(endpoint) if endpoint else open_folder(_base(run_dir or RUN)) as client:
         yield client
+
+
+@contextlib.contextmanager
+def _bad_usage() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import tensorflow as tf
 from click.testing import CliRunner
 from PIL import Image
 
-from serving import files
+from serving import files, grid
 from serving.commands import COMMANDS
 from tests import stand_ins
 
@@ -28,8 +28,11 @@ def where(request, base):
 
 @pytest.fixture
 def picture(tmp_path):
-    path = tmp_path / "grey.png"
-    path.write_bytes(files.png(np.full((12, 20, 3), 102, np.uint8)))
+    return flat_picture(tmp_path / "grey.png", 102)
+
+
+def flat_picture(path, level):
+    path.write_bytes(files.png(np.full((12, 20, 3), level, np.uint8)))
     return path
 
 
@@ -47,7 +50,8 @@ def test_generate_writes_arrays_by_class_in_the_order_asked_for(where, tmp_path)
         assert archive["classes"].tolist() == [2, 2, 0, 0]
         assert archive["images"].shape == (4, stand_ins.SIZE, stand_ins.SIZE, 3)
         ids, seeds = tf.constant([2, 2, 0, 0]), tf.constant([5, 6, 7, 8], tf.int64)
-        expected = stand_ins.sample(ids, seeds, tf.ones(4), None, None, None)
+        nothing = {"given": tf.zeros([4, stand_ins.TOKENS], tf.int32), "kept": tf.zeros(4, tf.int32)}
+        expected = stand_ins.sample(ids, seeds, tf.ones(4), None, None, None, None, **nothing)
         np.testing.assert_array_equal(archive["tokens"], expected)
 
 
@@ -60,6 +64,97 @@ def test_generate_draws_all_classes_as_a_grid_or_a_folder(where, tmp_path):
     assert result.exit_code == 0, result.output
     names = sorted(file.name for file in (tmp_path / "folder").iterdir())
     assert names == ["0000_dark.png", "0001_grey.png", "0002_bright.png"]
+
+
+def test_guidance_is_constant_unless_a_schedule_is_asked_for(tmp_path):
+    def scales(*inputs):
+        first, last = inputs[5:7]
+        return tf.cast(tf.stack([first, last, first, last], axis=1), tf.int32)
+
+    stand_ins.write_generator(str(tmp_path / "serving" / "vim" / "1"), sample=scales)
+    out = tmp_path / "out.npz"
+    for schedule, tokens in ([], [5, 5, 5, 5]), (["--guidance-schedule", "linear"], [1, 5, 1, 5]):
+        wanted = ["--class", 0, "--count", 1, "--guidance", 5, *schedule]
+        result = run("generate", "--run", tmp_path, *wanted, "--output", out)
+        assert result.exit_code == 0, result.output
+        with np.load(out) as archive:
+            assert archive["tokens"].tolist() == [tokens]
+
+
+def test_complete_writes_arrays_with_a_row_a_completion(where, tmp_path, picture):
+    out = tmp_path / "out.npz"
+    white = flat_picture(tmp_path / "white.png", 255)
+    result = run(
+        *["complete", *where, picture, white, "--class", "bright", "--count", 2, "--seed", 5],
+        *["--keep", 0.4, "--output", out],
+    )
+    assert (result.exit_code, result.output) == (0, f"{out}: 4 pictures\n")
+    ids, seeds = tf.constant([2] * 4), tf.constant([5, 6, 7, 8], tf.int64)
+    given = {"given": tf.constant([[6] * 4] * 2 + [[15] * 4] * 2), "kept": tf.constant([2] * 4)}
+    with np.load(out) as archive:
+        np.testing.assert_array_equal(
+            archive["tokens"], stand_ins.sample(ids, seeds, tf.ones(4), None, None, None, None, **given)
+        )
+        assert archive["names"].tolist() == ["grey.png"] * 2 + ["white.png"] * 2
+        assert archive["originals"].shape == archive["images"].shape == (4, 8, 8, 3)
+        assert archive["originals"][:, 0, 0, 0].tolist() == [102, 102, 255, 255]
+        assert archive["classes"].tolist() == [2] * 4
+        assert archive["kept_rows"].tolist() == [1] * 4
+        images = archive["images"]
+    assert run("decode", *where, out, "--output", tmp_path / "decoded").exit_code == 0
+    for index, name in enumerate(["grey", "grey", "white", "white"]):
+        decoded = np.asarray(Image.open(tmp_path / "decoded" / f"{index:04d}_{name}_png.png"))
+        np.testing.assert_array_equal(decoded, images[index])
+
+
+def test_complete_shows_what_was_kept_and_goes_on_in_further_rows(where, tmp_path, picture):
+    def areas(count):
+        out = tmp_path / f"{count}.png"
+        result = run(
+            *["complete", *where, picture, "--class", 2, "--temperature", 0, "--count", count],
+            *["--output", out],
+        )
+        assert result.exit_code == 0, result.output
+        sheet = np.asarray(Image.open(out))
+        shown, blank = (np.median(np.nonzero((sheet == level).all(-1))[0]) for level in (102, 128))
+        assert shown < blank  # the upper half is what is kept
+        # In halves of a picture; the edges of letters, which have all greys, are less than one.
+        return sheet.shape, [(sheet == level).all(-1).sum() // (32 * 64) for level in (102, 128, 238)]
+
+    (height, width, _), found = areas(14)
+    assert found == [2 + 1 + 14, 1, 14]
+    (taller, as_wide, _), found = areas(16)
+    assert found == [2 + 1 + 16, 1, 16]
+    assert (taller, as_wide) == (height + grid.SIDE + grid.GAP, width)
+
+
+@pytest.mark.parametrize(("keep", "tokens"), [(0, [14] * 4), (1, [6] * 4)])
+def test_complete_keeps_nothing_or_everything(where, tmp_path, picture, keep, tokens):
+    out = tmp_path / "out.npz"
+    options = ["--class", "bright", "--count", 1, "--temperature", 0, "--keep", keep]
+    assert run("complete", *where, picture, *options, "--output", out).exit_code == 0
+    with np.load(out) as archive:
+        assert archive["tokens"].tolist() == [tokens]
+
+
+def test_complete_asks_for_no_class_where_there_are_none(tmp_path, picture):
+    stand_ins.write_generator(str(tmp_path / "serving" / "vim" / "1"), class_names=())
+    arguments = ["complete", "--run", tmp_path, picture, "--count", 2, "--output", tmp_path / "folder"]
+    assert "the model has no classes" in error_line(run(*arguments, "--class", 0), 2)
+    assert run(*arguments).exit_code == 0
+    names = sorted(file.name for file in (tmp_path / "folder").iterdir())
+    assert names == ["0000_grey_png.png", "0001_grey_png.png"]
+
+
+def test_a_model_without_the_signature_is_told(tmp_path, picture):
+    # A tokenizer answers to nothing that draws.
+    stand_ins.write_tokenizer(str(tmp_path / "serving" / "vim" / "1"))
+    rest = ["--run", tmp_path, "--class", "dark", "--output", tmp_path / "x.png"]
+    line = error_line(run("generate", "--guidance-schedule", "linear", *rest), 1)
+    assert "signature 'generate_linear' is not in vim, allowed are " in line
+    assert "signature 'complete' is not in vim, allowed are " in error_line(
+        run("complete", picture, *rest), 1
+    )
 
 
 @pytest.mark.parametrize("suffix", ["npz", "json"])
@@ -100,6 +195,14 @@ def error_line(result, code):
         (["generate", "--count", "0", "--output", "x.png"], 2, "--count"),
         (["generate", "--top-p", "0", "--output", "x.png"], 2, "--top-p"),
         (["generate", "--endpoint", "http://x:1", "--output", "x.png"], 2, "one of them"),
+        (["generate", "--guidance-schedule", "x", "--output", "x.png"], 2, "'constant', 'linear'"),
+        (["complete", "--output", "x.png"], 2, "IMAGES"),
+        (["complete", "text.txt", "--output", "x.png"], 2, "given is none, allowed is exactly one of 0 to 2"),
+        (["complete", "text.txt", "--class", "dark", "--class", "0", "--output", "x.png"], 2, "exactly one"),
+        (["complete", "text.txt", "--class", "all", "--output", "x.png"], 2, "'all' is not known"),
+        (["complete", "text.txt", "--class", "0", "--keep", "1.1", "--output", "x.png"], 2, "--keep"),
+        (["complete", "text.txt", "--class", "0", "--keep", "nan", "--output", "x.png"], 2, "is nan"),
+        (["complete", "text.txt", "--class", "0", "--output", "x.png"], 1, "text.txt is no picture"),
         (["encode", "missing.png", "--output", "x.npz"], 2, "missing.png"),
         (["encode", "text.txt", "--output", "x.npz"], 1, "text.txt is no picture"),
         (["reconstruct", "text.txt", "--output", "x.png"], 1, "text.txt is no picture"),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,47 @@ def test_a_class_for_a_model_without_classes_is_refused():
         queries.class_ids(described(), ["cat"])
 
 
+def test_one_class_is_named_or_numbered_or_there_are_none():
+    assert queries.one_class(described("cat", "dog", "all"), ["dog"]) == 1
+    assert queries.one_class(described("cat", "dog", "all"), ["0"]) == 0
+    assert queries.one_class(described("cat", "dog", "all"), ["all"]) == 2
+    assert queries.one_class(described(), []) == 0
+    with pytest.raises(ValueError, match="'cat' was given, but the model has no classes"):
+        queries.one_class(described(), ["cat"])
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "class given is none, allowed is exactly one of 0 to 1, cat, dog$"),
+        (["cat", "0"], "class given is 'cat', '0', allowed is exactly one of 0 to 1, cat, dog$"),
+        (["all"], "class 'all' is not known, allowed are 0 to 1, cat, dog$"),
+        (["2"], "class '2' is not known, allowed are 0 to 1, cat, dog$"),
+    ],
+)
+def test_what_is_not_one_class_is_told_with_what_is_allowed(names, said):
+    with pytest.raises(ValueError, match=said):
+        queries.one_class(described("cat", "dog"), names)
+
+
+@pytest.mark.parametrize(
+    ("share", "rows"), [(0, 0), (0.09, 0), (0.1, 1), (0.29, 1), (0.3, 2), (0.5, 3), (1, 5)]
+)
+def test_a_share_becomes_the_nearest_number_of_rows(share, rows):
+    assert queries.kept_rows(replace(described(), tokens=25), share) == rows
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_outside_of_0_to_1_is_refused(share):
+    with pytest.raises(ValueError, match=f"share of rows to keep is {share}, allowed is 0 to 1"):
+        queries.kept_rows(described(), share)
+
+
+def test_another_schedule_is_refused(client):
+    with pytest.raises(ValueError, match="guidance_schedule is 'cosine', allowed are constant, linear"):
+        queries.generate(client, [0], guidance_schedule="cosine")
+
+
 def test_pictures_do_not_depend_on_the_batch_size_and_a_row_can_be_drawn_again_alone(client):
     ids = [0, 1, 2, 1, 0]
     pictures, tokens = queries.generate(client, ids, seed=40, batch_size=2)
@@ -54,6 +97,20 @@ def test_pictures_do_not_depend_on_the_batch_size_and_a_row_can_be_drawn_again_a
     np.testing.assert_array_equal(again[0], pictures[3])
     greedy, _ = queries.generate(client, [2], temperature=0.0)
     assert np.all(greedy == 238)
+
+
+def test_completions_do_not_depend_on_the_batch_size_and_a_row_can_be_drawn_again_alone(client):
+    grey, white = (files.png(np.full((12, 20, 3), level, np.uint8)) for level in (102, 255))
+    given = [grey, white, grey, white, white]
+    pictures, tokens = queries.complete(client, given, [0, 1, 2, 1, 0], 1, seed=40, batch_size=2)
+    assert (pictures.dtype, pictures.shape) == (np.uint8, (5, 8, 8, 3))
+    assert (tokens.dtype, tokens.shape) == (np.int32, (5, stand_ins.TOKENS))
+    assert tokens[:, :2].tolist() == [[6, 6], [15, 15], [6, 6], [15, 15], [15, 15]]
+    drawn = queries.generate(client, [0, 1, 2, 1, 0], seed=40)[1]
+    np.testing.assert_array_equal(tokens[:, 2:], drawn[:, 2:])
+    again, _ = queries.complete(client, [white], [1], 1, seed=43)
+    np.testing.assert_array_equal(again[0], pictures[3])
+    np.testing.assert_array_equal(queries.decode(client, tokens), pictures)
 
 
 def test_tokens_and_pictures_round_trip(client):
