@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import click
+import keras
 import tensorflow as tf
+from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,42 @@ def measure(
         share, processor_share = flops / seconds / rate, flops / processor_seconds / processor_rate
         rows.append((seconds, share, processor_share, rate))
     return Measured(*(statistics.median(column) for column in zip(*rows, strict=True)))
+
+
+class Work(NamedTuple):
+    """Something to be timed: `run` does `flops` FLOPs on `images` images."""
+
+    model: str
+    name: str
+    images: int
+    compiled: bool
+    flops: int
+    run: Callable[[], object]
+
+
+def tabulate(works: Iterable[Work], *, yardstick: MatrixProduct, repetitions: int) -> Table:
+    """Times one work after the other, each made when its turn comes, and freed before the next."""
+    table = Table("model", "work", "images", "XLA", "images/s", "s", "share", "share, CPU time")
+    rates = []
+    for work in works:
+        result = measure(work.run, flops=work.flops, yardstick=yardstick, repetitions=repetitions)
+        rates.append(result.rate)
+        table.add_row(
+            work.model,
+            work.name,
+            str(work.images),
+            "yes" if work.compiled else "no",
+            f"{work.images / result.seconds:.2f}",
+            f"{result.seconds:.3f}",
+            f"{result.share:.0%}",
+            f"{result.processor_share:.0%}",
+        )
+        click.echo(f"{work.model}, {work.name}: {result.share:.0%} ({result.processor_share:.0%})", err=True)
+        keras.backend.clear_session()
+    table.caption = (
+        f"shares of a matrix product's rate, in the median {statistics.median(rates) / 1e9:.0f} GFLOP/s"
+    )
+    return table
 
 
 def _time(work: Callable[[], object]) -> tuple[float, float]:

@@ -7,17 +7,14 @@ says, or as `--jit` or `--no-jit` say.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import click
-import keras
 import tensorflow as tf
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.interleaved import MatrixProduct, Measured, measure
+from benchmarks.interleaved import MatrixProduct, Work, tabulate
 from tfx_pipeline.config import load
 from trainers.training.step import training_step
 from trainers.vit_vqgan import accounting
@@ -57,16 +54,6 @@ SIZES = {
 }
 
 
-class Work(NamedTuple):
-    """Something to be timed: `run` does `flops` FLOPs on `images` images."""
-
-    name: str
-    images: int
-    compiled: bool
-    flops: int
-    run: Callable[[], object]
-
-
 @click.command()
 @click.option("--only", type=click.Choice(list(SIZES)), multiple=True, help="This size alone; repeatable.")
 @click.option(
@@ -81,51 +68,26 @@ def main(
     only: tuple[str, ...], work: tuple[str, ...], jit: bool | None, repetitions: int, quick: bool
 ) -> None:
     """Times stage 1 against this machine's own float32 matrix product."""
-    yardstick = MatrixProduct(256 if quick else 2048)
-    table = Table("model", "work", "images", "XLA", "images/s", "s", "share", "share, CPU time")
-    rates = []
-    for name in only or SIZES:
-        size = SIZES[name]
-        config = load(size.preset, small=quick)
-        stage = config.stage1
-        for timed in _works(stage, size, work or (*SERVED, *STEPS), config.data.image_size, jit):
-            result = measure(
-                timed.run, flops=timed.flops, yardstick=yardstick, repetitions=1 if quick else repetitions
-            )
-            rates.append(result.rate)
-            table.add_row(name, *_row(timed, result))
-            click.echo(f"{name}, {timed.name}: {result.share:.0%} ({result.processor_share:.0%})", err=True)
-            keras.backend.clear_session()
-    table.caption = (
-        f"shares of a matrix product's rate, in the median {statistics.median(rates) / 1e9:.0f} GFLOP/s"
+    works = (
+        timed
+        for name in only or SIZES
+        for timed in _works(name, work or (*SERVED, *STEPS), jit=jit, quick=quick)
     )
-    Console(width=110).print(table)
+    yardstick = MatrixProduct(256 if quick else 2048)
+    Console(width=110).print(tabulate(works, yardstick=yardstick, repetitions=1 if quick else repetitions))
 
 
-def _row(work: Work, result: Measured) -> list[str]:
-    return [
-        work.name,
-        str(work.images),
-        "yes" if work.compiled else "no",
-        f"{work.images / result.seconds:.2f}",
-        f"{result.seconds:.3f}",
-        f"{result.share:.0%}",
-        f"{result.processor_share:.0%}",
-    ]
-
-
-def _works(
-    stage: Stage1, size: Size, names: Sequence[str], image_size: int, jit: bool | None
-) -> Iterator[Work]:
-    """One after the other, so that no two sets of weights and slots are in memory at once."""
+def _works(model: str, names: Sequence[str], *, jit: bool | None, quick: bool) -> Iterator[Work]:
+    size = SIZES[model]
+    config = load(size.preset, small=quick)
     for name in names:
         if name in SERVED:
-            yield _served(name, stage, size.served, image_size)
+            yield _served(model, name, config.stage1, size.served, config.data.image_size)
         else:
-            yield _step(name, stage, size.trained, image_size, jit)
+            yield _step(model, name, config.stage1, size.trained, config.data.image_size, jit)
 
 
-def _served(name: str, stage: Stage1, images: int, image_size: int) -> Work:
+def _served(size: str, name: str, stage: Stage1, images: int, image_size: int) -> Work:
     model = ViTVQGAN(stage.model, image_size=image_size, seed=0)
     call, cost = SERVED[name]
     compiled = tf.function(
@@ -134,10 +96,10 @@ def _served(name: str, stage: Stage1, images: int, image_size: int) -> Work:
     )
     pixels = _pixels(images, image_size)
     flops = images * cost(stage.model, image_size=image_size).flops
-    return Work(name, images, False, flops, lambda: compiled(pixels).numpy())
+    return Work(size, name, images, False, flops, lambda: compiled(pixels).numpy())
 
 
-def _step(name: str, stage: Stage1, images: int, image_size: int, jit: bool | None) -> Work:
+def _step(size: str, name: str, stage: Stage1, images: int, image_size: int, jit: bool | None) -> Work:
     adversarial, gamma = STEPS[name]
     adversary = stage.adversary.model_copy(update={"r1_gamma": gamma, "r1_every": 1, "start_step": 0})
     loss = stage.loss.model_copy(update={"adversarial": adversarial})
@@ -158,7 +120,7 @@ def _step(name: str, stage: Stage1, images: int, image_size: int, jit: bool | No
     )
     batch = {"pixels": _pixels(images, image_size)}
     flops = images * sum(accounting.step_flops(stage, image_size=image_size).values())
-    return Work(name, images, jit, flops, lambda: step(batch)["loss"].numpy())
+    return Work(size, name, images, jit, flops, lambda: step(batch)["loss"].numpy())
 
 
 def _pixels(images: int, image_size: int) -> tf.Tensor:

@@ -68,7 +68,7 @@ def vim_step(**options):
     learner = Learner(model, train())
 
     def losses(batch):
-        return vim_trainer._losses(model, batch, training=True)
+        return vim_trainer.losses(model, batch, training=True)
 
     tokens = tf.random.stateless_uniform([BATCH, 16], seed=[0, 0], maxval=8, dtype=tf.int32)
     step = training_step([learner], descent(learner, losses))

@@ -55,9 +55,9 @@ def run_fn(fn_args: Any) -> None:
         def encode(pixels: tf.Tensor) -> tf.Tensor:
             return tokenizer.signatures["encode_pixels"](pixels=pixels)["tokens"]
 
-        def losses(batch: Batch, *, training: bool) -> Metrics:
+        def on_tokens(batch: Batch, *, training: bool) -> Metrics:
             tokens = encode(batch["pixels"]) if "pixels" in batch else batch["tokens"]
-            return _losses(model, {**batch, "tokens": tokens}, training=training)
+            return losses(model, {**batch, "tokens": tokens}, training=training)
 
         if stage.tokens == "on_the_fly":
             batches = examples.image_batches(train_split, run, stage.train.batch_size, augment=augment)
@@ -74,12 +74,12 @@ def run_fn(fn_args: Any) -> None:
             stage.train,
             step=training_step(
                 [learner],
-                descent(learner, partial(losses, training=True)),
+                descent(learner, partial(on_tokens, training=True)),
                 accumulate=stage.train.accumulate,
             ),
             batches=batches,
             state={"vim": learner.state},
-            evaluate=held_out_metrics(partial(losses, training=False), held_out, stage.train, [learner]),
+            evaluate=held_out_metrics(partial(on_tokens, training=False), held_out, stage.train, [learner]),
             checkpoints=os.path.join(run.checkpoints, name),
             logs=os.path.join(run.logs, name),
         )
@@ -107,7 +107,7 @@ def run_fn(fn_args: Any) -> None:
             )
 
 
-def _losses(model: VIM, batch: Batch, *, training: bool) -> Metrics:
+def losses(model: VIM, batch: Batch, *, training: bool) -> Metrics:
     """The negative log-likelihood in nats a token (equation 2), and the accuracy of the first guess.
 
     Where a batch has orders, logits and tokens are both in them: the likelihood factors in any order.

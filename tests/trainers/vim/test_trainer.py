@@ -24,7 +24,7 @@ def test_eight_fixed_sequences_are_learned_and_come_back_greedily():
     learner = Learner(model, Train(steps=150, batch_size=8, optimizer=Optimizer(learning_rate=1e-2)))
     batch = {"tokens": tokens, "label": tf.range(8)}
     step = tf.function(
-        training_step([learner], descent(learner, lambda batch: trainer._losses(model, batch, training=True)))
+        training_step([learner], descent(learner, lambda batch: trainer.losses(model, batch, training=True)))
     )
     assert float(step(batch)["loss"]) == pytest.approx(np.log(50), rel=0.01)
     for _ in range(149):
@@ -44,7 +44,7 @@ def test_in_random_orders_the_likelihood_is_that_of_the_same_tokens():
         for row in range(3)
         for place in range(6)
     ]
-    loss = float(trainer._losses(model, batch, training=False)["loss"])
+    loss = float(trainer.losses(model, batch, training=False)["loss"])
     assert loss == pytest.approx(-np.mean(chosen), rel=1e-4)
 
 
