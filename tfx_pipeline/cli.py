@@ -154,7 +154,7 @@ def plan(
 
     memory = device_memory * 1e9 if device_memory else None
     machine = plans.Devices(devices, device_tflops, utilization, memory)
-    stages = [plans.stage_1(config, machine, image_bytes=image_bytes), plans.stage_2(config, machine)]
+    stages = [stage(config, machine, image_bytes=image_bytes) for stage in (plans.stage_1, plans.stage_2)]
     console = Console(highlight=False)
     for stage in stages:
         plans.show(stage, console)

@@ -177,6 +177,7 @@ def stage_1(config: Config, devices: Devices, *, image_bytes: int | None = None)
     if "perceptual" in critics:
         parts["perceptual (frozen)"] = Part(critics["perceptual"], None)
     unknown = stage.perceptual.savedmodel if stage.loss.perceptual else None
+    example, example_bytes = _images(size, image_bytes)
     return Plan(
         title="Stage 1, the tokenizer" + (f" (without {stage.perceptual.network})" if unknown else ""),
         train=stage.train,
@@ -184,39 +185,58 @@ def stage_1(config: Config, devices: Devices, *, image_bytes: int | None = None)
         parts=parts,
         flops=vit_vqgan.step_flops(stage, image_size=size),
         averaged={"r1": stage.adversary.r1_every},
-        example="encoded images" if image_bytes else f"images at {BYTES_PER_PIXEL} bytes a pixel",
-        example_bytes=image_bytes or BYTES_PER_PIXEL * size**2,
+        example=example,
+        example_bytes=example_bytes,
         averaged_parts=frozenset(costs if stage.train.ema_decay else ()),
     )
 
 
-def stage_2(config: Config, devices: Devices) -> Plan:
+def stage_2(config: Config, devices: Devices, *, image_bytes: int | None = None) -> Plan:
     """The plan of the image model's training; classes are the data's to say, and not counted.
+
+    With tokens made on the fly, images are read (`image_bytes` as for `stage_1`), and the frozen tokenizer lies
+    on every device and encodes.
 
     Raises:
       ConfigError: the batch cannot be shared out among the devices.
     """
-    stage, codes = config.stage2, config.stage1.model.codebook.size
+    stage, codes, size = config.stage2, config.stage1.model.codebook.size, config.data.image_size
     _check_batch("stage2", stage.train, devices)
-    tokens = (config.data.image_size // config.stage1.model.patch_size) ** 2
+    tokens = (size // config.stage1.model.patch_size) ** 2
     recompute = stage.train.recompute
     costs = vim.parts(stage.model, tokens=tokens, codebook_size=codes, classes=0, recompute=recompute)
     towers = {"blocks": stage.model.transformer}
     rule = stage.train.optimizer.rule
     parts = {name: Part(cost, rule, table_2=_table_2(towers.get(name))) for name, cost in costs.items()}
-    # A protocol buffer's integer takes a byte for every 7 bits.
-    token_bytes = max(1, -(-(codes - 1).bit_length() // 7))
+    flops = vim.step_flops(stage.model, tokens=tokens, codebook_size=codes, recompute=recompute)
+    if stage.tokens == "on_the_fly":
+        # No gradient flows through it, so that nothing is kept for the way back.
+        tokenizer = vit_vqgan.reconstruct(config.stage1.model, image_size=size)._replace(activations=0)
+        parts["tokenizer (frozen)"] = Part(tokenizer, None)
+        flops["encode"] = vit_vqgan.encode(config.stage1.model, image_size=size).flops
+        example, example_bytes = _images(size, image_bytes)
+    else:
+        # A protocol buffer's integer takes a byte for every 7 bits.
+        token_bytes = max(1, -(-(codes - 1).bit_length() // 7))
+        example, example_bytes = "tokens", tokens * token_bytes + TOKEN_EXAMPLE_BYTES
     return Plan(
         title="Stage 2, the image model",
         train=stage.train,
         devices=devices,
         parts=parts,
-        flops=vim.step_flops(stage.model, tokens=tokens, codebook_size=codes, recompute=recompute),
+        flops=flops,
         averaged={},
-        example="tokens",
-        example_bytes=tokens * token_bytes + TOKEN_EXAMPLE_BYTES,
+        example=example,
+        example_bytes=example_bytes,
         averaged_parts=frozenset(costs if stage.train.ema_decay else ()),
     )
+
+
+def _images(size: int, image_bytes: int | None) -> tuple[str, int]:
+    """What is said of the images that are read, and the bytes of one."""
+    if image_bytes:
+        return "encoded images", image_bytes
+    return f"images at {BYTES_PER_PIXEL} bytes a pixel", BYTES_PER_PIXEL * size**2
 
 
 def _table_2(size: object) -> int | None:

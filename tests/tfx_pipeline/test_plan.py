@@ -151,6 +151,18 @@ def test_what_is_read_is_a_batch_of_images_or_of_tokens():
     assert planned(stage=stage_2).example_bytes == 64 * 2 + 100
 
 
+def test_tokens_made_on_the_fly_cost_a_frozen_tokenizer_its_forward_pass_and_the_images():
+    cached, on_the_fly = planned(stage=stage_2), planned("stage2.tokens=on_the_fly", stage=stage_2)
+    assert learned(on_the_fly) == learned(cached)
+    tokenizer = sum(part.cost.parameters for name, part in planned().parts.items() if name != "discriminator")
+    assert on_the_fly.memory["weights"] - cached.memory["weights"] == 4 * tokenizer
+    assert on_the_fly.memory["activations"] == cached.memory["activations"]
+    towers = planned().parts
+    encode = sum(towers[name].cost.flops for name in ("encoder", "factorize", "codebook"))
+    assert on_the_fly.step_flops - cached.step_flops == 64 * encode
+    assert on_the_fly.example_bytes == planned().example_bytes
+
+
 def test_a_batch_that_cannot_be_shared_out_is_one_line():
     with pytest.raises(ConfigError, match=r"stage1\.train\.batch_size 64 is not a multiple of 6: 3 devices"):
         planned("stage1.train.accumulate=2", devices=Devices(3, 1.0, 1.0))
