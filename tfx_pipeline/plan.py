@@ -194,8 +194,8 @@ def stage_1(config: Config, devices: Devices, *, image_bytes: int | None = None)
 def stage_2(config: Config, devices: Devices, *, image_bytes: int | None = None) -> Plan:
     """The plan of the image model's training; classes are the data's to say, and not counted.
 
-    With tokens made on the fly, images are read (`image_bytes` as for `stage_1`), and the frozen tokenizer lies
-    on every device and encodes.
+    With tokens made on the fly, images are read (`image_bytes` as for `stage_1`), and the frozen tokenizer
+    lies on every device and encodes.
 
     Raises:
       ConfigError: the batch cannot be shared out among the devices.
