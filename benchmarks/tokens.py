@@ -44,25 +44,26 @@ class Size(NamedTuple):
     """A row: whose model and crops, and the pictures that it is fed.
 
     Attributes:
-      preset: gives the model, the crops and the batch size.
+      preset: gives the model and the crops.
+      images: pictures a batch, each with all its crops.
+      batches: batches that the steady rate is taken of.
       height, width: of a stored picture.
       encoding: PNG or JPEG.
-      batches: steady batches of a run.
-      batch_size: where the preset's would take minutes a batch.
     """
 
     preset: str
+    images: int
+    batches: int
     height: int
     width: int
     encoding: str
-    batches: int
-    batch_size: int | None = None
 
 
+# Of the two small ones, the presets' batches of 256 crops.
 SIZES = {
-    "digits": Size("digits", 8, 8, "PNG", batches=32),
-    "cifar10": Size("cifar10", 32, 32, "JPEG", batches=8),
-    "small": Size("imagenet256_ss_unsupervised", 375, 500, "JPEG", batches=4, batch_size=4),
+    "digits": Size("digits", images=32, batches=32, height=8, width=8, encoding="PNG"),
+    "cifar10": Size("cifar10", images=128, batches=8, height=32, width=32, encoding="JPEG"),
+    "small": Size("imagenet256_ss_unsupervised", images=1, batches=2, height=375, width=500, encoding="JPEG"),
 }
 
 
@@ -83,16 +84,15 @@ class Component:
     """TokenTransform with all that it needs, in a folder."""
 
     def __init__(self, folder: Path, config: Config, size: Size, batches: int):
-        self.batch_size = size.batch_size or config.tokens.batch_size
+        self.batch_size = size.images * (1 + config.tokens.augmentations)
         self.batches = batches
         self._folder = folder
         self._config = config
         self._model = standard_artifacts.Model()
         self._model.uri = str(folder / "model")
         _write_tokenizer(path_utils.serving_model_path(self._model.uri), config)
-        variants = 1 + config.tokens.augmentations
-        self._one = _write_images(folder / "one", size, -(-self.batch_size // variants))
-        self._more = _write_images(folder / "more", size, (1 + batches) * self.batch_size // variants)
+        self._one = _write_images(folder / "one", size, size.images)
+        self._more = _write_images(folder / "more", size, size.images * (1 + batches))
 
     def start(self) -> tuple[Seconds, float]:
         """What a run takes that encodes one batch, without loading the model, and the seconds to load it."""

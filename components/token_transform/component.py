@@ -35,6 +35,15 @@ class TokenTransform(base_beam_component.BaseBeamComponent):
     Output `examples`: the same splits, uncompressed TFRecords of tf.Example with `tokens` (int64 [N],
     raster order), `image/key`, `image/label` where there is one, and `augmentation` (0 is the centre
     crop), and the sidecars `dataset.json` and `quarantine.jsonl` (see `components.dataset`).
+
+    Beam's flags decide where it runs, and not what comes out. On Flink or Spark, beside `--runner` and what
+    it asks for, `--environment_type=EXTERNAL` and `--environment_config=HOST:PORT` name the pool that starts
+    worker processes (`python -m apache_beam.runners.worker.worker_pool_main`); Dataflow takes an image with
+    this project in it (`--sdk_container_image`). Workers and driver have to see the artifacts by the same
+    paths.
+
+    Counters, in the namespace `TokenTransform`: `images`, `skipped`, `model_milliseconds`, and the
+    distribution `load_milliseconds`, whose count is the number of processes that loaded the model.
     """
 
     SPEC_CLASS = TokenTransformSpec

@@ -11,7 +11,6 @@ def test_each_size_asked_for_gets_a_row():
     rows = [row for row in rows if row and row[0] in ("digits", "cifar10")]
     # Two batches of the presets' batch size.
     assert [row[:3] for row in rows] == [["digits", "256", "512"], ["cifar10", "256", "512"]]
-    # Two tiny batches are soon done: what a run takes beyond its start is noise here, and only that it is told
-    # can be tested.
+    # What two tiny batches take beyond the start of a run is noise.
     assert all(float(row[3]) > 0 for row in rows)
     assert all(cell.endswith("%") for row in rows for cell in row[5:7])
