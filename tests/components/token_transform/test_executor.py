@@ -1,3 +1,5 @@
+import itertools
+import threading
 from collections import Counter
 
 import numpy as np
@@ -105,6 +107,26 @@ def test_threads_of_one_process_share_one_model(tmp_path, model, monkeypatch):
     _, result = run(tmp_path / "tokens", images, model, THREADS)
     assert len(loads) == 1
     assert counters(result)["load_milliseconds"] == 1
+
+
+def test_a_batch_is_decoded_while_the_model_works_on_the_one_before(tmp_path, model, monkeypatch):
+    crop, encode = Tokenizer.crop, Tokenizer.encode
+    batches, second, in_time = itertools.count(1), threading.Event(), []
+
+    def told_crop(self, batch):
+        if next(batches) == 2:
+            second.set()
+        return crop(self, batch)
+
+    def waiting_encode(self, pixels):
+        in_time.append(second.wait(timeout=20))
+        return encode(self, pixels)
+
+    monkeypatch.setattr(Tokenizer, "crop", told_crop)
+    monkeypatch.setattr(Tokenizer, "encode", waiting_encode)
+    images = write_images(tmp_path / "images", train=16, shards=1)
+    run(tmp_path / "tokens", images, model, augmentations=0, batch_size=8)
+    assert all(in_time)
 
 
 def test_images_skipped_images_and_time_are_counted(tmp_path, model):
