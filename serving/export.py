@@ -155,6 +155,17 @@ def export_generator(
         tf.TensorSpec([None], tf.float32, "top_p"),
         tf.TensorSpec([None], tf.float32, "guidance"),
     ]
+
+    # A drawn row is the same whatever it is batched with, and so is its picture: one row at a time, for the
+    # products of a whole batch have last bits that depend on its size.
+    def decoded(tokens: tf.Tensor) -> tf.Tensor:
+        picture = tf.TensorSpec([size, size, 3], tf.float32)
+        return tf.map_fn(lambda row: decode(row[tf.newaxis])[0][0], tokens, fn_output_signature=picture)
+
+    def tokenized(image_bytes: tf.Tensor) -> tf.Tensor:
+        row = tf.TensorSpec([metadata.tokens], tf.int32)
+        return tf.map_fn(lambda one: tokenize(one[tf.newaxis])[0], image_bytes, fn_output_signature=row)
+
     # Traced once: the signatures below all call the same graph.
     draw = tf.function(sample, autograph=False)
 
@@ -181,7 +192,7 @@ def export_generator(
                 tf.tile(none[:, tf.newaxis], [1, metadata.tokens]) if given is None else given,
                 none if kept is None else kept,
             )
-        return {"tokens": tokens, "image_bytes": images.encode_batch(decode(tokens)[0])}
+        return {"tokens": tokens, "image_bytes": images.encode_batch(decoded(tokens))}
 
     @tf.function(autograph=False, input_signature=settings)
     def generate(class_id, seed, temperature, top_k, top_p, guidance):
@@ -205,7 +216,7 @@ def export_generator(
         ]
         with tf.control_dependencies(checks):
             kept = side * kept_rows
-        given = tokenize(image_bytes)
+        given = tokenized(image_bytes)
         return drawn(class_id, seed, temperature, top_k, top_p, guidance, given=given, kept=kept)
 
     @tf.function(autograph=False, input_signature=[image_bytes, class_id])

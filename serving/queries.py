@@ -144,7 +144,10 @@ def complete(
 
     Raises:
       ClientError: where the model has no signature `complete`, or not so many rows of tokens.
+      ValueError: where there are not as many classes as pictures.
     """
+    if len(class_ids) != len(image_bytes):
+        raise ValueError(f"{len(class_ids)} classes were given for {len(image_bytes)} pictures")
     inputs = {
         "image_bytes": _strings(image_bytes),
         "kept_rows": np.full(len(image_bytes), kept_rows, np.int32),

@@ -81,7 +81,9 @@ def write_tokenizer(directory: str, class_names: tuple[str, ...] = CLASSES) -> N
     export_tokenizer(directory, tf.Module(), metadata("tokenizer", class_names), encode=encode, decode=decode)
 
 
-def write_generator(directory: str, class_names: tuple[str, ...] = CLASSES, sample=sample) -> None:
+def write_generator(
+    directory: str, class_names: tuple[str, ...] = CLASSES, sample=sample, decode=decode
+) -> None:
     export_generator(
         directory,
         tf.Module(),

@@ -165,6 +165,27 @@ class Config(Section):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _guidance_was_trained(self) -> Config:
+        guidance, model = self.evaluation.generation.sampling.guidance, self.stage2.model
+        if guidance != 1.0 and not (model.class_conditional and model.label_drop):
+            raise ValueError(
+                f"evaluation.generation.sampling.guidance {guidance} needs a model that knows images with "
+                "and without their class: stage2.model.class_conditional true and label_drop above 0; "
+                "allowed is 1.0"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _tokens_on_the_fly_are_new(self) -> Config:
+        augmentation = self.data.augmentation
+        if self.stage2.tokens == "on_the_fly" and augmentation.min_scale == 1.0 and not augmentation.flip:
+            raise ValueError(
+                "stage2.tokens on_the_fly would make the same tokens in every epoch; set it to cached, or "
+                "data.augmentation.min_scale below 1, or data.augmentation.flip"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _variants_differ(self) -> Config:
         augmentation = self.data.augmentation
         if self.tokens.augmentations and augmentation.min_scale == 1.0 and not augmentation.flip:

@@ -21,7 +21,7 @@ from trainers.vit_vqgan import accounting as vit_vqgan
 ADAM_SLOTS = 2
 # What may be shared out among devices, in the order of ZeRO's stages, as the keys of `Plan.memory`.
 SHARDED = {
-    "optimizer": ("optimizer, adam", "optimizer, adafactor", "average of weights"),
+    "optimizer": (*(f"optimizer, {rule}" for rule in get_args(Rule)), "average of weights"),
     "gradients": ("gradients",),
     "weights": ("weights",),
 }

@@ -49,10 +49,11 @@ class Dense(keras.layers.Dense):
         it as fast as memory gives it.
         """
         parts = math.gcd(x.shape[-1], PARTS_OF_A_STEP)
-        kernel = tf.reshape(tf.cast(self.kernel, self.compute_dtype), [parts, 1, -1, self.units])
-        rows = tf.reshape(tf.cast(x, self.compute_dtype), [-1, parts, 1, x.shape[-1] // parts])
+        # In the kernel's own precision under any policy: to cast it would take longer than to read it.
+        kernel = tf.reshape(self.kernel, [parts, 1, -1, self.units])
+        rows = tf.reshape(tf.cast(x, kernel.dtype), [-1, parts, 1, x.shape[-1] // parts])
         product = tf.reduce_sum(tf.matmul(tf.transpose(rows, [1, 0, 2, 3]), kernel), axis=0)[:, 0]
-        return self.activation(tf.nn.bias_add(product, tf.cast(self.bias, self.compute_dtype)))
+        return tf.cast(self.activation(tf.nn.bias_add(product, self.bias)), self.compute_dtype)
 
 
 class LayerNorm(keras.layers.LayerNormalization):
@@ -127,12 +128,7 @@ class SelfAttention(keras.layers.Layer):
         return self.out(tf.reshape(mixed, [-1, *x.shape[1:]]))
 
     def empty_cache(self, rows: tf.Tensor, places: int) -> Cache:
-        """Keys and values of sequences of which nothing is known yet, zeros.
-
-        Each is [B, H, M, D / H], M being N or what is above it and fills whole vector registers: what is left
-        over has an exponential with other last bits.
-        """
-        places = -(-places // REGISTER) * REGISTER
+        """Keys and values of sequences of which nothing is known yet, [B, H, N, D / H] of zeros each."""
         shape = tf.stack([rows, self.heads, places, self.head_dim])
         return tf.zeros(shape, self.compute_dtype), tf.zeros(shape, self.compute_dtype)
 
@@ -236,8 +232,12 @@ def run_blocks(blocks: Sequence[Block], x: tf.Tensor, *, training: bool, recompu
 
 def softmax_by_row(x: tf.Tensor) -> tf.Tensor:
     """Softmax over the last axis, each row by itself: to the last bit the same in any batch."""
+    # What does not fill a vector register has an exponential with other last bits: nothing may be left over.
+    width = x.shape[-1]
+    padding = [[0, 0]] * (x.shape.rank - 1) + [[0, -width % REGISTER]]
+    x = tf.pad(x, padding, constant_values=x.dtype.min)
     shares = tf.exp(x - tf.reduce_max(x, axis=-1, keepdims=True))
-    return shares / tf.reduce_sum(shares, axis=-1, keepdims=True)
+    return (shares / tf.reduce_sum(shares, axis=-1, keepdims=True))[..., :width]
 
 
 def _fill(cache: tf.Tensor, new: tf.Tensor, position: tf.Tensor) -> tf.Tensor:

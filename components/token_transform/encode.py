@@ -20,7 +20,7 @@ from components.tfrecords import BROKEN, Item, order_of, read_records
 from components.token_transform.tokenizer import Row, Tokenizer, decodable
 
 NAMESPACE = "TokenTransform"  # of the Beam counters
-LOAD = "load_milliseconds"  # a distribution: its count is how many processes encoded
+LOAD = "load_milliseconds"  # a distribution: its count is how often a model was loaded
 METADATA = "metadata"
 
 
@@ -143,10 +143,13 @@ def _records(batch: Sequence[Row], tokens: np.ndarray) -> Iterator[bytes]:
 
 def _sort_out(batch: Sequence[Row]) -> tuple[list[Row], list[Broken]]:
     """The rows whose image can be decoded, and the images for which that is not so."""
-    good = [row for row in batch if decodable(row.image_bytes)]
-    keys = {row.key for row in good}
+    # By row and not by key, which two images may share.
+    whole = [decodable(row.image_bytes) for row in batch]
+    good = [row for row, is_whole in zip(batch, whole, strict=True) if is_whole]
     # An image has many rows, and one of variant 0.
     broken = [
-        Broken(row.key, "cannot be decoded") for row in batch if row.key not in keys and row.variant == 0
+        Broken(row.key, "cannot be decoded")
+        for row, is_whole in zip(batch, whole, strict=True)
+        if not is_whole and row.variant == 0
     ]
     return good, broken

@@ -58,17 +58,19 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         splits = artifact_utils.decode_split_names(images.split_names)
         dataset = Dataset.read(images.uri)
         with whole_folder(examples.uri):
-            with self._make_beam_pipeline() as pipeline:
-                _encode_examples(
-                    pipeline,
-                    files=[(split, file) for split in splits for file in _files(images, split)],
-                    uri=examples.uri,
-                    model=path_utils.serving_model_path(model.uri),
-                    dataset=dataset,
-                    splits=splits,
-                    **exec_properties,
-                )
-            release_model()
+            try:
+                with self._make_beam_pipeline() as pipeline:
+                    _encode_examples(
+                        pipeline,
+                        files=[(split, file) for split in splits for file in _files(images, split)],
+                        uri=examples.uri,
+                        model=path_utils.serving_model_path(model.uri),
+                        dataset=dataset,
+                        splits=splits,
+                        **exec_properties,
+                    )
+            finally:
+                release_model()
             check_broken(
                 read_quarantine(examples.uri), sum(dataset.records(split) for split in splits), MAX_BROKEN
             )

@@ -91,6 +91,21 @@ def test_guidance_is_constant_in_one_signature_and_rises_from_1_in_the_other(tmp
     assert rising.tolist() == [[1, 1, 1, 1], [1, 2, 1, 2], [1, 5, 1, 5]]
 
 
+def test_a_picture_is_decoded_by_itself_whatever_it_was_drawn_with(tmp_path):
+    def as_bright_as_there_are_rows(tokens):
+        pixels, log_scale = stand_ins.decode(tokens)
+        return tf.ones_like(pixels) * tf.cast(tf.shape(tokens)[0], tf.float32) / 5.0, log_scale
+
+    stand_ins.write_generator(str(tmp_path), decode=as_bright_as_there_are_rows)
+    model = tf.saved_model.load(str(tmp_path))
+    for signature, more in (
+        ("generate", {}),
+        ("complete", {"image_bytes": tf.repeat(grey(0.4), 3), "kept_rows": tf.zeros([3], tf.int32)}),
+    ):
+        for picture in draw(model, signature, **more)["image_bytes"]:
+            assert np.unique(tf.io.decode_png(picture)).tolist() == [51]
+
+
 def test_a_model_tells_what_it_is(tokenizer, generator):
     assert read_metadata(tokenizer[0]) == stand_ins.metadata("tokenizer")
     assert read_metadata(generator[0]) == stand_ins.metadata("generator")

@@ -60,6 +60,14 @@ def test_it_survives_json():
             "acceptance 0.5 needs classes, and stage2.model.class_conditional is false; allowed is 1.0",
         ),
         (
+            ["evaluation.generation.sampling.guidance=2.0", "stage2.model.label_drop=0"],
+            "guidance 2.0 needs a model that knows images with and without their class",
+        ),
+        (
+            ["stage2.tokens=on_the_fly", "tokens.augmentations=0", "data.augmentation.min_scale=1.0"],
+            "stage2.tokens on_the_fly would make the same tokens in every epoch",
+        ),
+        (
             ["evaluation.generation.sampling.guidance_schedule=cosine"],
             r"guidance_schedule: .*'constant' or 'linear'.*given: 'cosine'",
         ),

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from trainers.training.config import Transformer
-from trainers.transformer import Block, Dense, LayerNorm, SelfAttention, run_blocks
+from trainers.transformer import Block, Dense, LayerNorm, SelfAttention, run_blocks, softmax_by_row
 
 SIZE = Transformer(blocks=1, heads=2, width=8, hidden=16)
 
@@ -66,6 +66,16 @@ def test_a_step_of_a_dense_layer_is_its_call_whatever_the_width():
         dense = Dense(5, activation="gelu", bias_initializer="ones")
         x = random(3, width)
         np.testing.assert_allclose(dense(x), dense.step(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [5, 16, 100])
+def test_the_softmax_of_a_row_is_the_same_bits_in_any_batch(width):
+    softmax = tf.function(softmax_by_row, reduce_retracing=True)
+    scores = random(64, 2, width)
+    together = softmax(scores)
+    np.testing.assert_allclose(together, tf.nn.softmax(scores), rtol=1e-5)
+    for row in range(64):
+        np.testing.assert_array_equal(softmax(scores[row : row + 1])[0], together[row])
 
 
 def test_query_key_norm_bounds_the_scores():

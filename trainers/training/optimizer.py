@@ -22,7 +22,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """The learning rate at a step t: warm-up, hold, decay.
 
     Up to w = `warmup_steps` it is t / w of the peak p, up to d = `decay_from` the peak. From there on, with
-    s = (t - d) / (steps - d), which is 1 at the last step, and f = `final_learning_rate`, it is
+    s = (t - d) / (steps - d), which is 1 after the last step, and f = `final_learning_rate`, it is
     f + (p - f) (1 + cos(pi s)) / 2 (section 5.1) or p (f / p)^s (section 5.2).
     """
 

@@ -47,7 +47,8 @@ class Stage2(Section):
     """The image model and its training.
 
     Its tokens are `cached`, once and for all by TokenTransform, or made `on_the_fly` in the training step
-    from a crop that is new each time: endless variants, for one pass of the encoder a step.
+    from a crop that is new each time: endless variants, for one pass of the encoder a step. What the section
+    `tokens` says is then of no concern.
     """
 
     model: Model

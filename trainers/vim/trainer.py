@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -31,11 +32,13 @@ def run_fn(fn_args: Any) -> None:
     strategy = job.prepare(run.seed, stage.train)
     train_split = examples.open_split(fn_args.train_files)
     eval_split = examples.open_split(fn_args.eval_files)
+    on_the_fly = stage.tokens == "on_the_fly"
+    # In a strategy's scope every device gets a copy of its own, which only a tokenizer in the step needs.
+    with strategy.scope() if on_the_fly else nullcontext():
+        tokenizer = tf.saved_model.load(fn_args.base_model)
+    metadata = read_metadata(tokenizer)
 
     with strategy.scope():
-        # In the scope, so that every device has its own copy of the encoder.
-        tokenizer = tf.saved_model.load(fn_args.base_model)
-        metadata = read_metadata(tokenizer)
         classes = len(metadata.class_names) if stage.model.class_conditional else 0
         model = VIM(
             stage.model,
@@ -59,7 +62,7 @@ def run_fn(fn_args: Any) -> None:
             tokens = encode(batch["pixels"]) if "pixels" in batch else batch["tokens"]
             return losses(model, {**batch, "tokens": tokens}, training=training)
 
-        if stage.tokens == "on_the_fly":
+        if on_the_fly:
             batches = examples.image_batches(train_split, run, stage.train.batch_size, augment=augment)
             held_out = examples.held_out_images(eval_split, run, limit=EVALUATION_ROWS)
         else:
@@ -68,7 +71,9 @@ def run_fn(fn_args: Any) -> None:
             )
             held_out = examples.held_out_tokens(eval_split, tokens=metadata.tokens, limit=EVALUATION_ROWS)
 
-        name = job.training_name(run, stage, train_split.fingerprint)
+        # The fingerprint of cached tokens tells of their tokenizer, that of images does not.
+        inputs = [_fingerprint(fn_args.base_model)] if on_the_fly else []
+        name = job.training_name(run, stage, train_split.fingerprint, *inputs)
         history = fit(
             "vim",
             stage.train,
@@ -105,6 +110,12 @@ def run_fn(fn_args: Any) -> None:
                 log_likelihood=model.log_likelihood,
                 features=model.features,
             )
+
+
+def _fingerprint(saved_model: str) -> str:
+    found = tf.saved_model.experimental.read_fingerprint(saved_model)
+    # The first is of the graph with its constants, which the second leaves out; the second is of the weights.
+    return f"{found.saved_model_checksum}/{found.singleprint()}"
 
 
 def losses(model: VIM, batch: Batch, *, training: bool) -> Metrics:

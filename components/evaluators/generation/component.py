@@ -7,7 +7,7 @@ from tfx.types import BaseChannel, Channel, component_spec, standard_artifacts
 
 from components.evaluators import blessing
 from components.evaluators.generation import executor
-from components.evaluators.generation.draw import SIGNATURES
+from serving.queries import GUIDANCE_SCHEDULES
 
 
 class GenerationEvaluatorSpec(component_spec.ComponentSpec):
@@ -83,10 +83,9 @@ class GenerationEvaluator(base_beam_component.BaseBeamComponent):
         """
         if not 0 < acceptance <= 1:
             raise ValueError(f"acceptance {acceptance} is not allowed, it is in (0, 1]")
-        if guidance_schedule not in SIGNATURES:
-            raise ValueError(
-                f"unknown guidance_schedule {guidance_schedule!r}, allowed are {', '.join(SIGNATURES)}"
-            )
+        if guidance_schedule not in GUIDANCE_SCHEDULES:
+            allowed = ", ".join(GUIDANCE_SCHEDULES)
+            raise ValueError(f"unknown guidance_schedule {guidance_schedule!r}, allowed are {allowed}")
         super().__init__(
             spec=GenerationEvaluatorSpec(
                 examples=examples,

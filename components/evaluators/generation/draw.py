@@ -13,9 +13,7 @@ import tensorflow as tf
 
 from components.evaluators import features
 from components.evaluators.models import SavedModel
-
-# How the guidance scale runs over an image's tokens -> the generator's signature that draws so.
-SIGNATURES = {"constant": "generate", "linear": "generate_linear"}
+from serving.queries import GUIDANCE_SCHEDULES
 
 
 class Plan(NamedTuple):
@@ -36,7 +34,7 @@ class Plan(NamedTuple):
     top_k: int
     top_p: float
     guidance: float
-    guidance_schedule: str  # a key of `SIGNATURES`
+    guidance_schedule: str  # a key of `GUIDANCE_SCHEDULES`
 
     @property
     def candidates(self) -> int:
@@ -156,7 +154,7 @@ def _generate(generator: Any, plan: Plan, indices: np.ndarray, image_size: int) 
     """The images of these numbers, at most a batch of them: uint8 [B, S, S, 3]."""
     # Always a whole batch, cut afterwards: a generator may compile for the size it meets.
     whole = np.resize(indices, plan.batch_size)
-    answer = generator.signatures[SIGNATURES[plan.guidance_schedule]](
+    answer = generator.signatures[GUIDANCE_SCHEDULES[plan.guidance_schedule]](
         class_id=tf.constant(plan.class_ids(whole)),
         seed=tf.constant(plan.row_seeds(whole)),
         temperature=tf.fill([plan.batch_size], plan.temperature),

@@ -14,12 +14,13 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import Artifact, artifact_utils
 
 from components.evaluators import blessing, examples, features, files, scores
-from components.evaluators.generation.draw import SIGNATURES, Draw, DrawAgain, Drawn, Plan
+from components.evaluators.generation.draw import Draw, DrawAgain, Drawn, Plan
 from components.evaluators.generation.rejection import KeepLikeliest
 from components.evaluators.models import SavedModel
 from components.metrics.frechet import frechet_distance
 from components.metrics.inception import mean_and_deviation
 from components.metrics.moments import Moments, MomentsFn
+from serving.queries import GUIDANCE_SCHEDULES
 
 METRICS = ("fid", "fid_eval", "is", "is_std", "class_accuracy")
 
@@ -140,7 +141,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 def _check(plan: Plan, generator: SavedModel, labelled: bool) -> None:
     """That the models can draw and keep what is planned, before anything is drawn."""
-    signature = SIGNATURES[plan.guidance_schedule]
+    signature = GUIDANCE_SCHEDULES[plan.guidance_schedule]
     if signature not in generator.load().signatures:
         raise ValueError(
             f"guidance_schedule {plan.guidance_schedule} needs the signature {signature}, which this model "

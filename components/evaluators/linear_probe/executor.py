@@ -14,7 +14,7 @@ from tfx.types import Artifact, artifact_utils
 from components.evaluators import blessing, examples
 from components.evaluators.linear_probe import probe
 from components.evaluators.models import SavedModel
-from serving.export import Metadata
+from serving.metadata import Metadata
 
 
 class Executor(base_executor.BaseExecutor):

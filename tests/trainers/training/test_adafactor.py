@@ -154,8 +154,8 @@ def size_of(variables: list[keras.Variable]) -> int:
 
 
 def test_it_serves_a_plain_keras_model_and_comes_back_from_its_configuration():
-    model = keras.Sequential([keras.layers.Input([2]), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)])
     keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Input([2]), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)])
     made = Adafactor(keras.optimizers.schedules.CosineDecay(0.05, 60), beta_1=0.8, weight_decay=1e-4)
     optimizer = keras.optimizers.deserialize(
         keras.optimizers.serialize(made), custom_objects={"Adafactor": Adafactor}

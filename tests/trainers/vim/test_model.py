@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +13,7 @@ ANNEALED = {"anneal_from": 0, "anneal_until": 1}
 
 
 def model(**options) -> VIM:
+    keras.utils.set_random_seed(0)
     return VIM(Model(transformer=SIZE, **options), tokens=PLACES, codebook_size=CODES, classes=CLASSES)
 
 

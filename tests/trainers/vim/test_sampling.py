@@ -144,9 +144,11 @@ def test_guided_draws_of_20000_seeds_follow_the_guided_softmax(vim):
 
 def assert_follows(counts: np.ndarray, expected: np.ndarray) -> None:
     total = counts.sum()
-    frequent = expected * total >= 5  # the chi-square approximation needs that many
-    observed = np.append(counts[frequent], counts[~frequent].sum())
-    wanted = np.append(expected[frequent], expected[~frequent].sum()) * total
+    rare = expected * total < 5  # too few, one by one, for the chi-square approximation
+    observed, wanted = (
+        np.append(of_all[~rare], of_all[rare].sum()) if rare.any() else of_all
+        for of_all in (counts, expected * total)
+    )
     assert stats.chisquare(observed, wanted * observed.sum() / wanted.sum()).pvalue > 1e-3
 
 

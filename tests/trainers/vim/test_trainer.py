@@ -1,5 +1,6 @@
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,6 +20,7 @@ SIZE = {"blocks": 2, "heads": 2, "width": 32, "hidden": 64}
 
 
 def test_eight_fixed_sequences_are_learned_and_come_back_greedily():
+    keras.utils.set_random_seed(0)
     tokens = tf.random.stateless_uniform([8, 6], seed=[4, 4], maxval=50, dtype=tf.int32)
     model = VIM(Model(transformer=SIZE, dropout=0.0), tokens=6, codebook_size=50, classes=8)
     learner = Learner(model, Train(steps=150, batch_size=8, optimizer=Optimizer(learning_rate=1e-2)))
@@ -95,6 +97,11 @@ def test_tokens_on_the_fly_train_as_cached_ones_do(tmp_path):
     for one, other in zip(cached, on_the_fly, strict=True):
         for name in ("loss", "accuracy", "eval_loss"):
             assert one.get(name, 0.0) == pytest.approx(other.get(name, 0.0), rel=1e-5)
+
+    # Another tokenizer makes other tokens of the same images: nothing of the former training is taken up.
+    stand_ins.write_tokenizer(str(tmp_path / "tokenizer"), ("other", "classes"))
+    train(tmp_path / "on_the_fly", tmp_path / "images", tokens="on_the_fly")
+    assert len(list((tmp_path / "on_the_fly" / "checkpoints").iterdir())) == 2
 
     generator = tf.saved_model.load(str(tmp_path / "on_the_fly" / "model"))
     assert {"generate", "generate_linear", "complete", "score", "features"} <= set(generator.signatures)
