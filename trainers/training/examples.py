@@ -121,6 +121,8 @@ def training_batches(
             tf.data.TFRecordDataset, cycle_length=8, num_parallel_calls=2, deterministic=True
         )
         buffer = min(own_records, SHUFFLE_BUFFER)
+        # Of this graph alone: shuffle mixes its seed with the process's, and takes no tensor beside a 0.
+        tf.compat.v1.set_random_seed(seed + 1)
         return records.shuffle(buffer, seed=index * 1_000_003 + seed, reshuffle_each_iteration=False)
 
     epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)

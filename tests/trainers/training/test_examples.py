@@ -1,5 +1,6 @@
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -43,6 +44,14 @@ def test_every_epoch_holds_every_record_once_in_another_order(tokens):
 def test_the_order_follows_from_the_seed(tokens):
     assert stream(tokens, batches=5) == stream(tokens, batches=5)
     assert stream(tokens, batches=5) != stream(tokens, batches=5, seed=1)
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_the_order_does_not_follow_from_the_seed_of_the_process(tokens, seed):
+    keras.utils.set_random_seed(7)
+    expected = stream(tokens, batches=5)
+    keras.utils.set_random_seed(seed)
+    assert stream(tokens, batches=5) == expected
 
 
 @pytest.mark.parametrize("first_step", [1, 2, 3, 5, 11])
