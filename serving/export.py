@@ -30,7 +30,7 @@ def export_tokenizer(
     metadata: Metadata,
     *,
     encode: Callable[[tf.Tensor], tf.Tensor],
-    decode: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    decode: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]],
 ) -> None:
     """Writes the tokenizer SavedModel.
 
@@ -39,8 +39,9 @@ def export_tokenizer(
       model: holds every variable that `encode` and `decode` use.
       metadata: its `image_size` S and `tokens` N fix the shapes.
       encode: pixels float32 [B, S, S, 3] in [0, 1] -> tokens int32 [B, N], raster order.
-      decode: tokens int32 [B, N] -> (pixels float32 [B, S, S, 3] in [0, 1], log_scale [B, S, S, 3],
-        the ln b of the logit-laplace density, 0 where the model has a constant scale).
+      decode: tokens int32 [B, N] -> (pixels in [0, 1], mu, log_scale), float32 [B, S, S, 3] each: the
+        picture, and location and ln b of its logit-laplace density; ln b is 0 where the model has a
+        constant scale.
     """
     size = metadata.image_size
     image_bytes = tf.TensorSpec([None], tf.string, "image_bytes")
@@ -71,12 +72,12 @@ def export_tokenizer(
 
     @tf.function(autograph=False, input_signature=[tokens])
     def decode_pixels(tokens):
-        pixels, log_scale = decode(known(tokens))
-        return {"pixels": pixels, "log_scale": log_scale}
+        pixels, mu, log_scale = decode(known(tokens))
+        return {"pixels": pixels, "mu": mu, "log_scale": log_scale}
 
     @tf.function(autograph=False, input_signature=[image_bytes])
     def reconstruct(image_bytes):
-        pixels, _ = decode(encode(images.decode_batch(image_bytes, size)))
+        pixels, _, _ = decode(encode(images.decode_batch(image_bytes, size)))
         return {"image_bytes": images.encode_batch(pixels)}
 
     _save(
@@ -103,7 +104,7 @@ def export_generator(
     metadata: Metadata,
     *,
     encode: Callable[[tf.Tensor], tf.Tensor],
-    decode: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    decode: Callable[[tf.Tensor], tf.Tensor],
     sample: Callable[..., tf.Tensor],
     log_likelihood: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     features: Callable[[tf.Tensor], tf.Tensor],
@@ -117,7 +118,8 @@ def export_generator(
       directory: where to.
       model: holds every variable that the functions use.
       metadata: `image_size` S, `tokens` N and the classes C fix the shapes and the allowed ids.
-      encode, decode: the tokenizer's, as in `export_tokenizer`.
+      encode: the tokenizer's, as in `export_tokenizer`.
+      decode: tokens int32 [B, N] -> pixels float32 [B, S, S, 3] in [0, 1].
       sample: (class_id int32 [B], seed int64 [B], temperature, top_k, top_p, first_guidance, last_guidance
         [B], given int32 [B, N], kept int32 [B]) -> tokens int32 [B, N], the first `kept` of them those
         `given`; the guidance scale goes linearly from the first token's to the last one's; each row
@@ -160,7 +162,7 @@ def export_generator(
     # products of a whole batch have last bits that depend on its size.
     def decoded(tokens: tf.Tensor) -> tf.Tensor:
         picture = tf.TensorSpec([size, size, 3], tf.float32)
-        return tf.map_fn(lambda row: decode(row[tf.newaxis])[0][0], tokens, fn_output_signature=picture)
+        return tf.map_fn(lambda row: decode(row[tf.newaxis])[0], tokens, fn_output_signature=picture)
 
     def tokenized(image_bytes: tf.Tensor) -> tf.Tensor:
         row = tf.TensorSpec([metadata.tokens], tf.int32)

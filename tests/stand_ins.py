@@ -28,12 +28,18 @@ def encode(pixels: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.reshape(tf.round(patches * (CODES - 1)), [-1, TOKENS]), tf.int32)
 
 
-def decode(tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """A token's patch is flat grey; the scale b is 1."""
+def paint(tokens: tf.Tensor) -> tf.Tensor:
+    """A token's patch is flat grey."""
     side = SIZE // PATCH
     grey = tf.reshape(tf.cast(tokens, tf.float32) / (CODES - 1), [-1, side, side, 1])
-    pixels = tf.tile(tf.repeat(tf.repeat(grey, PATCH, axis=1), PATCH, axis=2), [1, 1, 1, 3])
-    return pixels, tf.zeros_like(pixels)
+    return tf.tile(tf.repeat(tf.repeat(grey, PATCH, axis=1), PATCH, axis=2), [1, 1, 1, 3])
+
+
+def decode(tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The picture; of its density, the location is half a logit too bright and the scale b is 1."""
+    pixels = paint(tokens)
+    x = 0.8 * pixels + 0.1
+    return pixels, tf.math.log(x / (1.0 - x)) + 0.5, tf.zeros_like(pixels)
 
 
 def sample(
@@ -82,7 +88,7 @@ def write_tokenizer(directory: str, class_names: tuple[str, ...] = CLASSES) -> N
 
 
 def write_generator(
-    directory: str, class_names: tuple[str, ...] = CLASSES, sample=sample, decode=decode
+    directory: str, class_names: tuple[str, ...] = CLASSES, sample=sample, decode=paint
 ) -> None:
     export_generator(
         directory,

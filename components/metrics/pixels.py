@@ -28,26 +28,23 @@ def psnr(originals: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
     return -10.0 * np.log10(np.maximum(l2(originals, reconstructions), floor))
 
 
-def logit_laplace(originals: np.ndarray, reconstructions: np.ndarray, log_scale: np.ndarray) -> np.ndarray:
+def logit_laplace(originals: np.ndarray, mu: np.ndarray, log_scale: np.ndarray) -> np.ndarray:
     """Negative log-density of the originals under the decoder's logit-Laplace, nats a value, [B].
 
-    Ramesh et al. (2021), appendix A.3: x' = 0.8 x + 0.1 is logit-Laplace with mean mu and scale b,
+    Ramesh et al. (2021), appendix A.3: x' = 0.8 x + 0.1 is logit-Laplace with location mu and scale b,
     so -ln p(x') = |logit(x') - mu| / b + ln b + ln(2 x' (1 - x')). The last term, the Jacobian,
-    belongs to the value that Table 1 reports and not to the loss that is optimized.
+    belongs to the value that Table 1 reports and not to the loss that is optimized. mu may lie beyond the
+    logits of black and white, where the picture is clipped and would make the distance look smaller.
 
     Args:
       originals: x.
-      reconstructions: the decoder's image p; mu = logit(0.8 p + 0.1).
-      log_scale: ln b, shaped as the images; 0 where the decoder has a constant scale.
+      mu: the decoder's location, shaped as the images.
+      log_scale: ln b, likewise; 0 where the decoder has a constant scale.
     """
-    x = _inner(originals)
-    log_scale = np.asarray(log_scale, np.float64)
-    distance = np.abs(special.logit(x) - special.logit(_inner(reconstructions)))
+    x = 0.8 * np.asarray(originals, np.float64) + 0.1
+    mu, log_scale = np.asarray(mu, np.float64), np.asarray(log_scale, np.float64)
+    distance = np.abs(special.logit(x) - mu)
     return _mean(distance * np.exp(-log_scale) + log_scale + np.log(2.0 * x * (1.0 - x)))
-
-
-def _inner(images: np.ndarray) -> np.ndarray:
-    return 0.8 * np.clip(np.asarray(images, np.float64), 0.0, 1.0) + 0.1
 
 
 def _difference(originals: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:

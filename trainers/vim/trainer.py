@@ -89,9 +89,8 @@ def run_fn(fn_args: Any) -> None:
             logs=os.path.join(run.logs, name),
         )
 
-        def decode(tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            decoded = tokenizer.signatures["decode_pixels"](tokens=tokens)
-            return decoded["pixels"], decoded["log_scale"]
+        def decode(tokens: tf.Tensor) -> tf.Tensor:
+            return tokenizer.signatures["decode_pixels"](tokens=tokens)["pixels"]
 
         with job.finished(fn_args, history, [learner]) as directory:
             export_generator(

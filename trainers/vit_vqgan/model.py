@@ -55,10 +55,10 @@ class ViTVQGAN(keras.Model):
         """Pixels float32 [B, S, S, 3] in [0, 1] to tokens int32 [B, N], raster order."""
         return self.codebook(self._latents(pixels)).tokens
 
-    def decode(self, tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Tokens int32 [B, N] to pixels float32 [B, S, S, 3] in [0, 1] and the ln b beside them."""
+    def decode(self, tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Tokens int32 [B, N] to pixels in [0, 1], mu and ln b, float32 [B, S, S, 3] each."""
         distribution = self._distribution(self.codebook.lookup(tokens))
-        return tf.clip_by_value(distribution.pixels(), 0.0, 1.0), distribution.log_scale
+        return tf.clip_by_value(distribution.pixels(), 0.0, 1.0), *distribution
 
     def _latents(self, pixels: tf.Tensor) -> tf.Tensor:
         # Centred on 0, as the layers' initial weights expect.

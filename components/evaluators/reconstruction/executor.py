@@ -143,7 +143,7 @@ class Reconstruct(beam.DoFn):
         distances = (
             pixels.l1(x, p),
             pixels.l2(x, p),
-            pixels.logit_laplace(x, p, decoded["log_scale"].numpy()),
+            pixels.logit_laplace(x, decoded["mu"].numpy(), decoded["log_scale"].numpy()),
             pixels.psnr(x, p),
         )
         yield Reconstructed(

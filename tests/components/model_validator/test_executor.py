@@ -97,13 +97,13 @@ def test_an_unconditional_generator_is_blessed(tmp_path):
 
 
 def _nan_pixels(tokens):
-    pixels, log_scale = stand_ins.decode(tokens)
-    return pixels * float("nan"), log_scale
+    pixels, mu, log_scale = stand_ins.decode(tokens)
+    return pixels * float("nan"), mu, log_scale
 
 
 def _half_a_picture(tokens):
-    pixels, log_scale = stand_ins.decode(tokens)
-    return pixels[:, :4], log_scale[:, :4]
+    pixels, mu, log_scale = stand_ins.decode(tokens)
+    return pixels[:, :4], mu, log_scale[:, :4]
 
 
 def _sample_by_position(class_id, seed, *rest):

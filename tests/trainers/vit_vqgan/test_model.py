@@ -37,9 +37,10 @@ def test_three_channels_fix_the_scale_at_one():
 def test_decoding_the_tokens_gives_the_reconstruction():
     vit_vqgan = model()
     distribution, quantized = vit_vqgan(pictures())
-    pixels, log_scale = vit_vqgan.decode(vit_vqgan.encode(pictures()))
+    pixels, mu, log_scale = vit_vqgan.decode(vit_vqgan.encode(pictures()))
     np.testing.assert_array_equal(vit_vqgan.encode(pictures()), quantized.tokens)
     np.testing.assert_allclose(pixels, tf.clip_by_value(distribution.pixels(), 0, 1), atol=1e-5)
+    np.testing.assert_allclose(mu, distribution.mu, atol=1e-5)
     np.testing.assert_allclose(log_scale, distribution.log_scale, atol=1e-5)
 
 
