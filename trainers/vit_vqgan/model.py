@@ -41,7 +41,7 @@ class ViTVQGAN(keras.Model):
         self.options = options
         self.tokens = (image_size // options.patch_size) ** 2
         self.encoder = _encoder(options, self.tokens, recompute)
-        self.factorize = Dense(options.codebook.dim, name="factorize")
+        self.factorize = Dense(options.codebook.dim, dtype="float32", name="factorize")
         self.codebook = Codebook(options.codebook, seed=seed, name="codebook")
         self.decoder = _decoder(options, self.tokens, recompute)
         self(tf.zeros([1, image_size, image_size, CHANNELS]))

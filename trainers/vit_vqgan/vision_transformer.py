@@ -39,7 +39,8 @@ class Tower(keras.layers.Layer):
         self.blocks = [Block(size, name=f"block_{index + 1}") for index in range(size.blocks)]
         self.norm = LayerNorm(name="norm")
         self.head_hidden = Dense(size.hidden, activation="tanh", name="head_hidden")
-        self.head_output = Dense(units, name="head_output")
+        # Under any policy: bfloat16 would round what is quantized next, or compared as mu and ln b.
+        self.head_output = Dense(units, dtype="float32", name="head_output")
         self._recompute = recompute
 
     def call(self, x: tf.Tensor) -> tf.Tensor:

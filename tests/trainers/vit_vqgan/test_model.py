@@ -5,10 +5,12 @@ import tensorflow as tf
 
 from trainers.training.config import Transformer
 from trainers.vit_vqgan.config import Codebook, Model
+from trainers.vit_vqgan.convolutional.config import Convolutional
 from trainers.vit_vqgan.model import ViTVQGAN
 
 SMALL = Transformer(blocks=1, heads=2, width=16, hidden=32)
 LARGE = Transformer(blocks=2, heads=3, width=24, hidden=32)
+CONVOLUTIONS = Convolutional(channels=8, multipliers=(1, 1, 2), residual_blocks=1)
 
 
 def model(**options) -> ViTVQGAN:
@@ -93,3 +95,16 @@ def test_low_precision_and_recomputing_change_the_picture_by_little_and_keep_out
     assert {x.dtype for x in (*distribution, quantized.codes, quantized.loss)} == {tf.float32}
     np.testing.assert_allclose(rough.decoder(codes), exact.decoder(codes), atol=0.1)
     assert np.std(exact.decoder(codes)) > 0.3
+
+
+@pytest.mark.parametrize("tower", [SMALL, CONVOLUTIONS], ids=["transformer", "convolutions"])
+def test_what_is_quantized_and_what_is_compared_is_not_rounded_to_bfloat16(tower):
+    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
+    try:
+        rough = model(encoder=tower, decoder=tower)
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    for output in (rough._latents(pictures()), rough.decoder(rough(pictures())[1].codes)):
+        assert output.dtype == tf.float32
+        rounded = tf.cast(tf.cast(output, tf.bfloat16), tf.float32)
+        assert np.mean(output == rounded) < 0.1

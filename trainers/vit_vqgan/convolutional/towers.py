@@ -31,7 +31,7 @@ class Encoder(keras.layers.Layer):
             self.stages += [_convolution(width, stride=2)]
         for _ in range(options.residual_blocks):
             self.stages += [Residual(lowest), Attention()]
-        self.stages += [*_middle(lowest), NormSwish(), _convolution(units)]
+        self.stages += [*_middle(lowest), NormSwish(), _convolution(units, dtype="float32")]
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, S, S, 3] to [B, (S / f)^2, units]."""
@@ -57,7 +57,7 @@ class Decoder(keras.layers.Layer):
         for coarser, width in zip(options.widths[:0:-1], reversed(finer), strict=True):
             self.stages += [keras.layers.UpSampling2D(), _convolution(coarser)]
             self.stages += [Residual(width) for _ in range(options.residual_blocks + 1)]
-        self.stages += [NormSwish(), _convolution(channels_out)]
+        self.stages += [NormSwish(), _convolution(channels_out, dtype="float32")]
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, side^2, dim] to [B, f side, f side, channels_out]."""
@@ -129,8 +129,10 @@ def _group_norm(channels: int) -> keras.layers.GroupNormalization:
     return keras.layers.GroupNormalization(groups, epsilon=1e-6)
 
 
-def _convolution(filters: int, *, kernel: int = 3, stride: int = 1) -> keras.layers.Conv2D:
-    return keras.layers.Conv2D(filters, kernel, stride, padding="same")
+def _convolution(
+    filters: int, *, kernel: int = 3, stride: int = 1, dtype: str | None = None
+) -> keras.layers.Conv2D:
+    return keras.layers.Conv2D(filters, kernel, stride, padding="same", dtype=dtype)
 
 
 def _first(filters: int, *, input_scale: float) -> keras.layers.Conv2D:
