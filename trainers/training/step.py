@@ -26,7 +26,8 @@ Gradients = list[tf.Tensor]
 class Learner:
     """A network in training: its weights, the optimizer that moves them, and perhaps their average.
 
-    Before the first learner has made `start_step` moves, this one makes none.
+    Before the first learner has made `start_step` moves, this one makes none; its learning rate has the
+    steps that are left for its own length.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Learner:
     ):
         self.start_step = start_step
         self.optimizer = DecoupledOptimizer(
-            optimizer or train.optimizer, train.steps, network.trainable_variables
+            optimizer or train.optimizer, train.steps - start_step, network.trainable_variables
         )
         decay = train.ema_decay if averaged else None
         self.average = Average(network.variables, decay) if decay else None

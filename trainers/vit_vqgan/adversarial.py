@@ -79,10 +79,13 @@ class LeCAM:
         """What a checkpoint keeps."""
         return [self.real_mean, self.fake_mean]
 
-    def update(self, real_mean: tf.Tensor, fake_mean: tf.Tensor) -> None:
-        """Takes in the mean logits of one step, scalars: m <- decay m + (1 - decay) mean."""
+    def update(self, real_mean: tf.Tensor, fake_mean: tf.Tensor, taught: tf.Tensor) -> None:
+        """Takes in the mean logits of one step, scalars: m <- decay m + (1 - decay) mean.
+
+        Those of a discriminator that has not begun to learn (`taught` bool, scalar) are not counted.
+        """
         for running, mean in ((self.real_mean, real_mean), (self.fake_mean, fake_mean)):
-            running.assign(self.decay * running + (1.0 - self.decay) * mean)
+            running.assign(tf.where(taught, self.decay * running + (1.0 - self.decay) * mean, running))
 
 
 def lecam_penalty(

@@ -102,8 +102,9 @@ class Adversary(Section):
     """The discriminator and its training (section 5.1; Karras et al. 2020 for R1).
 
     R1 has weight `r1_gamma` / 2 and is taken every `r1_every` steps with as much more weight; 0 leaves it
-    out. Before `start_step` the discriminator neither learns nor is heard. `lecam` weighs the
-    regularization of Tseng et al. 2021. `optimizer` is the tokenizer's where none is given.
+    out. Before `start_step` the discriminator neither learns nor is heard; its learning rate then goes
+    through its whole schedule in the steps that are left. `lecam` weighs the regularization of Tseng et al.
+    2021. `optimizer` is the tokenizer's where none is given.
     """
 
     discriminator: AnyDiscriminator = StyleGAN2()
@@ -129,6 +130,10 @@ class Stage1(Section):
         steps, adversary = self.train.steps, self.adversary
         if adversary.start_step >= steps:
             raise ValueError(f"adversary.start_step {adversary.start_step} is not below train.steps {steps}")
+        left, late = steps - adversary.start_step, bool(adversary.start_step)
+        of = "train.steps less adversary.start_step," if late else "train.steps"
         if adversary.optimizer:
-            adversary.optimizer.check_length("adversary.optimizer", steps, of="train.steps")
+            adversary.optimizer.check_length("adversary.optimizer", left, of=of)
+        elif self.loss.adversarial:
+            self.train.optimizer.check_length("train.optimizer", left, of=of)
         return self

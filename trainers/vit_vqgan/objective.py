@@ -99,7 +99,9 @@ class Objective:
         """Brings up to date what learns from means over the whole batch."""
         self.model.codebook.follow(metrics["token_shares"], metrics.get("candidates"))
         if self._lecam:
-            self._lecam.update(metrics["real_logits"], metrics["fake_logits"])
+            # The tokenizer has made its move, so the step of these logits is one back.
+            taught = self.tokenizer.optimizer.moves > self._adversary_options.start_step
+            self._lecam.update(metrics["real_logits"], metrics["fake_logits"], taught)
 
     def summarize(self, metrics: Metrics) -> Metrics:
         """Mean metrics over the whole batch to scalars: codebook usage and perplexity are of all of it."""

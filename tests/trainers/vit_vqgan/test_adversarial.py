@@ -73,15 +73,16 @@ def test_gradient_of_r1_to_the_weights_agrees_with_finite_differences():
 
 def test_lecam_keeps_running_means():
     lecam = adversarial.LeCAM(decay=0.9)
-    lecam.update(tf.constant(2.0), tf.constant(-1.0))
-    lecam.update(tf.constant(4.0), tf.constant(-3.0))
+    lecam.update(tf.constant(2.0), tf.constant(-1.0), True)
+    lecam.update(tf.constant(4.0), tf.constant(-3.0), True)
+    lecam.update(tf.constant(9.0), tf.constant(9.0), False)
     # 0.9 * (0.1 * 2) + 0.1 * 4 and 0.9 * (0.1 * -1) + 0.1 * -3.
     np.testing.assert_allclose([keras.ops.convert_to_numpy(v) for v in lecam.variables], [0.58, -0.39])
 
 
 def test_lecam_penalty_is_the_squared_distance_to_the_other_side():
     lecam = adversarial.LeCAM(decay=0.0)
-    lecam.update(tf.constant(2.0), tf.constant(-1.0))
+    lecam.update(tf.constant(2.0), tf.constant(-1.0), True)
     penalty = adversarial.lecam_penalty(
         tf.constant([[1.0], [3.0]]), tf.constant([[0.0], [-2.0]]), lecam.real_mean, lecam.fake_mean
     )
@@ -95,7 +96,7 @@ def test_losses_compile():
     @tf.function(jit_compile=True)
     def losses(real: tf.Tensor, fake: tf.Tensor) -> list[tf.Tensor]:
         penalty = adversarial.lecam_penalty(real, fake, lecam.real_mean, lecam.fake_mean)
-        lecam.update(tf.reduce_mean(real), tf.reduce_mean(fake))
+        lecam.update(tf.reduce_mean(real), tf.reduce_mean(fake), tf.constant(True))
         return [adversarial.generator_loss(fake), adversarial.discriminator_loss(real, fake), penalty]
 
     generator, discriminator, penalty = losses(REAL, FAKE)

@@ -100,6 +100,33 @@ def test_before_its_start_the_adversary_is_neither_heard_nor_taught():
     assert any(np.any(np.array(v) != w) for v, w in zip(late.adversary.variables, before, strict=True))
 
 
+def test_a_late_adversary_goes_through_its_whole_schedule_in_the_steps_that_are_left():
+    rates = {"learning_rate": 1e-3, "final_learning_rate": 1e-4, "warmup_steps": 2}
+    late = objective(adversary={"start_step": 4}, train={"optimizer": rates})
+    prompt = objective(adversary={"start_step": 0}, train={"optimizer": rates, "steps": 4})
+    for moves in (0, 2, 3, 4):
+        for game in (late, prompt):
+            game.adversary.optimizer.state[0].assign(moves)
+        assert float(late.adversary.optimizer.learning_rate) == pytest.approx(
+            float(prompt.adversary.optimizer.learning_rate)
+        )
+    assert float(late.adversary.optimizer.learning_rate) == pytest.approx(1e-4)
+
+
+def test_lecam_counts_no_logits_of_a_discriminator_that_has_not_begun():
+    game = objective(adversary={"start_step": 2, "lecam": 0.1})
+    step = training_step(game.learners, game.gradients, follow=game.follow, summarize=game.summarize)
+    given = {name: value for name, value in batch().items() if name != "row"}
+    for _ in range(2):
+        step(given)
+    assert [float(mean) for mean in game._lecam.variables] == [0.0, 0.0]
+    metrics = step(given)
+    # A running mean that keeps 99 % of what it was, 0.
+    expected = [0.01 * float(metrics[name]) for name in ("real_logits", "fake_logits")]
+    assert [float(mean) for mean in game._lecam.variables] == pytest.approx(expected)
+    assert any(expected)
+
+
 def test_parts_that_split_a_group_of_minibatch_stddev_are_refused():
     with pytest.raises(TrainingError, match="minibatch_stddev 4 does not divide the 2 images that each"):
         objective(
@@ -119,6 +146,13 @@ def test_parts_that_split_a_group_of_minibatch_stddev_are_refused():
         (
             {"adversary": {"optimizer": {"learning_rate": 1e-3, "decay_from": 9}}},
             r"adversary\.optimizer\.decay_from 9 is not below train\.steps 8",
+        ),
+        (
+            {
+                "adversary": {"start_step": 5},
+                "train": {"optimizer": {"learning_rate": 1e-3, "warmup_steps": 3}},
+            },
+            r"train\.optimizer\.warmup_steps 3 is not below train\.steps less adversary\.start_step, 3",
         ),
         ({"loss": {"l2": 0.0, "logit_laplace": 0.0}}, "nothing is left to compare pictures"),
         (
