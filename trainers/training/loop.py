@@ -123,6 +123,8 @@ def fit(
                             f"{title}: the held-out loss is {entry['eval_loss']} at step {done}"
                         )
                 for alarm in alarms:
+                    if alarm.metric not in entry:  # every step was skipped
+                        continue
                     low = entry[alarm.metric] < alarm.below
                     if low and alarm in silent:
                         progress.say(
@@ -164,10 +166,10 @@ class _Running:
 
 
 def _means(sums: Mapping[str, float], steps: int) -> dict[str, float]:
-    """Means over the steps that were not skipped; nothing is known where all were."""
+    """Means over the steps that were not skipped; where all were, there are none."""
     skipped = sums["skipped"]
     taken = steps - skipped
-    means = {name: value / taken if taken else math.nan for name, value in sums.items()}
+    means = {name: value / taken for name, value in sums.items()} if taken else {}
     return {**means, "skipped": skipped}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
@@ -29,7 +30,7 @@ class Progress:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(title, total=total, completed=done, rate=0.0, loss=float("nan"))
+        self._task = self._bar.add_task(title, total=total, completed=done, rate=0.0, loss=math.nan)
         self._started = self._spoken = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -53,9 +54,9 @@ class Progress:
         self._console.print(f"{self._title}: {message}")
 
     def update(self, done: int, metrics: Mapping[str, float]) -> None:
-        """Shows that `done` steps are behind us, and the loss they had."""
+        """Shows that `done` steps are behind us, and the loss they had, if they had one."""
         self._done = done
-        loss = metrics["loss"]
+        loss = metrics.get("loss", math.nan)
         self._bar.update(self._task, completed=done, rate=self.rate, loss=loss)
         now = time.monotonic()
         if self._bar.disable and now - self._spoken > SECONDS_BETWEEN_LINES and done < self._total:

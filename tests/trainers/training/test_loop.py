@@ -159,6 +159,13 @@ def test_skipped_steps_are_counted_and_left_out_of_the_means(tmp_path):
     assert [entry["loss"] for entry in history[:2]] == [0.5, 3.25]
 
 
+def test_where_every_step_was_skipped_nothing_is_known_of_the_metrics(tmp_path, capsys):
+    history = Walk(skipped=range(2, 4)).fit(tmp_path, 4, alarms=[Alarm("loss", below=1.0)])
+    assert history[1].keys() == {"step", "steps_per_second", "skipped", "eval_loss", "eval_twice"}
+    assert history[1]["skipped"] == 2
+    assert "at step 4" not in capsys.readouterr().err
+
+
 def test_nine_skipped_steps_in_a_row_are_borne(tmp_path):
     history = Walk(skipped=range(3, 12)).fit(tmp_path, 16)
     assert sum(entry["skipped"] for entry in history) == 9
