@@ -158,7 +158,8 @@ class Plan:
 def stage_1(config: Config, devices: Devices, *, image_bytes: int | None = None) -> Plan:
     """The plan of the tokenizer's training, for encoded images of `image_bytes` on average.
 
-    Where nothing is known of them, 2 bytes for each pixel of `data.image_size` squared are assumed.
+    Where nothing is known of them, they are assumed to be stored at `data.image_size`, with 2 bytes for each
+    pixel; larger ones are stored, and read, as large as they are found.
 
     Raises:
       ConfigError: the batch cannot be shared out among the devices.
@@ -236,7 +237,7 @@ def _images(size: int, image_bytes: int | None) -> tuple[str, int]:
     """What is said of the images that are read, and the bytes of one."""
     if image_bytes:
         return "encoded images", image_bytes
-    return f"images at {BYTES_PER_PIXEL} bytes a pixel", BYTES_PER_PIXEL * size**2
+    return f"images of {size} pixels at {BYTES_PER_PIXEL} bytes each", BYTES_PER_PIXEL * size**2
 
 
 def _table_2(size: object) -> int | None:

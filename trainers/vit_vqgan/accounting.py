@@ -17,10 +17,12 @@ def parts(model: Model, *, image_size: int, recompute: bool = False) -> dict[str
     """Costs of `encoder`, `factorize`, `codebook` and `decoder`, for images of S x S pixels.
 
     The codebook's FLOPs are those of comparing N latents with K codes of c numbers, 2 N K c; no gradient
-    flows through this comparison, and its N K results are not kept for the way back.
+    flows through this comparison, and its N K results are not kept for the way back. Entropy regularization
+    keeps two as large, the probabilities and their logarithms.
     """
     tokens = (image_size // model.patch_size) ** 2
     codebook = model.codebook
+    probabilities = 2 * tokens * codebook.size if codebook.entropy else 0
     return {
         "encoder": _encoder(model, image_size, recompute),
         "factorize": dense(_latent_width(model), codebook.dim, rows=tokens),
@@ -29,7 +31,7 @@ def parts(model: Model, *, image_size: int, recompute: bool = False) -> dict[str
                 tensor(codebook.size, codebook.dim),
                 work(
                     flops=2 * tokens * codebook.size * codebook.dim,
-                    activations=2 * tokens * codebook.dim,
+                    activations=2 * tokens * codebook.dim + probabilities,
                 ),
             ]
         ),

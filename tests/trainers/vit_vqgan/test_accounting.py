@@ -144,6 +144,15 @@ def test_backward_passes_cost_what_is_said_of_them(monkeypatch):
     assert flops(penalize, PIXELS) == pytest.approx(step["r1"], rel=0.01)
 
 
+def test_entropy_regularization_keeps_probabilities_and_their_logarithms_of_every_code():
+    def kept(**codebook) -> int:
+        size = Model.model_validate(options(TRANSFORMERS, **codebook))
+        return accounting.parts(size, image_size=16)["codebook"].activations
+
+    # 16 tokens, 10 codes.
+    assert kept(entropy=0.1) == kept() + 2 * 16 * 10
+
+
 def test_recomputing_costs_one_more_forward_pass_of_the_blocks():
     step = accounting.step_flops(stage(train={"recompute": True}), image_size=16)
     # 16 tokens: two blocks of width 8 and hidden 12, one of width 6 and hidden 20.
