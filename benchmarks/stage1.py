@@ -82,9 +82,9 @@ def _works(model: str, names: Sequence[str], *, jit: bool | None, quick: bool) -
     config = load(size.preset, small=quick)
     for name in names:
         if name in SERVED:
-            yield _served(model, name, config.stage1, size.served, config.data.image_size)
+            yield _served(model, name, config.trained_stage1, size.served, config.data.image_size)
         else:
-            yield _step(model, name, config.stage1, size.trained, config.data.image_size, jit)
+            yield _step(model, name, config.trained_stage1, size.trained, config.data.image_size, jit)
 
 
 def _served(size: str, name: str, stage: Stage1, images: int, image_size: int) -> Work:

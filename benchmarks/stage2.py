@@ -58,8 +58,8 @@ def _works(size: str, *, jit: bool | None, quick: bool) -> Iterator[Work]:
     preset, images, transformer = SIZES[size]
     config = load(preset, small=quick)
     train = config.stage2.train.model_copy(update={"batch_size": images, "recompute": False})
-    tokens = (config.data.image_size // config.stage1.model.patch_size) ** 2
-    codes = config.stage1.model.codebook.size
+    tokens = (config.data.image_size // config.trained_stage1.model.patch_size) ** 2
+    codes = config.trained_stage1.model.codebook.size
     compiled = train.jit_compile if jit is None else jit
     for name, dropout in DROPOUTS.items():
         changes = {"dropout": dropout} | ({"transformer": transformer} if transformer and not quick else {})

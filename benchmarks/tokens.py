@@ -192,8 +192,8 @@ def _now() -> Seconds:
 
 
 def _write_tokenizer(directory: str, config: Config) -> None:
-    model = ViTVQGAN(config.stage1.model, image_size=config.data.image_size, seed=0)
-    codes = config.stage1.model.codebook.size
+    model = ViTVQGAN(config.trained_stage1.model, image_size=config.data.image_size, seed=0)
+    codes = config.trained_stage1.model.codebook.size
     metadata = Metadata(
         "tokenizer",
         config.name,

@@ -18,7 +18,7 @@ from serving.commands import COMMANDS
 from serving.errors import ServingError
 from tfx_pipeline import config as configuration
 from tfx_pipeline import console
-from tfx_pipeline.config import Config, ConfigError
+from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
 
 
 class DebuggableGroup(click.Group):
@@ -59,11 +59,12 @@ def run(
     config = configuration.load(preset, overrides, small=small)
     directory = output or os.path.join("runs", config.name)
     from components.image_example_gen.sources import SourceError
+    from components.tokenizer_importer.saved_tokenizer import TokenizerError
     from tfx_pipeline import local_runner
 
     try:
         finished = local_runner.run(config, directory, beam_args)
-    except (SourceError, local_runner.RunError) as error:
+    except (SourceError, TokenizerError, local_runner.RunError) as error:
         raise click.ClickException(str(error)) from error
     _summarize(finished.metrics, directory)
 
@@ -84,14 +85,23 @@ def compile_(
     """Compile the pipeline for Kubeflow Pipelines v2."""
     config = configuration.load(preset, overrides, small=small)
     from components.image_example_gen.sources import SourceError, source_version
+    from components.tokenizer_importer.saved_tokenizer import TokenizerError
     from tfx_pipeline import kubeflow_runner, pipeline
 
     try:
         version = source_version(config.data.source, config.data.tfds_data_dir)
     except SourceError:  # only the cluster can reach it; its cache then knows the source by name alone
         version = ""
+    try:
+        tokenizer_version = pipeline.tokenizer_version(config)
+    except TokenizerError:  # likewise
+        tokenizer_version = ""
     graph = pipeline.create_pipeline(
-        config, run_dir=run_dir, dataset_version=version, beam_pipeline_args=["--runner=FnApiRunner"]
+        config,
+        run_dir=run_dir,
+        dataset_version=version,
+        tokenizer_version=tokenizer_version,
+        beam_pipeline_args=["--runner=FnApiRunner"],
     )
     kubeflow_runner.compile_pipeline(graph, image, output, pipeline_root=f"{run_dir}/pipeline_root")
     click.echo(f"{output}: pipeline {graph.pipeline_info.pipeline_name}, {len(graph.components)} components")
@@ -154,7 +164,9 @@ def plan(
 
     memory = device_memory * 1e9 if device_memory else None
     machine = plans.Devices(devices, device_tflops, utilization, memory)
-    stages = [stage(config, machine, image_bytes=image_bytes) for stage in (plans.stage_1, plans.stage_2)]
+    imported = isinstance(config.stage1, ImportedTokenizer)
+    trained = [plans.stage_2] if imported else [plans.stage_1, plans.stage_2]
+    stages = [stage(config, machine, image_bytes=image_bytes) for stage in trained]
     console = Console(highlight=False)
     for stage in stages:
         plans.show(stage, console)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 import yaml
-from pydantic import Field, PositiveInt
+from pydantic import Discriminator, Field, PositiveInt, Tag
 
 from trainers.classifier.config import Classifier
 from trainers.training.config import Augmentation, Count, Fraction, NonNegative, Positive, Section
@@ -56,6 +56,21 @@ class Data(Section):
         if set(splits) != {"train", "eval"}:
             raise ValueError("allowed are the two splits train and eval, each with its share")
         return splits
+
+
+class ImportedTokenizer(Section):
+    """A tokenizer of somebody else's in the place of stage 1, such as DALL-E's dVAE (Table 7).
+
+    `savedmodel` is the folder of a SavedModel as `serving.export.export_tokenizer` writes it. It is taken as
+    it is.
+    """
+
+    savedmodel: Annotated[str, Field(min_length=1)]
+
+
+def _kind_of_stage1(given: Any) -> str:
+    imported = "savedmodel" in given if isinstance(given, dict) else isinstance(given, ImportedTokenizer)
+    return "importedtokenizer" if imported else "stage1"
 
 
 class Tokens(Section):
@@ -128,28 +143,36 @@ class Config(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
     seed: Count = 0
     data: Data
-    stage1: Stage1
+    stage1: Annotated[
+        Annotated[Stage1, Tag("stage1")] | Annotated[ImportedTokenizer, Tag("importedtokenizer")],
+        Discriminator(_kind_of_stage1),
+    ]
     classifier: Classifier
     tokens: Tokens = Tokens()
     stage2: Stage2
     evaluation: Evaluation = Evaluation()
 
+    @property
+    def trained_stage1(self) -> Stage1:
+        """Stage 1 where it is trained.
+
+        Raises:
+          ConfigError: its tokenizer is imported.
+        """
+        if isinstance(self.stage1, ImportedTokenizer):
+            raise ConfigError(f"stage1 is imported from {self.stage1.savedmodel}; nothing of it is trained")
+        return self.stage1
+
     @pydantic.model_validator(mode="after")
-    def _patches_tile_the_image(self) -> Config:
+    def _stage1_fits_the_image(self) -> Config:
+        if isinstance(self.stage1, ImportedTokenizer):
+            return self
         size, patch = self.data.image_size, self.stage1.model.patch_size
         if size % patch:
             raise ValueError(f"data.image_size {size} is not a multiple of stage1.model.patch_size {patch}")
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _adversary_fits_the_image(self) -> Config:
         if self.stage1.loss.adversarial:
-            self.stage1.adversary.discriminator.check_image_size(self.data.image_size)
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _perceptual_network_can_see_it(self) -> Config:
-        smallest, size = self.stage1.perceptual.smallest_side, self.data.image_size
+            self.stage1.adversary.discriminator.check_image_size(size)
+        smallest = self.stage1.perceptual.smallest_side
         if self.stage1.loss.perceptual and size < smallest:
             raise ValueError(f"data.image_size {size} is below {smallest}, the least that vgg16 takes")
         return self

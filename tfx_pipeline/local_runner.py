@@ -19,10 +19,11 @@ from tfx import v1 as tfx
 
 from components.image_example_gen.sources import source_version
 from components.run_report import folder
+from components.tokenizer_importer import saved_tokenizer
 from tfx_pipeline import lineage
-from tfx_pipeline.config import Config
+from tfx_pipeline.config import Config, ImportedTokenizer
 from tfx_pipeline.console import ComponentLog
-from tfx_pipeline.pipeline import create_pipeline
+from tfx_pipeline.pipeline import create_pipeline, tokenizer_version
 from trainers.training.errors import TrainingError
 from trainers.vit_vqgan.perceptual import distance
 
@@ -53,6 +54,7 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
     Raises:
       SourceError: the images cannot be read; nothing was started.
       ConfigError: a threshold on a metric that does not exist; nothing was started.
+      TokenizerError: an imported tokenizer cannot be had; nothing was started.
       RunError: a component failed, or a perceptual network cannot be had, in which case nothing was
         started; the models served before are untouched.
     """
@@ -62,11 +64,12 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
         config,
         run_dir=str(home),
         dataset_version=version,
+        tokenizer_version=tokenizer_version(config),
         beam_pipeline_args=(*BEAM_ARGS, *beam_args),
         # Not TFX's function for it, which makes the folder before anything is known to be right.
         metadata_connection_config=lineage.connection(home / "metadata.db"),
     )
-    _require_perceptual_network(config)
+    _require_models(config)
     home.mkdir(parents=True, exist_ok=True)
     with _followed() as log:
         try:
@@ -94,9 +97,11 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
     return Run(home, json.loads((home / "metrics.json").read_text()))
 
 
-def _require_perceptual_network(config: Config) -> None:
-    """Loads the network once: better to miss its weights now than after other training."""
-    if config.stage1.loss.perceptual:
+def _require_models(config: Config) -> None:
+    """Loads what is not trained here once: better to miss it now than after other training."""
+    if isinstance(config.stage1, ImportedTokenizer):
+        saved_tokenizer.read(config.stage1.savedmodel, image_size=config.data.image_size)
+    elif config.stage1.loss.perceptual:
         try:
             distance.load(config.stage1.perceptual)
         except TrainingError as error:

@@ -22,7 +22,9 @@ from components.image_example_gen.component import ImageExampleGen
 from components.model_validator.component import ModelValidator
 from components.run_report.component import RunReport
 from components.token_transform.component import TokenTransform
-from tfx_pipeline.config import Bound, Config, ConfigError
+from components.tokenizer_importer import saved_tokenizer
+from components.tokenizer_importer.component import TokenizerImporter
+from tfx_pipeline.config import Bound, Config, ConfigError, ImportedTokenizer
 from trainers.training.config import Job, Section
 
 
@@ -31,6 +33,7 @@ def create_pipeline(
     *,
     run_dir: str,
     dataset_version: str,
+    tokenizer_version: str = "",
     beam_pipeline_args: Sequence[str],
     metadata_connection_config: Message | None = None,
 ) -> tfx.dsl.Pipeline:
@@ -40,6 +43,7 @@ def create_pipeline(
       config: the run's configuration.
       run_dir: the folder that holds everything of this run; local or of an object store.
       dataset_version: fingerprint of the source, so that changed images are not taken from the cache.
+      tokenizer_version: fingerprint of an imported tokenizer (`tokenizer_version`), for the same reason.
       beam_pipeline_args: Beam's own flags, `--runner` among them.
       metadata_connection_config: where lineage is kept; None where the runner brings its own.
 
@@ -65,7 +69,13 @@ def create_pipeline(
         statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
     )
 
-    tokenizer = _trainer("tokenizer", "trainers.vit_vqgan", images, config, config.stage1, run_dir)
+    tokenizer: BaseComponent
+    if isinstance(config.stage1, ImportedTokenizer):
+        tokenizer = TokenizerImporter(
+            savedmodel=config.stage1.savedmodel, image_size=data.image_size, version=tokenizer_version
+        )
+    else:
+        tokenizer = _trainer("tokenizer", "trainers.vit_vqgan", images, config, config.stage1, run_dir)
     classifier = _trainer("classifier", "trainers.classifier", images, config, config.classifier, run_dir)
     tokens = TokenTransform(
         examples=images.outputs["examples"],
@@ -118,7 +128,7 @@ def create_pipeline(
         reconstruction=reconstruction.outputs["evaluation"],
         generation=generation.outputs["evaluation"],
         linear_probe=linear_probe.outputs["evaluation"],
-        tokenizer_run=tokenizer.outputs["model_run"],
+        tokenizer_run=tokenizer.outputs.get("model_run"),
         classifier_run=classifier.outputs["model_run"],
         vim_run=vim.outputs["model_run"],
         output_dir=run_dir,
@@ -151,6 +161,17 @@ def create_pipeline(
     )
 
 
+def tokenizer_version(config: Config) -> str:
+    """What `create_pipeline` wants to know of an imported tokenizer; empty where it is trained.
+
+    Raises:
+      TokenizerError: it is not there.
+    """
+    if isinstance(config.stage1, ImportedTokenizer):
+        return saved_tokenizer.version(config.stage1.savedmodel)
+    return ""
+
+
 def _trainer(
     name: str,
     package: str,
@@ -158,7 +179,7 @@ def _trainer(
     config: Config,
     stage: Section,
     run_dir: str,
-    base_model: tfx.components.Trainer | None = None,
+    base_model: BaseComponent | None = None,
 ) -> tfx.components.Trainer:
     """A Trainer that runs `<package>.trainer.run_fn` with the section of the configuration it reads.
 
@@ -183,15 +204,15 @@ def _trainer(
 
 def _release(
     name: str,
-    trainer: tfx.components.Trainer,
+    model: BaseComponent,
     evaluator: BaseComponent,
     run_dir: str,
     served_as: str,
 ) -> tuple[ModelValidator, tfx.components.Pusher]:
     """Validates a model by querying it, and pushes it where server and evaluator both agree."""
-    validator = ModelValidator(model=trainer.outputs["model"]).with_id(f"ModelValidator.{name}")
+    validator = ModelValidator(model=model.outputs["model"]).with_id(f"ModelValidator.{name}")
     pusher = tfx.components.Pusher(
-        model=trainer.outputs["model"],
+        model=model.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=validator.outputs["blessing"],
         push_destination=tfx.proto.PushDestination(

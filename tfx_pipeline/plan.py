@@ -1,6 +1,7 @@
 """What a configuration would cost to train: parameters, FLOPs, memory, data and time.
 
-All of it follows from sizes; no model is built, no data read, and TensorFlow not imported.
+All of it follows from sizes; no model is built, no data read, and TensorFlow not imported, but to ask an
+imported tokenizer for its sizes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import get_args
 from rich.console import Console
 from rich.table import Table
 
-from tfx_pipeline.config import Config, ConfigError
+from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
 from trainers.accounting import FLOAT32_BYTES, Cost, table_2, total
 from trainers.training.config import Rule, Train, Transformer
 from trainers.vim import accounting as vim
@@ -162,9 +163,9 @@ def stage_1(config: Config, devices: Devices, *, image_bytes: int | None = None)
     pixel; larger ones are stored, and read, as large as they are found.
 
     Raises:
-      ConfigError: the batch cannot be shared out among the devices.
+      ConfigError: the batch cannot be shared out among the devices, or the tokenizer is imported.
     """
-    stage, size = config.stage1, config.data.image_size
+    stage, size = config.trained_stage1, config.data.image_size
     _check_batch("stage1", stage.train, devices)
     costs = vit_vqgan.parts(stage.model, image_size=size, recompute=stage.train.recompute)
     towers = {"encoder": stage.model.encoder, "decoder": stage.model.decoder}
@@ -196,32 +197,35 @@ def stage_2(config: Config, devices: Devices, *, image_bytes: int | None = None)
     """The plan of the image model's training; classes are the data's to say, and not counted.
 
     With tokens made on the fly, images are read (`image_bytes` as for `stage_1`), and the frozen tokenizer
-    lies on every device and encodes.
+    lies on every device and encodes. Nothing is known of the size of an imported one.
 
     Raises:
-      ConfigError: the batch cannot be shared out among the devices.
+      ConfigError: the batch cannot be shared out among the devices, or an imported tokenizer cannot be had.
     """
-    stage, codes, size = config.stage2, config.stage1.model.codebook.size, config.data.image_size
+    stage, size = config.stage2, config.data.image_size
     _check_batch("stage2", stage.train, devices)
-    tokens = (size // config.stage1.model.patch_size) ** 2
+    tokens, codes = _vocabulary(config)
     recompute = stage.train.recompute
     costs = vim.parts(stage.model, tokens=tokens, codebook_size=codes, classes=0, recompute=recompute)
     towers = {"blocks": stage.model.transformer}
     rule = stage.train.optimizer.rule
     parts = {name: Part(cost, rule, table_2=_table_2(towers.get(name))) for name, cost in costs.items()}
     flops = vim.step_flops(stage.model, tokens=tokens, codebook_size=codes, recompute=recompute)
+    unknown = stage.tokens == "on_the_fly" and isinstance(config.stage1, ImportedTokenizer)
     if stage.tokens == "on_the_fly":
-        # No gradient flows through it, so that nothing is kept for the way back.
-        tokenizer = vit_vqgan.reconstruct(config.stage1.model, image_size=size)._replace(activations=0)
-        parts["tokenizer (frozen)"] = Part(tokenizer, None)
-        flops["encode"] = vit_vqgan.encode(config.stage1.model, image_size=size).flops
+        if not unknown:
+            model = config.trained_stage1.model
+            # No gradient flows through it, so that nothing is kept for the way back.
+            tokenizer = vit_vqgan.reconstruct(model, image_size=size)._replace(activations=0)
+            parts["tokenizer (frozen)"] = Part(tokenizer, None)
+            flops["encode"] = vit_vqgan.encode(model, image_size=size).flops
         example, example_bytes = _images(size, image_bytes)
     else:
         # A protocol buffer's integer takes a byte for every 7 bits.
         token_bytes = max(1, -(-(codes - 1).bit_length() // 7))
         example, example_bytes = "tokens", tokens * token_bytes + TOKEN_EXAMPLE_BYTES
     return Plan(
-        title="Stage 2, the image model",
+        title="Stage 2, the image model" + (" (without the imported tokenizer)" if unknown else ""),
         train=stage.train,
         devices=devices,
         parts=parts,
@@ -231,6 +235,20 @@ def stage_2(config: Config, devices: Devices, *, image_bytes: int | None = None)
         example_bytes=example_bytes,
         averaged_parts=frozenset(costs if stage.train.ema_decay else ()),
     )
+
+
+def _vocabulary(config: Config) -> tuple[int, int]:
+    """Tokens of an image, and codes."""
+    if isinstance(config.stage1, ImportedTokenizer):
+        from components.tokenizer_importer import saved_tokenizer
+
+        try:
+            metadata = saved_tokenizer.read(config.stage1.savedmodel, image_size=config.data.image_size)
+        except saved_tokenizer.TokenizerError as error:
+            raise ConfigError(str(error)) from None
+        return metadata.tokens, metadata.codebook_size
+    model = config.stage1.model
+    return (config.data.image_size // model.patch_size) ** 2, model.codebook.size
 
 
 def _images(size: int, image_bytes: int | None) -> tuple[str, int]:

@@ -20,7 +20,7 @@ class RunReportSpec(component_spec.ComponentSpec):
         "reconstruction": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "generation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "linear_probe": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
-        "tokenizer_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
+        "tokenizer_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun, optional=True),
         "classifier_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
         "vim_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
     }
@@ -41,7 +41,7 @@ class RunReport(base_component.BaseComponent):
         reconstruction: BaseChannel,
         generation: BaseChannel,
         linear_probe: BaseChannel,
-        tokenizer_run: BaseChannel,
+        tokenizer_run: BaseChannel | None,
         classifier_run: BaseChannel,
         vim_run: BaseChannel,
         *,
@@ -55,7 +55,7 @@ class RunReport(base_component.BaseComponent):
           reconstruction: ReconstructionEvaluator's `evaluation`.
           generation: GenerationEvaluator's `evaluation`.
           linear_probe: LinearProbeEvaluator's `evaluation`.
-          tokenizer_run: the tokenizer Trainer's `model_run`, with `history.jsonl`.
+          tokenizer_run: the tokenizer Trainer's `model_run`, with `history.jsonl`; None for an imported one.
           classifier_run: the classifier Trainer's `model_run`.
           vim_run: the image model Trainer's `model_run`.
           config: the run's configuration as JSON.

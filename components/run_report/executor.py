@@ -34,7 +34,7 @@ class Executor(base_executor.BaseExecutor):
 
         Args:
           input_dict: `examples`; `reconstruction`, `generation`, `linear_probe` (evaluations);
-            `tokenizer_run`, `classifier_run`, `vim_run` (model runs).
+            `classifier_run`, `vim_run`, and `tokenizer_run` where the run trained one (model runs).
           output_dict: `report`.
           exec_properties: `config` (JSON), `output_dir` (empty for nowhere).
         """
@@ -43,7 +43,9 @@ class Executor(base_executor.BaseExecutor):
             config=json.loads(exec_properties["config"]),
             dataset=dataclasses.asdict(Dataset.read(uris["examples"])),
             metrics={name: _read_evaluation(uris[name]) for name in EVALUATIONS},
-            histories={stage: _read_history(uris[f"{stage}_run"]) for stage in STAGES},
+            histories={
+                stage: _read_history(uris[f"{stage}_run"]) for stage in STAGES if f"{stage}_run" in uris
+            },
             samples=files.read_arrays(os.path.join(uris["generation"], SAMPLES_FILE)),
             pairs=files.read_arrays(os.path.join(uris["reconstruction"], PAIRS_FILE)),
         )

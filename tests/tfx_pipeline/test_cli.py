@@ -39,6 +39,8 @@ def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         (["frobnicate"], 2, "No such command"),
         (["compile", "--image", "a:b", "--output", "pipeline.txt"], 2, "a file ending in .yaml or .yml"),
         (["run", "--set", "data.source=folder:nowhere"], 1, "nowhere"),
+        (["run", "--set", "stage1={savedmodel: nowhere}"], 1, "nowhere: there is no SavedModel"),
+        (["plan", "--set", "stage1={savedmodel: nowhere}"], 2, "nowhere: there is no SavedModel"),
         (["report", "--run", "nowhere"], 1, "nowhere holds no report"),
         (["serve", "--run", "nowhere"], 1, "no model in nowhere"),
         (["generate", "--endpoint", "http://localhost:1", "--output", "x.png"], 1, "no server answers"),

@@ -40,6 +40,8 @@ def test_it_survives_json():
         (["stage1.train.steps=many"], r"stage1\.train\.steps: .*integer.*given: 'many'"),
         (["stage1.train.steps=0"], r"stage1\.train\.steps: .*greater than 0.*given: 0"),
         (["stage1=3"], r"stage1: .*given: 3"),
+        (["stage1={savedmodel: theirs, train: 3}"], r"unknown key stage1\.train; allowed are savedmodel"),
+        (["stage1={savedmodel: ''}"], r"stage1\.savedmodel: .*at least 1 character.*given: ''"),
         (["seed.deeper=3"], r"unknown key seed\.deeper; seed holds a value"),
         (["data.source=ftp:x"], "data.source: allowed are digits, folder:DIR"),
         (["data.image_size=30"], "data.image_size 30 is not a multiple of stage1.model.patch_size 8"),
@@ -77,6 +79,14 @@ def test_what_is_wrong_is_one_line_that_names_it(overrides, line):
     with pytest.raises(ConfigError, match=line) as raised:
         load("digits", overrides)
     assert "\n" not in str(raised.value)
+
+
+def test_an_imported_tokenizer_leaves_nothing_of_stage_1_to_configure():
+    configured = load("digits", ["stage1={savedmodel: theirs}", "data.image_size=30"])
+    assert configured.stage1.savedmodel == "theirs"
+    with pytest.raises(ConfigError, match="stage1 is imported from theirs; nothing of it is trained"):
+        _ = configured.trained_stage1
+    assert load("digits").trained_stage1 == load("digits").stage1
 
 
 def test_an_unknown_preset_names_the_known_ones():

@@ -13,17 +13,21 @@ from tfx_pipeline.pipeline import create_pipeline
 IMAGE = "registry.example/tfx-vim:1"
 
 
-def whole_graph(folder):
+def whole_graph(folder, *overrides):
     return create_pipeline(
-        config.load("digits"),
+        config.load("digits", overrides),
         run_dir=str(folder),
         dataset_version="1",
         beam_pipeline_args=["--runner=FnApiRunner"],
     )
 
 
+def imported_graph(folder):
+    return whole_graph(folder, "stage1={savedmodel: theirs}")
+
+
 # Every graph that must compile: a function of the folder it runs in.
-GRAPHS = [small_graph, whole_graph]
+GRAPHS = [small_graph, whole_graph, imported_graph]
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

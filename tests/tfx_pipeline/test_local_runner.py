@@ -15,7 +15,9 @@ from ml_metadata.proto import metadata_store_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from components.image_example_gen.sources import SourceError
+from components.tokenizer_importer.saved_tokenizer import TokenizerError
 from serving.server import background_server
+from tests import stand_ins
 from tests.components.image_example_gen import pictures
 from tfx_pipeline import config, local_runner
 
@@ -173,6 +175,20 @@ def test_going_back_to_an_earlier_configuration_brings_its_report_and_its_models
         assert last_weights == first_weights != other_weights
 
 
+def test_a_tokenizer_that_is_imported_does_what_the_trained_one_did(finished, tmp_path):
+    (pushed, *_) = sorted((finished.directory / "serving" / "vit_vqgan").iterdir())
+    small = config.load("digits", [f"stage1={{savedmodel: {pushed}}}"], small=True)
+    metrics = local_runner.run(small, str(tmp_path / "run")).metrics
+    swapped = COMPONENTS - {"Trainer.tokenizer"} | {"TokenizerImporter"}
+    assert states(metrics) == dict.fromkeys(swapped, "ran")
+    for name, scores in (("reconstruction", ("psnr", "fid")), ("generation", ("fid", "class_accuracy"))):
+        for score in scores:
+            assert metrics[name][score] == pytest.approx(finished.metrics[name][score], rel=1e-3), score
+    served = next((tmp_path / "run" / "serving" / "vit_vqgan").iterdir())
+    for part in ("saved_model.pb", "variables/variables.index"):
+        assert (served / part).read_bytes() == (pushed / part).read_bytes()
+
+
 def test_unlabelled_photographs_run_through_too(tmp_path):
     for index in range(40):
         pictures.write(tmp_path / "photos" / f"{index}.jpg", brightness=6 * index, encoding="JPEG")
@@ -197,6 +213,14 @@ def test_a_perceptual_network_that_cannot_be_had_stops_the_run_before_it_starts(
     overrides = ["stage1.loss.perceptual=0.1", f"stage1.perceptual.network=savedmodel:{tmp_path / 'nowhere'}"]
     small = config.load("digits", overrides, small=True)
     with pytest.raises(local_runner.RunError, match="nowhere"):
+        local_runner.run(small, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_of_another_size_stops_the_run_before_it_starts(tmp_path):
+    stand_ins.write_tokenizer(str(tmp_path / "theirs"))
+    small = config.load("digits", [f"stage1={{savedmodel: {tmp_path / 'theirs'}}}"], small=True)
+    with pytest.raises(TokenizerError, match=r"is for images of 8 pixels, and data\.image_size is 32"):
         local_runner.run(small, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 

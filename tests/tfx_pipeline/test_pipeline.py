@@ -22,3 +22,18 @@ def test_the_image_model_learns_from_tokens_or_makes_them_itself(tokens, source)
     assert source_of(components["Trainer.vim"], "examples") == source
     assert source_of(components["Trainer.vim"], "base_model") == "Trainer.tokenizer"
     assert ("TokenTransform" in components) is (tokens == "cached")
+
+
+def test_an_imported_tokenizer_stands_where_the_trained_one_did():
+    components = graph("stage1={savedmodel: models/theirs}")
+    assert "Trainer.tokenizer" not in components
+    assert len(components) == len(graph())
+    for consumer, channel in (
+        ("TokenTransform", "model"),
+        ("Trainer.vim", "base_model"),
+        ("ReconstructionEvaluator", "model"),
+        ("ModelValidator.tokenizer", "model"),
+        ("Pusher.tokenizer", "model"),
+    ):
+        assert source_of(components[consumer], channel) == "TokenizerImporter", consumer
+    assert "tokenizer_run" not in components["RunReport"].inputs

@@ -4,6 +4,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
+from tests import stand_ins
 from tests.tfx_pipeline.test_cli import call
 from tfx_pipeline.cli import cli
 from tfx_pipeline.config import ConfigError, load
@@ -211,3 +212,23 @@ def test_a_perceptual_network_of_unknown_size_is_said_to_be_left_out():
 def test_planning_needs_no_tensorflow():
     code = "import sys, tfx_pipeline.plan; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_imported_tokenizer_is_asked_for_its_sizes_and_not_planned(tmp_path):
+    stand_ins.write_tokenizer(str(tmp_path))
+    overrides = (f"stage1={{savedmodel: {tmp_path}}}", f"data.image_size={stand_ins.SIZE}")
+    image_model = planned(*overrides, stage=stage_2)
+    width = load("cifar10").stage2.model.transformer.width
+    # Tokens, places and the start without a class.
+    rows = stand_ins.CODES + stand_ins.TOKENS + 1
+    assert image_model.parts["embeddings"].cost.parameters == rows * width
+    on_the_fly = planned(*overrides, "stage2.tokens=on_the_fly", stage=stage_2)
+    assert on_the_fly.title == "Stage 2, the image model (without the imported tokenizer)"
+    assert "tokenizer (frozen)" not in on_the_fly.parts
+    with pytest.raises(ConfigError, match="nothing of it is trained"):
+        planned(*overrides)
+
+
+def test_a_tokenizer_that_is_not_there_cannot_be_planned_for():
+    with pytest.raises(ConfigError, match="there is no SavedModel in this folder"):
+        planned("stage1={savedmodel: nowhere}", stage=stage_2)

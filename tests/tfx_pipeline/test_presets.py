@@ -12,8 +12,9 @@ BASE = Transformer(blocks=12, heads=12, width=768, hidden=3072)
 LARGE = Transformer(blocks=32, heads=16, width=1280, hidden=5120)
 VIM_BASE = Transformer(blocks=24, heads=16, width=1536, hidden=6144)
 VIM_LARGE = Transformer(blocks=36, heads=32, width=2048, hidden=8192)
-PAPER = [name for name in config.presets() if name not in ("digits", "cifar10")]
 PROBES = ["ablations/vim_base", "ablations/vim_base_cnn"]  # last rows of Table 7
+IMPORTED = "ablations/vim_base_dvae"  # the one between them
+PAPER = [name for name in config.presets() if name not in ("digits", "cifar10", IMPORTED)]
 UNSUPERVISED = [name for name in PAPER if name.endswith("_unsupervised")]
 ABLATIONS = [name for name in PAPER if name.startswith("ablations/") and name not in PROBES]
 SIZED = [name for name in PAPER if name not in UNSUPERVISED + ABLATIONS + PROBES]
@@ -38,7 +39,7 @@ def test_every_preset_shrinks_to_something_that_needs_no_data_and_no_weights(pre
 
 
 def test_ablations_are_listed_last_and_names_are_their_paths():
-    ablations = sorted(ABLATIONS + PROBES)
+    ablations = sorted([*ABLATIONS, *PROBES, IMPORTED])
     assert config.presets() == [*sorted(set(config.presets()) - set(ablations)), *ablations]
     assert "ablations/code_dim_8" in ABLATIONS
     assert SIZED == ["celebahq256", "ffhq256", "imagenet256_bb", "imagenet256_sl", "imagenet256_ss"]
@@ -173,6 +174,12 @@ def test_table_7s_tokenizers_are_small_small_and_table_4s_cnn():
     cnn = load("ablations/vim_base_cnn").stage1
     assert cnn.model == load("ablations/cnn").stage1.model
     assert cnn.model_copy(update={"model": base.model}) == base
+
+
+def test_table_7s_dvae_is_imported_and_nothing_else_changes():
+    own, base = load(IMPORTED), load("ablations/vim_base")
+    assert own.stage1 == config.ImportedTokenizer(savedmodel="models/dvae")
+    assert own.model_copy(update={"name": base.name, "stage1": base.stage1}) == base
 
 
 def test_cifar10_is_64_tokens_without_a_network_that_has_to_be_fetched():

@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from serving.export import export_generator, read_metadata
+from serving.fingerprint import fingerprint
 from trainers.training import examples, job
 from trainers.training.evaluation import held_out_metrics
 from trainers.training.loop import fit
@@ -39,7 +40,7 @@ def run_fn(fn_args: Any) -> None:
     metadata = read_metadata(tokenizer)
 
     with strategy.scope():
-        classes = len(metadata.class_names) if stage.model.class_conditional else 0
+        classes = len(train_split.class_names) if stage.model.class_conditional else 0
         model = VIM(
             stage.model,
             tokens=metadata.tokens,
@@ -72,7 +73,7 @@ def run_fn(fn_args: Any) -> None:
             held_out = examples.held_out_tokens(eval_split, tokens=metadata.tokens, limit=EVALUATION_ROWS)
 
         # The fingerprint of cached tokens tells of their tokenizer, that of images does not.
-        inputs = [_fingerprint(fn_args.base_model)] if on_the_fly else []
+        inputs = [fingerprint(fn_args.base_model)] if on_the_fly else []
         name = job.training_name(run, stage, train_split.fingerprint, *inputs)
         history = fit(
             "vim",
@@ -101,7 +102,7 @@ def run_fn(fn_args: Any) -> None:
                     run,
                     tokens=metadata.tokens,
                     codebook_size=metadata.codebook_size,
-                    class_names=metadata.class_names if classes else (),
+                    class_names=train_split.class_names if classes else (),
                 ),
                 encode=encode,
                 decode=decode,
@@ -109,12 +110,6 @@ def run_fn(fn_args: Any) -> None:
                 log_likelihood=model.log_likelihood,
                 features=model.features,
             )
-
-
-def _fingerprint(saved_model: str) -> str:
-    found = tf.saved_model.experimental.read_fingerprint(saved_model)
-    # The first is of the graph with its constants, which the second leaves out; the second is of the weights.
-    return f"{found.saved_model_checksum}/{found.singleprint()}"
 
 
 def losses(model: VIM, batch: Batch, *, training: bool) -> Metrics:

@@ -1,0 +1,35 @@
+"""The work of TokenizerImporter: look, and copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfx import types
+from tfx.dsl.components.base import base_executor
+from tfx.types import artifact_utils
+from tfx.utils import io_utils, path_utils
+
+from components.atomic import whole_folder
+from components.tokenizer_importer import saved_tokenizer
+
+
+class Executor(base_executor.BaseExecutor):
+    """Copies a SavedModel into a Model artifact."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Copies the tokenizer at `savedmodel` into the output `model`.
+
+        Raises:
+          TokenizerError: it cannot serve as the tokenizer of images of `image_size` pixels.
+        """
+        self._log_startup(input_dict, output_dict, exec_properties)
+        path = exec_properties["savedmodel"]
+        saved_tokenizer.read(path, image_size=exec_properties["image_size"])
+        uri = artifact_utils.get_single_uri(output_dict["model"])
+        with whole_folder(uri):
+            io_utils.copy_dir(path, path_utils.serving_model_dir(uri))

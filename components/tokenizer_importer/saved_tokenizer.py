@@ -1,0 +1,54 @@
+"""A tokenizer SavedModel that somebody brings: whether it can take the place of stage 1."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from components.model_validator.answers import CONTRACT
+from serving.export import Metadata, read_metadata
+from serving.fingerprint import fingerprint
+
+
+class TokenizerError(ValueError):
+    """A SavedModel that cannot serve as the tokenizer; the message is one line for the user."""
+
+
+def read(path: str, *, image_size: int) -> Metadata:
+    """What the tokenizer at `path` says of itself.
+
+    Raises:
+      TokenizerError: there is no SavedModel, it is no tokenizer by the signatures of
+        `serving.export.export_tokenizer`, or its images are not of `image_size` pixels.
+    """
+    _require_savedmodel(path)
+    model = tf.saved_model.load(path)
+    missing = sorted(({*CONTRACT["tokenizer"], "metadata"} - {"serving_default"}) - set(model.signatures))
+    if missing:
+        raise TokenizerError(
+            f"stage1.savedmodel {path}: a tokenizer has the signatures of serving.export.export_tokenizer; "
+            f"missing are {', '.join(missing)}"
+        )
+    metadata = read_metadata(model)
+    if metadata.kind != "tokenizer":
+        raise TokenizerError(f"stage1.savedmodel {path} is a {metadata.kind} and no tokenizer")
+    if metadata.image_size != image_size:
+        raise TokenizerError(
+            f"stage1.savedmodel {path} is for images of {metadata.image_size} pixels, and data.image_size "
+            f"is {image_size}"
+        )
+    return metadata
+
+
+def version(path: str) -> str:
+    """A fingerprint of the tokenizer at `path`, for `TokenizerImporter`; the model is not loaded.
+
+    Raises:
+      TokenizerError: there is no SavedModel.
+    """
+    _require_savedmodel(path)
+    return fingerprint(path)
+
+
+def _require_savedmodel(path: str) -> None:
+    if not tf.saved_model.contains_saved_model(path):
+        raise TokenizerError(f"stage1.savedmodel {path}: there is no SavedModel in this folder")

@@ -1,0 +1,51 @@
+import re
+
+import pytest
+import tensorflow as tf
+from tfx.types import standard_artifacts
+from tfx.utils import path_utils
+
+from components.tokenizer_importer import saved_tokenizer
+from components.tokenizer_importer.executor import Executor
+from serving.export import read_metadata
+from tests import stand_ins
+
+
+def imported(folder, savedmodel, image_size: int = stand_ins.SIZE) -> standard_artifacts.Model:
+    model = standard_artifacts.Model()
+    model.uri = str(folder / "model")
+    Executor().Do({}, {"model": [model]}, {"savedmodel": str(savedmodel), "image_size": image_size})
+    return model
+
+
+def test_the_model_lies_where_other_components_look_for_one_and_answers(tmp_path):
+    stand_ins.write_tokenizer(str(tmp_path / "theirs"))
+    model = tf.saved_model.load(path_utils.serving_model_path(imported(tmp_path, tmp_path / "theirs").uri))
+    assert read_metadata(model) == stand_ins.metadata("tokenizer")
+    pixels = tf.fill([1, stand_ins.SIZE, stand_ins.SIZE, 3], 0.4)
+    tokens = model.signatures["encode_pixels"](pixels=pixels)["tokens"]
+    assert tokens.numpy().tolist() == stand_ins.encode(pixels).numpy().tolist()
+
+
+@pytest.mark.parametrize(
+    ("write", "image_size", "complaint"),
+    [
+        (lambda folder: None, stand_ins.SIZE, "there is no SavedModel in this folder"),
+        (
+            lambda folder: tf.saved_model.save(tf.Module(), folder),
+            stand_ins.SIZE,
+            "missing are decode, decode_pixels, encode, encode_pixels, metadata, reconstruct",
+        ),
+        (stand_ins.write_classifier, stand_ins.SIZE, "missing are decode"),
+        (stand_ins.write_tokenizer, 32, "is for images of 8 pixels, and data.image_size is 32"),
+    ],
+    ids=["nothing", "no signatures", "classifier", "other size"],
+)
+def test_what_is_no_tokenizer_of_these_images_is_one_line_and_leaves_nothing(
+    tmp_path, write, image_size, complaint
+):
+    write(str(tmp_path / "theirs"))
+    with pytest.raises(saved_tokenizer.TokenizerError, match=re.escape(complaint)) as raised:
+        imported(tmp_path, tmp_path / "theirs", image_size)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "model").exists()
