@@ -204,7 +204,7 @@ class Block(keras.layers.Layer):
         (gradient checkpointing, Chen et al. 2016): the same gradients, for a third more time.
         """
         # Drawn here, so that what is computed again drops the same.
-        seeds = [self.random.next() if training and self.random else None for _ in range(4)]
+        seeds = [_of_replica(self.random.next()) if training and self.random else None for _ in range(4)]
 
         def forward(x: tf.Tensor) -> tf.Tensor:
             attended = self.attention(self.norm_1(x), seed=seeds[0])
@@ -251,6 +251,14 @@ def _fill(cache: tf.Tensor, new: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
 
 def _add(path: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
     return tf.cast(path, tf.float32) + tf.cast(output, tf.float32)
+
+
+def _of_replica(seed: tf.Tensor) -> tf.Tensor:
+    """A seed [2] of this replica's own: the generators of all replicas stand at the same place."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return seed
+    return tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int32), context.replica_id_in_sync_group)
 
 
 def _drop(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:

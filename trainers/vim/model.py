@@ -28,7 +28,8 @@ class VIM(keras.Model):
         classes: int,
         recompute: bool = False,
     ):
-        super().__init__(name="vim")
+        # Whose layers keep their own policy: the path that begins here is float32 (trainers.transformer).
+        super().__init__(name="vim", dtype="float32")
         self.options = options
         self.tokens = tokens
         self.codebook_size = codebook_size
@@ -61,7 +62,8 @@ class VIM(keras.Model):
         self.recompute = recompute
         self.norm = LayerNorm(name="norm")
         # Logits near 0 at first: the untrained model is uniform and its loss is ln K.
-        self.logits = Dense(codebook_size, kernel_initializer=_small_normal(), name="logits")
+        # Under any policy: bfloat16 would round what is compared and drawn from.
+        self.logits = Dense(codebook_size, kernel_initializer=_small_normal(), dtype="float32", name="logits")
         self(tf.zeros([1, tokens], tf.int32), tf.zeros([1], tf.int32))
 
     @property
@@ -111,7 +113,7 @@ class VIM(keras.Model):
 
     def head(self, x: tf.Tensor) -> tf.Tensor:
         """The last block's output [..., D] to logits, float32 [..., K]."""
-        return tf.cast(self.logits(self.norm(x)), tf.float32)
+        return self.logits(self.norm(x))
 
     def places(self, order: tf.Tensor | None = None) -> tf.Tensor:
         """What is added to the inputs: [N, D] in raster order, [B, N, D] in orders int32 [B, N]."""

@@ -81,7 +81,7 @@ def step(model: VIM, x: tf.Tensor, caches: list[Cache], place: tf.Tensor) -> tup
     for block, cache in zip(model.blocks, caches, strict=True):
         x, cache = block.step(x, cache, place)
         filled.append(cache)
-    return tf.cast(model.logits.step(model.norm.step(x)), tf.float32), filled
+    return model.logits.step(model.norm.step(x)), filled
 
 
 def draw(

@@ -37,7 +37,8 @@ class ViTVQGAN(keras.Model):
     """The tokenizer: S x S images to (S / patch)^2 tokens in raster order, and back."""
 
     def __init__(self, options: config.Model, *, image_size: int, seed: int, recompute: bool = False):
-        super().__init__(name="vit_vqgan")
+        # Pixels are centred in float32 under any policy; the layers keep theirs.
+        super().__init__(name="vit_vqgan", dtype="float32")
         self.options = options
         self.tokens = (image_size // options.patch_size) ** 2
         self.encoder = _encoder(options, self.tokens, recompute)
@@ -65,7 +66,7 @@ class ViTVQGAN(keras.Model):
         return self.factorize(self.encoder(2.0 * pixels - 1.0))
 
     def _distribution(self, codes: tf.Tensor) -> Distribution:
-        output = tf.cast(self.decoder(codes), tf.float32)
+        output = self.decoder(codes)
         mu = output[..., :CHANNELS]
         if self.options.output_channels == CHANNELS:
             return Distribution(mu, tf.zeros_like(mu))

@@ -47,7 +47,7 @@ def _generator(sample):
             tf.Module(),
             stand_ins.metadata("generator"),
             encode=stand_ins.encode,
-            decode=stand_ins.decode,
+            decode=stand_ins.paint,
             sample=sample,
             log_likelihood=stand_ins.log_likelihood,
             features=stand_ins.features,

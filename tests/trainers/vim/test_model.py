@@ -107,3 +107,26 @@ def test_in_an_order_of_its_own_a_row_sees_what_came_before_and_knows_what_is_wa
     other = vim(tokens, class_id, order=tf.constant([[3, 0, 4, 1, 5, 2]]))
     np.testing.assert_allclose(logits[:, :2], other[:, :2], atol=1e-6)
     assert np.abs(logits[:, 2] - other[:, 2]).max() > 1e-5
+
+
+def test_under_bfloat16_logits_and_the_residual_path_are_float32_wherever_they_come_from():
+    exact = model()
+    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
+    try:
+        rough = model()
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+    class_id = tf.constant([0, 1, 2])
+    logits = rough(rows(), class_id)
+    assert logits.dtype == tf.float32
+    assert np.mean(logits == tf.cast(tf.cast(logits, tf.bfloat16), tf.float32)) < 0.1
+    np.testing.assert_allclose(logits, exact(rows(), class_id), atol=0.01)
+
+    seen = []
+    first = rough.blocks[0]
+    rough.blocks[0] = lambda x, **options: seen.append(x) or first(x, **options)
+    rough(rows(), tf.fill([3], rough.no_class))
+    rough.features(rows())
+    called, featured = seen
+    assert called.dtype == featured.dtype == tf.float32
+    np.testing.assert_array_equal(called, featured)

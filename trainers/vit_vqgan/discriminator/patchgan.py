@@ -29,7 +29,8 @@ class PatchGAN(keras.Model):
     """
 
     def __init__(self, options: config.PatchGAN, *, image_size: int):
-        super().__init__(name="patchgan")
+        # Pixels are centred in float32 under any policy; the layers keep theirs.
+        super().__init__(name="patchgan", dtype="float32")
         widths = [options.channels * min(2**layer, MAX_MULTIPLE) for layer in range(options.layers + 1)]
         self.convolutions = [_convolution(widths[0], stride=2, use_bias=True)]
         self.convolutions += [_convolution(width, stride=2) for width in widths[1:-1]]
@@ -37,7 +38,7 @@ class PatchGAN(keras.Model):
         self.norms = [
             keras.layers.GroupNormalization(math.gcd(GROUPS, width), epsilon=1e-5) for width in widths[1:]
         ]
-        self.logits = _convolution(1, stride=1, use_bias=True)
+        self.logits = _convolution(1, stride=1, use_bias=True, dtype="float32")
         self(tf.zeros([1, image_size, image_size, 3]))
 
     def call(self, pixels: tf.Tensor) -> tf.Tensor:
@@ -46,10 +47,12 @@ class PatchGAN(keras.Model):
         x = tf.nn.leaky_relu(first(2.0 * pixels - 1.0), 0.2)
         for convolution, norm in zip(others, self.norms, strict=True):
             x = tf.nn.leaky_relu(norm(convolution(x)), 0.2)
-        return tf.cast(self.logits(x), tf.float32)
+        return self.logits(x)
 
 
-def _convolution(channels: int, *, stride: int, use_bias: bool = False) -> keras.layers.Conv2D:
+def _convolution(
+    channels: int, *, stride: int, use_bias: bool = False, dtype: str | None = None
+) -> keras.layers.Conv2D:
     return keras.layers.Conv2D(
         channels,
         4,
@@ -57,4 +60,5 @@ def _convolution(channels: int, *, stride: int, use_bias: bool = False) -> keras
         padding="same",
         use_bias=use_bias,  # a norm behind it has its own
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
+        dtype=dtype,
     )

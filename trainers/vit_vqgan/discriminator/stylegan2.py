@@ -86,7 +86,8 @@ class StyleGAN2(keras.Model):
     """Pixels to one logit an image, above 0 for what looks real."""
 
     def __init__(self, options: config.StyleGAN2, *, image_size: int):
-        super().__init__(name="stylegan2")
+        # Pixels are centred in float32 under any policy; the layers keep theirs.
+        super().__init__(name="stylegan2", dtype="float32")
         self.group = options.minibatch_stddev
         sizes = [image_size >> level for level in range(int(math.log2(image_size // FINAL_SIZE)) + 1)]
         widths = [options.channels(size) for size in sizes]
@@ -98,7 +99,7 @@ class StyleGAN2(keras.Model):
         self.convolution = Convolution(widths[-1] + bool(self.group), widths[-1], 3, name="convolution")
         # A convolution as large as the map is a dense layer.
         self.hidden = Convolution(widths[-1], widths[-1], FINAL_SIZE, padding="VALID", name="hidden")
-        self.logit = Convolution(widths[-1], 1, 1, gain=1.0, activated=False, name="logit")
+        self.logit = Convolution(widths[-1], 1, 1, gain=1.0, activated=False, dtype="float32", name="logit")
         self(tf.zeros([1, image_size, image_size, 3]))
 
     def call(self, pixels: tf.Tensor) -> tf.Tensor:
@@ -108,8 +109,7 @@ class StyleGAN2(keras.Model):
             x = block(x)
         if self.group:
             x = minibatch_stddev(x, self.group)
-        x = self.logit(self.hidden(self.convolution(x)))
-        return tf.cast(tf.reshape(x, [-1, 1]), tf.float32)
+        return tf.reshape(self.logit(self.hidden(self.convolution(x))), [-1, 1])
 
 
 def blur(x: tf.Tensor, *, margin: int, stride: int = 1) -> tf.Tensor:
