@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
-from trainers.accounting import FLOAT32_BYTES, Cost, table_2, total
+from trainers.accounting import FLOAT32_BYTES, Cost, activation_bytes, table_2, total
 from trainers.training.config import Rule, Train, Transformer
 from trainers.vim import accounting as vim
 from trainers.vit_vqgan import accounting as vit_vqgan
@@ -26,7 +26,6 @@ SHARDED = {
     "gradients": ("gradients",),
     "weights": ("weights",),
 }
-ACTIVATION_BYTES = {"float32": 4, "bfloat16": 2}
 # About that of a photograph as PNG; ImageNet's own JPEGs, of all sizes, have 110 kB on average.
 BYTES_PER_PIXEL = 2
 # A token Example holds key, label and names of features beside its tokens.
@@ -112,13 +111,17 @@ class Plan:
         Weights, gradients and Adam's two slots take 4 bytes a parameter each, Adafactor's slots about 1 for
         both; gradients are there twice where parts of a batch are added up (`accumulate`), and an average of
         weights (`ema_decay`) takes 4 bytes more. Activations are `trainers.accounting`'s estimate for the
-        images that a device has at once, at 2 bytes under bfloat16 and 4 otherwise; what R1 keeps on its step
-        is not among them, nor are workspaces and the input pipeline.
+        images that a device has at once; what R1 keeps on its step is not among them, nor are workspaces and
+        the input pipeline.
         """
         learned = sum(part.cost.parameters for part in self.parts.values() if part.rule)
         average = sum(self.parts[name].cost.parameters for name in self.averaged_parts)
         images = self.train.batch_size // self.devices.count // self.train.accumulate
-        activations = sum(part.passes * part.cost.activations for part in self.parts.values())
+        low_precision = self.train.precision == "bfloat16"
+        activations = sum(
+            part.passes * activation_bytes(part.cost, low_precision=low_precision)
+            for part in self.parts.values()
+        )
         weights = sum(part.cost.parameters for part in self.parts.values())
         copies = 1 if self.train.accumulate == 1 else 2
         return {
@@ -126,7 +129,7 @@ class Plan:
             "gradients": FLOAT32_BYTES * copies * learned,
             **{f"optimizer, {rule}": self._slots(rule) for rule in get_args(Rule)},
             "average of weights": FLOAT32_BYTES * average,
-            "activations": ACTIVATION_BYTES[self.train.precision] * images * activations,
+            "activations": images * activations,
         }
 
     def _slots(self, rule: Rule) -> int:
@@ -216,7 +219,7 @@ def stage_2(config: Config, devices: Devices, *, image_bytes: int | None = None)
         if not unknown:
             model = config.trained_stage1.model
             # No gradient flows through it, so that nothing is kept for the way back.
-            tokenizer = vit_vqgan.reconstruct(model, image_size=size)._replace(activations=0)
+            tokenizer = vit_vqgan.reconstruct(model, image_size=size)._replace(activations=0, float32=0)
             parts["tokenizer (frozen)"] = Part(tokenizer, None)
             flops["encode"] = vit_vqgan.encode(model, image_size=size).flops
         example, example_bytes = _images(size, image_bytes)

@@ -8,7 +8,8 @@ whole and then masked.
 Activations are an estimate of what is kept for the way back: the inputs of products, norms and activation
 functions and the outputs of softmaxes, each layer taken as one operation, as a compiler fuses it. Taken
 operation by operation, a block at the paper's sizes keeps about 1.5 times as much in TensorFlow's graph
-(counted there), where GELU and norms are many small operations; a fused attention keeps less.
+(counted there), where GELU and norms are many small operations; a fused attention keeps less. Under bfloat16
+not all of them shrink: the residual path (the inputs of norms), attention weights and losses stay float32.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import NamedTuple
 from trainers.training.config import Transformer
 
 FLOAT32_BYTES = 4
+BFLOAT16_BYTES = 2
 
 # Table 2 counts with these for every row, tokenizers included.
 TABLE_2_CODES = 8192
@@ -35,18 +37,26 @@ class Cost(NamedTuple):
       activations: numbers that the forward pass of one image keeps for the backward pass.
       adafactor: bytes of Adafactor's slots for its parameters, which depend on the shapes of the tensors
         (`trainers.training.adafactor`).
+      float32: those of the activations that are float32 under any policy.
     """
 
     parameters: int
     flops: int
     activations: int
     adafactor: int
+    float32: int = 0
 
 
 def total(costs: Iterable[Cost]) -> Cost:
     """The sum over parts."""
     rows = list(costs)
     return Cost(*(sum(column) for column in zip(*rows, strict=True))) if rows else Cost(0, 0, 0, 0)
+
+
+def activation_bytes(cost: Cost, *, low_precision: bool) -> int:
+    """Bytes of the activations in float32, or under bfloat16."""
+    shrunk = cost.activations - cost.float32 if low_precision else 0
+    return FLOAT32_BYTES * (cost.activations - shrunk) + BFLOAT16_BYTES * shrunk
 
 
 def tensor(*shape: int) -> Cost:
@@ -58,18 +68,23 @@ def tensor(*shape: int) -> Cost:
     return Cost(numbers, 0, 0, adafactor=numbers + FLOAT32_BYTES * vectors)
 
 
-def work(*, flops: int = 0, activations: int = 0) -> Cost:
-    """What has nothing to learn."""
-    return Cost(0, flops, activations, 0)
+def work(*, flops: int = 0, activations: int = 0, float32: int = 0) -> Cost:
+    """What has nothing to learn; of `activations`, `float32` are so under any policy."""
+    return Cost(0, flops, activations, 0, float32)
 
 
-def dense(inputs: int, units: int, *, rows: int, bias: bool = True) -> Cost:
-    """A dense layer on `rows` vectors an image; it keeps its input."""
+def dense(inputs: int, units: int, *, rows: int, float32: bool = False) -> Cost:
+    """A dense layer on `rows` vectors an image; it keeps its input, whole where it is `float32` itself."""
+    kept_numbers = rows * inputs
     return total(
         [
             tensor(inputs, units),
-            tensor(bias * units),
-            work(flops=2 * rows * inputs * units, activations=rows * inputs),
+            tensor(units),
+            work(
+                flops=2 * rows * inputs * units,
+                activations=kept_numbers,
+                float32=kept_numbers * float32,
+            ),
         ]
     )
 
@@ -89,9 +104,15 @@ def kept(numbers: int) -> Cost:
     return work(activations=numbers)
 
 
-def norm(width: int, *, rows: int) -> Cost:
-    """A normalization with scale and offset; it keeps its input."""
-    return total([tensor(width), tensor(width), kept(rows * width)])
+def loss(numbers: int) -> Cost:
+    """A softmax or a loss, which keeps so many numbers in float32."""
+    return work(activations=numbers, float32=numbers)
+
+
+def norm(width: int, *, rows: int, float32: bool = True) -> Cost:
+    """A normalization with scale and offset; it keeps its input, which is `float32` on a residual path."""
+    numbers = rows * width
+    return total([tensor(width), tensor(width), work(activations=numbers, float32=numbers * float32)])
 
 
 def attention(width: int, *, heads: int, tokens: int) -> Cost:
@@ -99,7 +120,8 @@ def attention(width: int, *, heads: int, tokens: int) -> Cost:
     return total(
         [
             dense(width, 3 * width, rows=tokens),
-            work(flops=4 * tokens**2 * width, activations=3 * tokens * width + heads * tokens**2),
+            work(flops=4 * tokens**2 * width, activations=3 * tokens * width),
+            loss(heads * tokens**2),
             dense(width, width, rows=tokens),
         ]
     )
@@ -147,7 +169,8 @@ def blocks(
     one = block(size, tokens=tokens, dropout=dropout, qk_norm=qk_norm)
     every = total([one] * size.blocks)
     if recompute:
-        return every._replace(activations=size.blocks * tokens * size.width + one.activations)
+        inputs = size.blocks * tokens * size.width
+        return every._replace(activations=inputs + one.activations, float32=inputs + one.float32)
     return every
 
 

@@ -237,7 +237,7 @@ def _training_charts(history: Sequence[Mapping[str, Any]]) -> tuple[list[charts.
         both = [series[name] for name in (base, f"eval_{base}") if name in series]
         percent = any(word in base for word in ("usage", "accuracy", "top1"))
         chart = charts.lines(base.replace("_", " "), both, percent=percent)
-        shown = base in ("loss", "codebook_perplexity") or percent
+        shown = base in ("loss", "psnr", "codebook_perplexity") or percent
         (main if shown else rest).append(chart)
     return main, rest
 

@@ -3,9 +3,14 @@
 That is what a TPU asks for, and as near to one as a test comes here.
 """
 
+import tempfile
+
+import keras
 import pytest
 import tensorflow as tf
 
+from tests import stand_ins
+from tests.trainers.vit_vqgan import distances
 from trainers.classifier import config as classifier
 from trainers.classifier import trainer as classifier_trainer
 from trainers.classifier.model import ResNet
@@ -30,14 +35,25 @@ def pictures() -> dict[str, tf.Tensor]:
     return {"pixels": pixels, "label": tf.range(BATCH) % 2}
 
 
-def tokenizer_step(discriminator, **options):
-    tower = {"blocks": 1, "heads": 2, "width": 16, "hidden": 32}
+TOWER = {"blocks": 1, "heads": 2, "width": 16, "hidden": 32}
+CONVOLUTIONS = {"channels": 8, "multipliers": [1, 1, 2], "residual_blocks": 1}
+
+
+def tokenizer_step(discriminator=None, *, tower=TOWER, perceptual=None, start_step=0, **options):
     codebook = {"size": 16, "dim": 4, "revive_below": 0.2, "continuous_steps": 1, "entropy": 0.1}
     stage = Stage1.model_validate(
         {
             "model": {"patch_size": 4, "encoder": tower, "decoder": tower, "codebook": codebook},
-            "loss": {"perceptual": 0.0},
-            "adversary": {"discriminator": discriminator, "lecam": 0.1},
+            "loss": {
+                "perceptual": 0.1 if perceptual else 0.0,
+                "adversarial": 0.1 if discriminator else 0.0,
+            },
+            "perceptual": perceptual or {},
+            "adversary": {
+                "discriminator": discriminator or {"network": "stylegan2"},
+                "lecam": 0.1,
+                "start_step": start_step,
+            },
             "train": train(**options).model_dump(),
         }
     )
@@ -77,6 +93,40 @@ def vim_step(**options):
     return step, {**batch, "order": orders} if model.own_positions is not None else batch
 
 
+def on_the_fly_step():
+    tokenizer = tf.saved_model.load(written(stand_ins.write_tokenizer))
+    size = Transformer(blocks=1, heads=2, width=16, hidden=32)
+    model = VIM(vim.Model(transformer=size), tokens=stand_ins.TOKENS, codebook_size=16, classes=2)
+    learner = Learner(model, train())
+
+    def losses(batch):
+        tokens = tokenizer.signatures["encode_pixels"](pixels=batch["pixels"])["tokens"]
+        return vim_trainer.losses(model, {**batch, "tokens": tokens}, training=True)
+
+    pixels = tf.image.resize(pictures()["pixels"], [stand_ins.SIZE, stand_ins.SIZE])
+    return training_step([learner], descent(learner, losses)), {**pictures(), "pixels": pixels}
+
+
+def vgg16() -> str:
+    """VGG16 with random weights."""
+    path = f"{tempfile.mkdtemp()}/vgg16.weights.h5"
+    keras.applications.VGG16(include_top=False, weights=None).save_weights(path)
+    return path
+
+
+def written(write) -> str:
+    folder = tempfile.mkdtemp()
+    return write(folder) or folder
+
+
+def in_bfloat16(make):
+    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
+    try:
+        return make()
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
+
+
 STEPS = {
     "tokenizer with all its options": lambda: tokenizer_step(
         {"network": "stylegan2", "channel_multiplier": 0.01, "minibatch_stddev": 2},
@@ -84,7 +134,20 @@ STEPS = {
         ema_decay=0.9,
         recompute=True,
     ),
-    "tokenizer against PatchGAN": lambda: tokenizer_step({"network": "patchgan", "channels": 4, "layers": 2}),
+    "tokenizer against PatchGAN that comes later": lambda: tokenizer_step(
+        {"network": "patchgan", "channels": 4, "layers": 2}, start_step=1
+    ),
+    "tokenizer under VGG16's eyes": lambda: tokenizer_step(perceptual={"weights": vgg16()}),
+    "tokenizer under a SavedModel's eyes": lambda: tokenizer_step(
+        perceptual={"network": written(distances.saved)}
+    ),
+    "tokenizer of convolutions": lambda: tokenizer_step(tower=CONVOLUTIONS),
+    "tokenizer in bfloat16": lambda: in_bfloat16(
+        lambda: tokenizer_step({"network": "stylegan2", "channel_multiplier": 0.01})
+    ),
+    "tokenizer of convolutions in bfloat16": lambda: in_bfloat16(lambda: tokenizer_step(tower=CONVOLUTIONS)),
+    "vim in bfloat16": lambda: in_bfloat16(vim_step),
+    "vim that makes its tokens": on_the_fly_step,
     "classifier": classifier_step,
     "vim": vim_step,
     "vim in random orders, with query-key norm": lambda: vim_step(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pydantic
 from pydantic import Field, PositiveInt
@@ -98,6 +98,11 @@ class Train(Section):
     rest again on the way back (gradient checkpointing); convolutional networks have no such blocks. With
     `ema_decay` the average of the weights is what is evaluated and exported.
     """
+
+    # What says where and in what rhythm training runs, and nothing of what comes of it.
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
+        ("strategy", "tpu", "steps_per_call", "log_every", "checkpoint_every", "keep_checkpoints")
+    )
 
     steps: PositiveInt
     batch_size: PositiveInt

@@ -30,11 +30,12 @@ def training_name(job: Job, stage: Section, *inputs: str) -> str:
     """The name of this training run, under which it keeps checkpoints and logs.
 
     It is a digest of everything in the configuration that decides the result, and of the data
-    (`inputs`, fingerprints): a run that was stopped finds its checkpoints again, and a run with another
-    configuration or other data never does.
+    (`inputs`, fingerprints): a run that was stopped finds its checkpoints again, on other devices too, and a
+    run with another configuration or other data never does.
     """
     own = job.model_dump_json(exclude={"checkpoints", "logs"})
-    decisive = "".join([own, stage.model_dump_json(), *inputs])
+    learned = stage.model_dump_json(exclude={"train": set(Train.OPERATIONAL), "usage_alarm": True})
+    decisive = "".join([own, learned, *inputs])
     return hashlib.sha256(decisive.encode()).hexdigest()[:12]
 
 

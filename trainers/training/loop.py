@@ -1,8 +1,8 @@
 """The training loop that the three trainers share.
 
 One `tf.function` runs several steps; between its calls the host shows progress, logs, evaluates and
-writes checkpoints. A checkpoint holds the step, the networks, the optimizers and the averages; the data
-follows from the step (`trainers.training.examples`).
+writes checkpoints. A checkpoint holds the step, how many were skipped in a row, the networks, the optimizers
+and the averages; the data follows from the step (`trainers.training.examples`).
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def fit(
       `skipped` counts the others.
 
     Raises:
-      TrainingError: ten steps in a row, or the loss on held-out data, were not finite.
+      TrainingError: ten steps in a row, or the loss on held-out data, were not finite; or hosts do not find
+        the same checkpoint.
     """
     strategy = tf.distribute.get_strategy()
     keeper = _Keeper(train, state, checkpoints)
@@ -97,9 +98,9 @@ def fit(
         return sums, streak, given_up
 
     iterator = iter(strategy.distribute_datasets_from_function(lambda host: batches(first, host)))
-    streak = tf.constant(0.0)
+    streak = keeper.streak.read_value()
     running = _Running()
-    silent: set[Alarm] = set(alarms)
+    armed: set[Alarm] = set(alarms)
     writer = tf.summary.create_file_writer(logs) if is_chief() else tf.summary.create_noop_writer()
     with Progress(title, total=train.steps, done=first) as progress, writer.as_default():
         while done < train.steps:
@@ -126,12 +127,12 @@ def fit(
                     if alarm.metric not in entry:  # every step was skipped
                         continue
                     low = entry[alarm.metric] < alarm.below
-                    if low and alarm in silent:
+                    if low and alarm in armed:
                         progress.say(
                             f"{alarm.metric} {entry[alarm.metric]:.3g} is under {alarm.below:.3g} "
                             f"at step {done}"
                         )
-                    silent = silent - {alarm} if low else silent | {alarm}
+                    armed = armed - {alarm} if low else armed | {alarm}
                 history.append(entry)
                 for name, value in entry.items():
                     tf.summary.scalar(name, value, step=done)
@@ -139,7 +140,7 @@ def fit(
                 # The history first: whatever it holds beyond the checkpoint is cut off on resume.
                 if is_chief():
                     write_history(checkpoints, history)
-                keeper.save(done)
+                keeper.save(done, streak)
     return history
 
 
@@ -180,7 +181,9 @@ class _Keeper:
         # As plain lists: in a Keras model, a checkpoint follows neither the layers of a list nor seeds.
         tensors = {name: [variable.value for variable in variables] for name, variables in state.items()}
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._checkpoint = tf.train.Checkpoint(step=self._step, **tensors)
+        self.streak = tf.Variable(0.0, trainable=False)
+        self._checkpoint = tf.train.Checkpoint(step=self._step, streak=self.streak, **tensors)
+        self._folder = folder
         self._newest = tf.train.latest_checkpoint(folder)
         # All hosts take part in saving, and each must have a place of its own to write to.
         self._scratch = None if is_chief() else tempfile.TemporaryDirectory()
@@ -191,15 +194,42 @@ class _Keeper:
         )
 
     def restore(self) -> int:
-        """Goes back to the newest checkpoint, if there is one; returns its step, or 0."""
+        """Goes back to the newest checkpoint, if there is one; returns its step, or 0.
+
+        Raises:
+          TrainingError: another host found another one.
+        """
         if self._newest:
             self._checkpoint.restore(self._newest).assert_consumed()
-        return int(self._step.numpy())
+        step = int(self._step.numpy())
+        if _mean_over_replicas(float(step)) != step:
+            raise TrainingError(
+                f"this host found the checkpoint of step {step} in {self._folder}, and another one another; "
+                "all hosts need the same folder"
+            )
+        return step
 
-    def save(self, step: int) -> None:
-        """Writes the checkpoint of a step."""
+    def save(self, step: int, streak: tf.Tensor) -> None:
+        """Writes the checkpoint of a step, up to which `streak` steps in a row were skipped."""
         self._step.assign(step)
+        self.streak.assign(streak)
         self._manager.save(checkpoint_number=step)
+
+
+def _mean_over_replicas(value: float) -> float:
+    """The mean of what all hosts bring, each replica counting once."""
+    strategy = tf.distribute.get_strategy()
+
+    def reduced(own: tf.Tensor) -> tf.Tensor:
+        # A tensor of each replica's own: one that all have alike cannot be reduced.
+        own = tf.identity(own)
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, own)
+
+    @tf.function
+    def mean(own: tf.Tensor) -> tf.Tensor:
+        return strategy.experimental_local_results(strategy.run(reduced, args=(own,)))[0]
+
+    return float(mean(tf.constant(value)))
 
 
 def write_history(folder: str, history: list[dict[str, float]]) -> None:

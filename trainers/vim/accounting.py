@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainers.accounting import Cost, blocks, dense, kept, norm, tensor, total
+from trainers.accounting import Cost, blocks, dense, loss, norm, tensor, total
 from trainers.vim.config import Model
 
 
@@ -17,13 +17,13 @@ def parts(
     size = model.transformer
     # In random orders, places as they come and places as they are wanted have a table each.
     tables = (codebook_size, classes + 1, *[tokens] * (2 if model.random_order else 1))
-    head = [norm(size.width, rows=tokens), dense(size.width, codebook_size, rows=tokens)]
+    head = [norm(size.width, rows=tokens), dense(size.width, codebook_size, rows=tokens, float32=True)]
     return {
         "embeddings": total(tensor(rows, size.width) for rows in tables),
         "blocks": blocks(
             size, tokens=tokens, dropout=model.dropout > 0, qk_norm=model.qk_norm, recompute=recompute
         ),
-        "logits": total([*head, kept(tokens * codebook_size)]),
+        "logits": total([*head, loss(tokens * codebook_size)]),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainers.accounting import Cost, blocks, dense, kept, norm, tensor, total, work
+from trainers.accounting import Cost, blocks, dense, kept, loss, norm, tensor, total, work
 from trainers.training.config import Transformer
 from trainers.vit_vqgan.config import Model, Stage1
 from trainers.vit_vqgan.convolutional import accounting as convolutional
@@ -25,14 +25,12 @@ def parts(model: Model, *, image_size: int, recompute: bool = False) -> dict[str
     probabilities = 2 * tokens * codebook.size if codebook.entropy else 0
     return {
         "encoder": _encoder(model, image_size, recompute),
-        "factorize": dense(_latent_width(model), codebook.dim, rows=tokens),
+        "factorize": dense(_latent_width(model), codebook.dim, rows=tokens, float32=True),
         "codebook": total(
             [
                 tensor(codebook.size, codebook.dim),
-                work(
-                    flops=2 * tokens * codebook.size * codebook.dim,
-                    activations=2 * tokens * codebook.dim + probabilities,
-                ),
+                work(flops=2 * tokens * codebook.size * codebook.dim),
+                loss(2 * tokens * codebook.dim + probabilities),
             ]
         ),
         "decoder": _decoder(model, image_size, recompute),
@@ -129,6 +127,6 @@ def _tower(
             norm(size.width, rows=tokens),
             dense(size.width, size.hidden, rows=tokens),
             kept(tokens * size.hidden),
-            dense(size.hidden, units, rows=tokens),
+            dense(size.hidden, units, rows=tokens, float32=True),
         ]
     )

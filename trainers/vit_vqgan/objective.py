@@ -62,24 +62,19 @@ class Objective:
         return state
 
     def gradients(self, batch: Batch) -> tuple[list[Gradients], Metrics]:
-        """The gradients of each learner, and metrics, on pixels [B, S, S, 3] in [0, 1]."""
+        """The gradients of each learner, and metrics, on pixels [B, S, S, 3] in [0, 1].
+
+        `loss` is the sum without the adversary's part, the same as on held-out images.
+        """
         pixels = batch["pixels"]
         with tf.GradientTape(persistent=True) as tape:
             metrics, reconstruction, latents = self._reconstruct(pixels, training=True)
+            descended = metrics["loss"]
             if self.adversary:
-                real, fake = self._discriminator(pixels), self._discriminator(reconstruction)
-                heard = self._heard()
-                metrics["adversarial"] = adversarial.generator_loss(fake)
-                metrics["loss"] += heard * self.weights.adversarial * metrics["adversarial"]
-                metrics["discriminator"] = adversarial.discriminator_loss(real, fake)
-                metrics |= {"real_logits": tf.reduce_mean(real), "fake_logits": tf.reduce_mean(fake)}
-                against = metrics["discriminator"]
-                if self._lecam:
-                    means = [tf.convert_to_tensor(mean) for mean in self._lecam.variables]
-                    penalty = adversarial.lecam_penalty(real, fake, *means)
-                    against += self._adversary_options.lecam * penalty
-                against *= heard
-        moves = [gradients_of(tape, metrics["loss"], self.tokenizer.variables)]
+                game, against = self._play(pixels, reconstruction)
+                metrics |= game
+                descended += self.weights.adversarial * game["adversarial"]
+        moves = [gradients_of(tape, descended, self.tokenizer.variables)]
         if self.adversary:
             moves.append(gradients_of(tape, against, self.adversary.variables))
             if self._adversary_options.r1_gamma:
@@ -91,7 +86,7 @@ class Objective:
         return moves, metrics
 
     def held_out(self, batch: Batch) -> Metrics:
-        """Metrics on held-out pixels; the loss is the tokenizer's without its adversary's part."""
+        """Metrics on held-out pixels."""
         metrics, _, _ = self._reconstruct(batch["pixels"], training=False)
         return metrics
 
@@ -125,6 +120,8 @@ class Objective:
         if self._distance:
             parts["perceptual"] = tf.reduce_mean(self._distance(pixels, reconstruction))
         loss = tf.add_n([getattr(self.weights, name) * part for name, part in parts.items()])
+        if "logit_laplace" in parts:
+            parts["logit_laplace"] += losses.jacobian(pixels)
         options = self.model.options.codebook
         if options.entropy:
             parts["entropy"] = self.model.codebook.entropy_loss(quantized.latents)
@@ -137,15 +134,39 @@ class Objective:
         }
         return metrics, reconstruction, quantized.latents
 
+    def _play(self, pixels: tf.Tensor, reconstruction: tf.Tensor) -> tuple[Metrics, tf.Tensor]:
+        """What both sides say, and the discriminator's loss; before the game's start all 0, at no cost."""
+        options = self._adversary_options
+
+        def game() -> tuple[Metrics, tf.Tensor]:
+            real, fake = self._discriminator(pixels), self._discriminator(reconstruction)
+            against = adversarial.discriminator_loss(real, fake)
+            metrics = {
+                "adversarial": adversarial.generator_loss(fake),
+                "discriminator": against,
+                "real_logits": tf.reduce_mean(real),
+                "fake_logits": tf.reduce_mean(fake),
+            }
+            if self._lecam:
+                means = [tf.convert_to_tensor(mean) for mean in self._lecam.variables]
+                against += options.lecam * adversarial.lecam_penalty(real, fake, *means)
+            return metrics, against
+
+        def wait() -> tuple[Metrics, tf.Tensor]:
+            names = ("adversarial", "discriminator", "real_logits", "fake_logits")
+            return dict.fromkeys(names, tf.constant(0.0)), tf.constant(0.0)
+
+        return tf.cond(self._heard(), game, wait) if options.start_step else game()
+
     def _heard(self) -> tf.Tensor:
-        """1 from the adversary's first step on, 0 before."""
-        return tf.cast(self.tokenizer.optimizer.moves >= self._adversary_options.start_step, tf.float32)
+        """Whether the adversary has begun, bool scalar."""
+        return self.tokenizer.optimizer.moves >= self._adversary_options.start_step
 
     def _lazy_r1(self, pixels: tf.Tensor) -> tuple[tf.Tensor, Gradients]:
         """R1 and its gradients, `r1_every` times as large on one step of as many, 0 on the others."""
         adversary, options = self.adversary, self._adversary_options
         assert adversary is not None
-        due = (adversary.optimizer.moves % options.r1_every == 0) & (self._heard() > 0.0)
+        due = (adversary.optimizer.moves % options.r1_every == 0) & self._heard()
 
         def taken() -> tuple[tf.Tensor, Gradients]:
             with tf.GradientTape() as tape:

@@ -19,7 +19,9 @@ import tensorflow as tf
 
 from trainers.classifier import trainer as classifier_trainer
 from trainers.classifier.config import Classifier, Model
-from trainers.training.config import Augmentation, Job, Optimizer, Section, Train
+from trainers.training.config import Augmentation, Job, Optimizer, Section, Train, Transformer
+from trainers.training.distribution import open_strategy
+from trainers.transformer import Block
 from trainers.vim import trainer as vim_trainer
 from trainers.vim.config import Stage2
 from trainers.vit_vqgan import trainer
@@ -129,6 +131,18 @@ def main(folder: Path, strategy: str, devices: int, accumulate: int, steps: int)
         classifier_trainer.run_fn(arguments)
         stage_2, tokenizer = vim_stage(strategy), str(folder / "model")
         vim_trainer.run_fn(Arguments(folder / "vim", folder / "images", stage_2, base_model=tokenizer))
+        np.save(folder / "dropped.npy", dropped())
+
+
+def dropped() -> np.ndarray:
+    """What each replica makes of the same rows where a block drops half of them, [replicas, ...]."""
+    strategy = open_strategy(vim_stage("mirrored").train)
+    with strategy.scope():
+        block = Block(Transformer(**TOWER), dropout=0.5)
+        block(tf.zeros([1, 4, 16]))
+    rows = tf.random.stateless_normal([1, 4, 16], seed=[0, 0])
+    results = strategy.run(lambda: block(rows, training=True))
+    return np.stack([result.numpy() for result in strategy.experimental_local_results(results)])
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import json
 import math
 
 import keras
@@ -91,6 +92,55 @@ def test_batch_statistics_and_random_state_survive_a_stop_to_the_last_bit(tmp_pa
         np.testing.assert_array_equal(one, other)
 
 
+def names_only(checkpoints, step: int) -> None:
+    """As if killed before the newer checkpoint was named as the newest."""
+    (checkpoints / "checkpoint").write_text(f'model_checkpoint_path: "ckpt-{step}"\n')
+
+
+def without_index(checkpoints) -> None:
+    """As if killed while the newer checkpoint was written."""
+    names_only(checkpoints, 4)
+    (checkpoints / "ckpt-8.index").unlink()
+    (checkpoints / "ckpt-8_temp").mkdir()
+    (checkpoints / "ckpt-8_temp" / "part-00000-of-00001.data-00000-of-00001").write_bytes(b"half")
+
+
+def without_checkpoint(checkpoints) -> None:
+    """As if killed between the history and the first checkpoint."""
+    for path in checkpoints.iterdir():
+        if path.name != "history.jsonl":
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("killed", "goes_on_from"),
+    [
+        (lambda checkpoints: None, 8),
+        (lambda checkpoints: names_only(checkpoints, 4), 4),
+        (without_index, 4),
+        (without_checkpoint, 0),
+    ],
+    ids=["after a checkpoint", "before it is named", "while it is written", "before the first"],
+)
+def test_whatever_a_kill_leaves_behind_the_run_goes_on_to_the_same_bits(tmp_path, killed, goes_on_from):
+    whole, history = train_wobbly(tmp_path / "whole", 12), steps_of(tmp_path / "whole")
+    train_wobbly(tmp_path / "killed", 8)
+    killed(tmp_path / "killed")
+    starts.clear()
+    resumed = train_wobbly(tmp_path / "killed", 12)
+    assert starts == [goes_on_from]
+    for one, other in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert steps_of(tmp_path / "killed") == history == [2, 4, 6, 8, 10, 12]
+
+
+def test_the_last_checkpoints_are_kept_and_no_more(tmp_path):
+    train_wobbly(tmp_path, 16)
+    assert sorted(path.name for path in tmp_path.glob("ckpt-*.index")) == ["ckpt-12.index", "ckpt-16.index"]
+    train_wobbly(tmp_path / "three", 16, keep_checkpoints=3)
+    assert len(list((tmp_path / "three").glob("ckpt-*.index"))) == 3
+
+
 class Wobbly(keras.Model):
     """Everything that is easily lost on resume: layers in a list, batch statistics, dropout's seeds."""
 
@@ -104,17 +154,24 @@ class Wobbly(keras.Model):
         return dropout(norm(dense(x), training=training), training=training)
 
 
-def train_wobbly(folder, steps: int) -> list[np.ndarray]:
+starts: list[int] = []
+
+
+def steps_of(folder) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def train_wobbly(folder, steps: int, **options) -> list[np.ndarray]:
     keras.backend.clear_session()
     keras.utils.set_random_seed(1)
-    learner = Learner(model := Wobbly(), settings(12).model_copy(update={"ema_decay": 0.9}))
+    learner = Learner(model := Wobbly(), settings(16).model_copy(update={"ema_decay": 0.9}))
 
     def losses(batch):
         return {"loss": tf.reduce_mean(tf.square(model(batch["x"], training=True) - 1.0))}
 
     fit(
         "wobbly",
-        settings(steps),
+        settings(steps).model_copy(update=options),
         step=training_step([learner], descent(learner, losses)),
         batches=noise,
         state={"wobbly": learner.state},
@@ -126,6 +183,7 @@ def train_wobbly(folder, steps: int) -> list[np.ndarray]:
 
 
 def noise(first_step: int, host: tf.distribute.InputContext) -> tf.data.Dataset:
+    starts.append(first_step)
     steps = tf.data.Dataset.range(first_step, 10_000)
     rows = steps.map(lambda i: {"x": tf.random.stateless_normal([4, 2], tf.stack([i, i]))})
     return rows.map(lambda row: {"x": tf.ensure_shape(row["x"], [4, 2])})
@@ -175,6 +233,13 @@ def test_ten_skipped_steps_in_a_row_stop_the_run_and_name_the_step(tmp_path):
     with pytest.raises(TrainingError, match="walk: 10 steps in a row were not finite, up to step 14;"):
         Walk(skipped=range(4, 16)).fit(tmp_path, 20)
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("-12")
+
+
+def test_steps_skipped_in_a_row_are_counted_across_a_stop(tmp_path):
+    # Steps 4 to 8 are skipped, then the run stops behind step 8; five more are one too many.
+    Walk(skipped=range(4, 8)).fit(tmp_path, 8)
+    with pytest.raises(TrainingError, match="10 steps in a row were not finite, up to step 14;"):
+        Walk(skipped=range(4, 16)).fit(tmp_path, 20)
 
 
 def test_an_alarm_is_said_when_a_metric_falls_and_again_only_after_it_rose(tmp_path, capsys):

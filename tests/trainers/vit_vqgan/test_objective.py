@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.trainers.vit_vqgan import photographs
+from tests.trainers.vit_vqgan import distances, photographs
 from tfx_pipeline import config
 from trainers.training.errors import TrainingError
-from trainers.training.step import training_step
+from trainers.training.step import gradients_of, training_step
+from trainers.vit_vqgan import adversarial, losses
 from trainers.vit_vqgan import objective as module
 from trainers.vit_vqgan.config import Stage1
 from trainers.vit_vqgan.objective import Objective
@@ -28,7 +29,7 @@ def stage(**changes) -> Stage1:
         "train": {"steps": 8, "batch_size": 4, "optimizer": {"learning_rate": 1e-3}},
     }
     for key, value in changes.items():
-        given[key] = {**given[key], **value}
+        given[key] = {**given.get(key, {}), **value}
     return Stage1.model_validate(given)
 
 
@@ -43,9 +44,22 @@ def batch(count: int = 4) -> dict[str, tf.Tensor]:
 
 def test_the_loss_is_the_weighted_sum_of_its_parts():
     weights = {"vq": 2.0, "l2": 3.0, "logit_laplace": 0.5, "adversarial": 0.25, "perceptual": 0.0}
-    _, metrics = objective(loss=weights).gradients(batch())
-    total = sum(weight * float(metrics[name]) for name, weight in weights.items() if weight)
+    game = objective(loss=weights)
+    (tokenizer, _), metrics = game.gradients(batch())
+    own = {name: weight for name, weight in weights.items() if weight and name != "adversarial"}
+    total = sum(weight * float(metrics[name]) for name, weight in own.items())
+    # Reported with its Jacobian, which is not optimized.
+    total -= weights["logit_laplace"] * float(losses.jacobian(batch()["pixels"]))
     assert float(metrics["loss"]) == pytest.approx(total, rel=1e-5)
+    assert float(game.held_out(batch())["loss"]) == pytest.approx(total, rel=1e-5)
+
+    # The adversary's part is descended and not shown in it, as held-out images have none.
+    with tf.GradientTape() as tape:
+        parts, reconstruction, _ = game._reconstruct(batch()["pixels"], training=True)
+        fooled = adversarial.generator_loss(game._discriminator(reconstruction))
+        descended = parts["loss"] + weights["adversarial"] * fooled
+    for one, other in zip(gradients_of(tape, descended, game.tokenizer.variables), tokenizer, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("part", ["l2", "logit_laplace", "adversarial"])
@@ -77,7 +91,7 @@ def test_both_sides_pull_on_the_logits_in_opposite_directions():
             variable.assign(value)
 
 
-def test_before_its_start_the_adversary_is_neither_heard_nor_taught():
+def test_before_its_start_the_adversary_is_neither_heard_nor_taught_nor_asked(monkeypatch):
     late = objective(adversary={"start_step": 2})
     without = objective(loss={"adversarial": 0.0})
     for variable, value in zip(without.model.variables, late.model.variables, strict=True):
@@ -87,6 +101,9 @@ def test_before_its_start_the_adversary_is_neither_heard_nor_taught():
     for one, other in zip(tokenizer, alone, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-7)
     assert all(np.all(gradient == 0.0) for gradient in discriminator)
+    monkeypatch.setattr(late, "_discriminator", lambda pixels: pytest.fail("it looks at pictures"))
+    late.gradients(batch())
+    monkeypatch.undo()
     step = training_step(late.learners, late.gradients, follow=late.follow, summarize=late.summarize)
     given = {name: value for name, value in batch().items() if name != "row"}
     before = [np.array(v) for v in late.adversary.variables]
@@ -220,6 +237,39 @@ def test_an_unsupervised_preset_trains_with_no_weight_that_saw_a_label(preset, m
     # Nor is a trained network hidden in a constant.
     constants = [op.outputs[0].shape.num_elements() for op in graph.get_operations() if op.type == "Const"]
     assert max(constants) < 10_000
+
+
+def seen_by(network: str, **train) -> Objective:
+    """A tokenizer of 32 x 32 pixels that learns by a perceptual network alone, but for the codebook."""
+    options = stage(
+        loss={"l2": 0.0, "logit_laplace": 0.0, "adversarial": 0.0, "perceptual": 1.0},
+        perceptual={"network": network},
+        train={"optimizer": {"learning_rate": 3e-3}, **train},
+    )
+    return Objective(options, image_size=32, seed=0)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [None, *(pytest.param(path, marks=distances.needs_lpips, id=path.name) for path in distances.LPIPS)],
+)
+def test_a_tokenizer_trains_through_a_perceptual_network_in_one_or_in_parts(folder, tmp_path):
+    network = f"savedmodel:{folder}" if folder else distances.saved(tmp_path)
+    picture = photographs.crop(64)
+    given = {"pixels": tf.stack([picture[y : y + 32, x : x + 32] for y in (0, 32) for x in (0, 32)])}
+
+    def train(**options) -> list[float]:
+        keras.utils.set_random_seed(0)
+        game = seen_by(network, **options)
+        step = training_step(
+            game.learners, game.gradients, accumulate=options.get("accumulate", 1), follow=game.follow
+        )
+        compiled = tf.function(step, autograph=False)
+        return [float(compiled(given)["perceptual"]) for _ in range(40)]
+
+    whole = train()
+    assert whole[-1] < 0.8 * whole[0]
+    assert train(accumulate=2)[:3] == pytest.approx(whole[:3], rel=1e-3)
 
 
 def test_one_photograph_is_learned_by_heart():

@@ -1,6 +1,5 @@
 import socket
 import zipfile
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -8,17 +7,10 @@ import pydantic
 import pytest
 import tensorflow as tf
 
+from tests.trainers.vit_vqgan.distances import LPIPS, PHOTOS, needs_lpips, saved
 from trainers.training.errors import TrainingError
 from trainers.vit_vqgan.perceptual import distance as perceptual
 from trainers.vit_vqgan.perceptual.config import Perceptual
-
-DATA = Path(__file__).parents[3].parent / "shared" / "data"
-PHOTOS = DATA / "images" / "nips17_256" / "nips17_256_q95.zip"
-LPIPS = [DATA / "weights" / name for name in ("lpips_alex", "lpips_squeeze")]
-
-needs_lpips = pytest.mark.skipif(
-    not all(path.exists() for path in (PHOTOS, *LPIPS)), reason=f"no LPIPS models and photographs in {DATA}"
-)
 
 
 @pytest.fixture(scope="module")
@@ -192,26 +184,6 @@ def test_a_silent_network_ends_in_one_line_that_says_where_weights_go(tmp_path, 
 
 
 # SavedModels.
-
-
-class Scaled(tf.Module):
-    """(w (a - b))^2 at the first pixel, with a weight that its author left trainable."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = tf.Variable(0.5)
-
-    def distance(self, a, b):
-        return {"how_far": tf.reduce_mean(tf.square(self.weight * (a - b)), axis=[1, 2, 3])}
-
-
-def saved(folder: Path, *, signature: str = "distance", inputs: tuple[str, ...] = ("a", "b")) -> str:
-    module = Scaled()
-    specs = [tf.TensorSpec([None, None, None, 3], name=name) for name in inputs]
-    function = tf.function(lambda a, b: module.distance(a, b)).get_concrete_function(*specs)
-    module.function = function
-    tf.saved_model.save(module, folder, signatures={signature: function})
-    return f"savedmodel:{folder}"
 
 
 def test_a_savedmodel_sees_pixels_around_zero_and_its_one_output_may_have_any_name(tmp_path):

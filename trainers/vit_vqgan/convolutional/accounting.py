@@ -60,7 +60,7 @@ def _residual(inputs: int, filters: int, *, side: int) -> Cost:
 
 
 def _attention(width: int, *, side: int) -> Cost:
-    return total([norm(width, rows=side**2), attention(width, heads=1, tokens=side**2)])
+    return total([norm(width, rows=side**2, float32=False), attention(width, heads=1, tokens=side**2)])
 
 
 def _middle(width: int, *, side: int) -> Cost:
@@ -68,4 +68,4 @@ def _middle(width: int, *, side: int) -> Cost:
 
 
 def _norm_swish(width: int, *, side: int) -> Cost:
-    return total([norm(width, rows=side**2), kept(width * side**2)])
+    return total([norm(width, rows=side**2, float32=False), kept(width * side**2)])

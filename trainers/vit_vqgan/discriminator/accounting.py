@@ -50,7 +50,7 @@ def _patchgan(options: config.PatchGAN, image_size: int) -> Cost:
         side //= stride
         costs += [
             convolution(inputs, width, kernel=4, side=side, stride=stride, bias=layer == 0),
-            norm(width, rows=side**2) if layer else kept(0),
+            norm(width, rows=side**2, float32=False) if layer else kept(0),
             kept(width * side**2),
         ]
         inputs = width

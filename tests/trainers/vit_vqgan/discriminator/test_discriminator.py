@@ -36,6 +36,14 @@ def test_logits_are_one_an_image_or_one_a_patch(options, size):
     assert logits.dtype == tf.float32
 
 
+@pytest.mark.parametrize("size", [128, 256, 512])
+def test_stylegan2_takes_large_images_too(size):
+    options = config.StyleGAN2(channel_multiplier=0.01, max_channels=8)
+    network = build(options, image_size=size)
+    assert network(images(batch=1, size=size)).shape == (1, 1)
+    assert len(network.blocks) == np.log2(size // 4)
+
+
 def test_sizes_that_do_not_fit_are_one_clear_line():
     with pytest.raises(ValueError, match=r"^image size 48 .* stylegan2, allowed are 16, 32, .*512$"):
         build(config.StyleGAN2(), image_size=48)

@@ -1,0 +1,41 @@
+import pytest
+
+from tfx_pipeline.config import load
+from trainers.training.config import Augmentation, Job
+from trainers.training.job import training_name
+
+
+def name(*overrides: str, job: dict | None = None, data: str = "f00d") -> str:
+    own = {"preset": "test", "seed": 0, "image_size": 32, "checkpoints": "here", "logs": "there"}
+    given = Job(augmentation=Augmentation(), **{**own, **(job or {})})
+    return training_name(given, load("digits", overrides).trained_stage1, data)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "stage1.train.strategy=mirrored",
+        "stage1.train.tpu.name=another",
+        "stage1.train.steps_per_call=20",
+        "stage1.train.log_every=40",
+        "stage1.train.checkpoint_every=200",
+        "stage1.train.keep_checkpoints=5",
+        "stage1.usage_alarm=0.5",
+    ],
+)
+def test_a_run_finds_its_checkpoints_on_other_devices_and_in_another_rhythm(override):
+    assert name(override) == name()
+    assert name(job={"checkpoints": "moved", "logs": "elsewhere"}) == name()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "stage1.train.steps=700",
+        "stage1.train.precision=bfloat16",
+        "stage1.loss.l2=2",
+        "stage1.model.patch_size=4",
+    ],
+)
+def test_what_decides_the_result_has_checkpoints_of_its_own(override):
+    assert len({name(override), name(), name(job={"seed": 1}), name(data="other")}) == 4
