@@ -41,6 +41,10 @@ class Shard(NamedTuple):
 Placed = tuple[bytes, str, Any]
 
 
+class DamagedFile(OSError):
+    """A file of records that cannot be read to its end; the message names it."""
+
+
 class BrokenRecord(Exception):
     """Raised by a `serialize` function for an item that cannot become a record."""
 
@@ -60,12 +64,19 @@ def order_of(key: str, tie: bytes = b"") -> bytes:
 
 
 def read_records(path: str) -> Iterator[bytes]:
-    """The records of one TFRecord file, gzipped when its name ends in `.gz`."""
+    """The records of one TFRecord file, gzipped when its name ends in `.gz`.
+
+    Raises:
+      DamagedFile: the checksums of its records do not fit.
+    """
     compression = "GZIP" if path.endswith(".gz") else ""
     records = tf.data.TFRecordDataset(path, compression_type=compression)
     # Handed over in batches: a call into TensorFlow takes longer than a small record takes to be read.
-    for batch in records.batch(READ_AT_ONCE).as_numpy_iterator():
-        yield from batch
+    try:
+        for batch in records.batch(READ_AT_ONCE).as_numpy_iterator():
+            yield from batch
+    except tf.errors.DataLossError as error:
+        raise DamagedFile(f"{path} is damaged: {error.message}") from error
 
 
 def serialize_example(features: Mapping[str, bytes | Sequence[int]]) -> bytes:

@@ -17,7 +17,7 @@ import numpy as np
 
 from serving import files, grid, queries
 from serving.client import Client
-from serving.connect import connect, open_folder
+from serving.connect import TIMEOUT_SECONDS, connect, open_folder
 from serving.errors import ServingError
 
 RUN = "runs/digits"
@@ -26,6 +26,8 @@ MAX_SEED = 2**62
 
 _SHOW_DEFAULTS = {"show_default": True}
 _PORT = click.IntRange(0, 65535)
+_SECONDS = click.FloatRange(0, min_open=True)
+_TIMEOUT = "serving.commands.timeout"  # in click's context
 _PICTURE_OUTPUTS = (".png", ".npz", "")
 _TOKEN_OUTPUTS = (".npz", ".json")
 # What a completion has not kept, in the grid.
@@ -37,12 +39,14 @@ _BLANK = 128
 @click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 lets others in.")
 @click.option("--port", type=_PORT, default=8500, help="gRPC; 0 picks a free one.")
 @click.option("--rest_api_port", type=_PORT, default=8501, help="REST; 0 picks a free one.")
-def serve(run_dir: str, host: str, port: int, rest_api_port: int) -> None:
+@click.option("--request-seconds", type=_SECONDS, default=120.0, help="What a request may take.")
+def serve(run_dir: str, host: str, port: int, rest_api_port: int, request_seconds: float) -> None:
     """Serve a run's pushed models over TF Serving's gRPC and REST, until SIGTERM or Ctrl-C."""
     from serving import server
 
+    limits = server.Limits(request_seconds=request_seconds)
     with _one_line_errors():
-        server.serve(_base(run_dir), host=host, port=port, rest_api_port=rest_api_port)
+        server.serve(_base(run_dir), host=host, port=port, rest_api_port=rest_api_port, limits=limits)
 
 
 def _where(command: Callable[..., None]) -> Callable[..., None]:
@@ -53,7 +57,15 @@ def _where(command: Callable[..., None]) -> Callable[..., None]:
     endpoint = click.option(
         "--endpoint", metavar="URL", help="Ask a server, grpc://host:port or http://host:port, instead."
     )
-    return run(endpoint(command))
+    timeout = click.option(
+        "--timeout",
+        type=_SECONDS,
+        default=TIMEOUT_SECONDS,
+        expose_value=False,
+        callback=lambda context, _, seconds: context.meta.update({_TIMEOUT: seconds}),
+        help="Seconds to wait for an answer of the server.",
+    )
+    return run(endpoint(timeout(command)))
 
 
 def _sampling(command: Callable[..., None]) -> Callable[..., None]:
@@ -260,7 +272,8 @@ def _client(
         files.check_output(output, suffixes)
     except files.FileError as error:
         raise click.UsageError(str(error)) from error
-    with connect(endpoint) if endpoint else open_folder(_base(run_dir or RUN)) as client:
+    timeout = click.get_current_context().meta[_TIMEOUT]
+    with connect(endpoint, timeout=timeout) if endpoint else open_folder(_base(run_dir or RUN)) as client:
         yield client
 
 

@@ -224,7 +224,7 @@ def export_generator(
     @tf.function(autograph=False, input_signature=[image_bytes, class_id])
     def score(image_bytes, class_id):
         nats = log_likelihood(tokenize(image_bytes), known(class_id))
-        # bits per dim: -log2 p(x), spread over the 3 S^2 sub-pixels of the picture.
+        # bits per dim: -log2 p(tokens), spread over the 3 S^2 sub-pixels of the picture.
         return {"log_likelihood": nats, "bits_per_dim": -nats / (tf.math.log(2.0) * 3 * size * size)}
 
     @tf.function(autograph=False, input_signature=[image_bytes])
@@ -252,7 +252,12 @@ def export_generator(
         "top_p": np.ones(1, np.float32),
         "guidance": np.ones(1, np.float32),
     }
-    write_warmup(directory, {"generate": row})
+    picture = {"image_bytes": _grey_picture(size)}
+    # One that draws for all that do: they share a graph, and a draw of a large model takes long.
+    write_warmup(
+        directory,
+        {"generate": row, "score": {**picture, "class_id": row["class_id"]}, "features": picture},
+    )
 
 
 def export_classifier(

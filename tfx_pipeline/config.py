@@ -102,7 +102,7 @@ class Sampling(Section):
     """
 
     temperature: NonNegative = 1.0
-    top_k: Count = 0
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     guidance: NonNegative = 1.0
     guidance_schedule: Literal["constant", "linear"] = "constant"
@@ -141,7 +141,7 @@ class Config(Section):
     """A whole run."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-    seed: Count = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data
     stage1: Annotated[
         Annotated[Stage1, Tag("stage1")] | Annotated[ImportedTokenizer, Tag("importedtokenizer")],

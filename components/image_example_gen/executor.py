@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -28,6 +28,8 @@ from components.tfrecords import (
     order_of,
 )
 
+UNLABELLED = -1
+
 
 class Executor(base_beam_executor.BaseBeamExecutor):
     """Writes the Examples artifact of a source."""
@@ -41,7 +43,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Reads the source and fills the output `examples`.
 
         Raises:
-          SourceError: where the source cannot be read, or leaves a split empty.
+          SourceError: where the source cannot be read, leaves a split empty, or has labels for some of its
+            images only.
           TooManyBroken: where more than `max_broken` of its images are broken.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
@@ -76,7 +79,7 @@ def _write_examples(
         | "Split" >> beam.Map(_items, shares)
         | "Write shards" >> WriteShards(uri, SPLITS, num_shards, _serialize)
     )
-    labels = images | "Labels" >> beam.FlatMap(_label) | beam.Distinct()
+    labels = images | "Labels" >> beam.Map(_label) | beam.Distinct()
     _ = (
         pipeline
         | beam.Create([uri])
@@ -97,9 +100,8 @@ def _items(image: Image, shares: Mapping[str, int]) -> list[Item]:
     return [Item(split, image.key, order_of(image.key, image.content), image)]
 
 
-def _label(image: Image) -> Iterator[tuple[int, str]]:
-    if image.label is not None:
-        yield image.label, image.class_name
+def _label(image: Image) -> tuple[int, str]:
+    return (UNLABELLED, "") if image.label is None else (image.label, image.class_name)
 
 
 def _serialize(image: Image) -> bytes:
@@ -122,6 +124,8 @@ def _write_sidecars(
     broken: list[Broken],
 ) -> None:
     seen = dict(sorted(labels))
+    if seen.pop(UNLABELLED, None) is not None and seen:
+        raise SourceError(f"{source} has labels for some of its images only; allowed are all or none")
     named = tuple(seen.get(label, str(label)) for label in range(max(seen, default=-1) + 1))
     write_quarantine(uri, sorted(broken))
     Dataset(

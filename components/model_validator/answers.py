@@ -21,6 +21,8 @@ CONTRACT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "generator": {
         "generate": ("image_bytes", "tokens"),
+        "generate_linear": ("image_bytes", "tokens"),
+        "complete": ("image_bytes", "tokens"),
         "score": ("log_likelihood", "bits_per_dim"),
         "features": ("features",),
         "serving_default": (),
@@ -62,9 +64,10 @@ def check(signature: str, answer: Mapping[str, tf.Tensor], batch: int, metadata:
 
 
 def check_same_draws(together: Mapping[str, tf.Tensor], alone: Mapping[str, tf.Tensor]) -> None:
-    """Checks that the last row drew the same tokens in its batch as it drew alone."""
-    if "tokens" in together and not np.array_equal(together["tokens"][-1:], alone["tokens"]):
-        raise WrongAnswerError("a row's tokens depend on the rows beside it, with the same seed")
+    """Checks that the last row drew the same tokens and the same picture in its batch as it drew alone."""
+    for name, depends in (("tokens", "tokens depend"), ("image_bytes", "picture depends")):
+        if name in together and not np.array_equal(together[name][-1:], alone[name]):
+            raise WrongAnswerError(f"a row's {depends} on the rows beside it, with the same seed")
 
 
 def _expected(name: str, tensor: tf.Tensor, metadata: Metadata) -> tuple[tf.DType, tuple[int | None, ...]]:

@@ -33,7 +33,7 @@ from components.tfrecords import (
 from components.token_transform.encode import METADATA, EncodeFiles, release_model
 from serving.metadata import Metadata
 
-# ImageExampleGen has decoded every image: what breaks now is damaged storage, not messy data.
+# ImageExampleGen has decoded every image: hardly one should break now.
 MAX_BROKEN = 0.01
 
 

@@ -1,6 +1,7 @@
 import itertools
 
 import apache_beam as beam
+import pytest
 import tensorflow as tf
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
@@ -8,6 +9,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from components.dataset import Broken
 from components.tfrecords import (
     BrokenRecord,
+    DamagedFile,
     Item,
     Shard,
     WriteShards,
@@ -91,3 +93,15 @@ def test_a_serialized_example_parses_back():
     example = tf.train.Example.FromString(serialize_example({"name": b"a", "values": [1, 2]}))
     assert example.features.feature["name"].bytes_list.value == [b"a"]
     assert example.features.feature["values"].int64_list.value == [1, 2]
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    path = tmp_path / "some.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for content in (b"first", b"second"):
+            writer.write(content)
+    damaged = bytearray(path.read_bytes())
+    damaged[-6] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(DamagedFile, match=r"some\.tfrecord is damaged: .*corrupted record"):
+        list(read_records(str(path)))

@@ -7,8 +7,9 @@ import tensorflow as tf
 from click.testing import CliRunner
 from PIL import Image
 
-from serving import files, grid
+from serving import commands, files, grid
 from serving.commands import COMMANDS
+from serving.connect import connect
 from tests import stand_ins
 
 cli = click.Group(commands={command.name: command for command in COMMANDS})
@@ -228,3 +229,17 @@ def test_models_that_are_not_there_are_told(tmp_path):
         result = run("generate", option, place, "--output", tmp_path / "x.png")
         assert str(place) in error_line(result, 1)
     assert str(tmp_path) in error_line(run("serve", "--run", tmp_path, "--port", 0, "--rest_api_port", 0), 1)
+
+
+def test_the_timeout_is_that_of_requests_to_a_server(base, server, tmp_path, monkeypatch):
+    asked = []
+
+    def remember(endpoint: str, *, timeout: float):
+        asked.append(timeout)
+        return connect(endpoint, timeout=timeout)
+
+    monkeypatch.setattr(commands, "connect", remember)
+    for options in ([], ["--timeout", 7]):
+        result = run("generate", "--endpoint", server.grpc, *options, "--output", tmp_path / "x.png")
+        assert result.exit_code == 0, result.output
+    assert asked == [150.0, 7.0]

@@ -147,7 +147,7 @@ def test_unknown_tokens_and_broken_pictures_are_refused(tokenizer):
 def test_every_request_of_the_warm_up_is_answered(tokenizer, generator):
     for (model, path), signatures in (
         (tokenizer, {"encode", "decode", "reconstruct"}),
-        (generator, {"generate"}),
+        (generator, {"generate", "score", "features"}),
     ):
         requests = dict(read_warmup(path))
         assert requests.keys() == signatures

@@ -40,6 +40,17 @@ def test_it_survives_json():
         (["stage1.train.steps=many"], r"stage1\.train\.steps: .*integer.*given: 'many'"),
         (["stage1.train.steps=0"], r"stage1\.train\.steps: .*greater than 0.*given: 0"),
         (["stage1=3"], r"stage1: .*given: 3"),
+        (["stage1.model.patch_size=1"], r"patch_size: .*greater than or equal to 2.*given: 1"),
+        (["seed=4294967296"], r"seed: .*less than 2147483648"),
+        (
+            ["evaluation.generation.sampling.guidance=.inf"],
+            r"sampling\.guidance: .*finite number.*given: inf",
+        ),
+        (["evaluation.generation.sampling.top_k=2147483648"], r"top_k: .*less than 2147483648"),
+        (
+            ["stage1.adversary.discriminator.minibatch_stddev=5"],
+            r"minibatch_stddev 5 does not divide the 64 images of train\.batch_size",
+        ),
         (["stage1={savedmodel: theirs, train: 3}"], r"unknown key stage1\.train; allowed are savedmodel"),
         (["stage1={savedmodel: ''}"], r"stage1\.savedmodel: .*at least 1 character.*given: ''"),
         (["seed.deeper=3"], r"unknown key seed\.deeper; seed holds a value"),
@@ -79,6 +90,12 @@ def test_what_is_wrong_is_one_line_that_names_it(overrides, line):
     with pytest.raises(ConfigError, match=line) as raised:
         load("digits", overrides)
     assert "\n" not in str(raised.value)
+
+
+def test_any_key_of_a_convolutional_tower_makes_it_one():
+    tower = "{multipliers: [1, 2, 2, 4]}"
+    model = load("digits", [f"stage1.model.encoder={tower}", f"stage1.model.decoder={tower}"]).stage1.model
+    assert (model.encoder.channels, model.encoder.downsampling) == (128, 8)
 
 
 def test_an_imported_tokenizer_leaves_nothing_of_stage_1_to_configure():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Discriminator, PositiveInt, Tag
+from pydantic import Discriminator, Field, PositiveInt, Tag
 
 from trainers.training.config import Count, Fraction, NonNegative, Optimizer, Section, Train, Transformer
 from trainers.vit_vqgan.convolutional.config import Convolutional
@@ -15,7 +15,10 @@ from trainers.vit_vqgan.perceptual.config import Perceptual
 
 
 def _kind_of_tower(given: Any) -> str:
-    convolutional = "channels" in given if isinstance(given, dict) else isinstance(given, Convolutional)
+    if isinstance(given, dict):
+        convolutional = not given.keys().isdisjoint(Convolutional.model_fields)
+    else:
+        convolutional = isinstance(given, Convolutional)
     return "convolutional" if convolutional else "transformer"
 
 
@@ -62,7 +65,7 @@ class Model(Section):
     A convolutional tower (VQGAN's, Table 1) brings its patch size along: each of its halvings is a 2.
     """
 
-    patch_size: PositiveInt = 8
+    patch_size: Annotated[int, Field(ge=2)] = 8
     encoder: Tower
     decoder: Tower
     codebook: Codebook = Codebook()
@@ -136,4 +139,16 @@ class Stage1(Section):
             adversary.optimizer.check_length("adversary.optimizer", left, of=of)
         elif self.loss.adversarial:
             self.train.optimizer.check_length("train.optimizer", left, of=of)
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _groups_are_whole(self) -> Stage1:
+        # On how many replicas, only the trainer knows; `Objective` asks again.
+        group = getattr(self.adversary.discriminator, "minibatch_stddev", 0)
+        part = self.train.batch_size // self.train.accumulate
+        if self.loss.adversarial and group and part % group:
+            raise ValueError(
+                f"adversary.discriminator.minibatch_stddev {group} does not divide the {part} images of "
+                "train.batch_size, in train.accumulate parts"
+            )
         return self

@@ -136,3 +136,24 @@ def test_the_class_names_of_tfrecords_come_from_the_records(tmp_path, photos):
     assert Dataset.read(again.uri).class_names == ("cat", "dog")
     content = json.loads((Path(again.uri) / "dataset.json").read_text())
     assert content["splits"]["train"]["records"] + content["splits"]["eval"]["records"] == 12
+
+
+def test_labels_for_some_images_only_are_refused(tmp_path):
+    rows = [
+        {"image/encoded": [pictures.encoded(10 * index)], "image/label": [index % 2 - 1]}
+        for index in range(8)
+    ]
+    with tf.io.TFRecordWriter(str(tmp_path / "some.tfrecord")) as writer:
+        for row in rows:
+            writer.write(_example(row))
+    with pytest.raises(Exception, match="has labels for some of its images only; allowed are all or none"):
+        run(tmp_path / "out", f"tfrecord:{tmp_path}/*.tfrecord")
+    assert not (tmp_path / "out").exists()
+
+
+def _example(row) -> bytes:
+    example = tf.train.Example()
+    for name, value in row.items():
+        feature = example.features.feature[name]
+        (feature.bytes_list if isinstance(value[0], bytes) else feature.int64_list).value.extend(value)
+    return example.SerializeToString()
