@@ -2,15 +2,15 @@
 
 A 12-block, 768-wide model over 8192 codes draws images of 1024 tokens, with random weights. For a token its
 weights have to be read once, whatever the batch, and of each row's cache what has been written so far. How
-fast this machine reads is measured in the same process, right before and after each call: the bound is what a
-token would cost if nothing but reading took time.
+fast this machine reads is measured in the same process, right before and after each call, as the fastest of
+three ways to read that much: the bound is what a token would cost if nothing but reading took time.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import click
@@ -48,19 +48,27 @@ class Reading(NamedTuple):
     """How many bytes a second this machine reads: the yardstick."""
 
     numbers: tf.Variable
-    total: Callable[[], tf.Tensor]
+    ways: Sequence[Callable[[], tf.Tensor]]
 
     @classmethod
     def of(cls, bytes_read: int) -> Reading:
-        """A sum over so many bytes; in as many parts as there are cores, for a part is one core's."""
-        numbers = tf.Variable(tf.ones([8, bytes_read // (8 * FLOAT32_BYTES)]))
-        return cls(numbers, tf.function(lambda: tf.reduce_sum(numbers, axis=1)))
+        """Sum, maximum and product with a vector over so many bytes, rounded up to whole matrices.
+
+        They are many, for what is done with one is done by one core.
+        """
+        width, height = 1024, 512
+        count = -(-bytes_read // (width * height * FLOAT32_BYTES))
+        numbers, vector = tf.Variable(tf.ones([count, height, width])), tf.ones([width, 1])
+        ways = (
+            lambda: tf.reduce_sum(numbers, axis=[1, 2]),
+            lambda: tf.reduce_max(numbers, axis=[1, 2]),
+            lambda: tf.matmul(numbers, vector),
+        )
+        return cls(numbers, [tf.function(way) for way in ways])
 
     def rate(self) -> float:
-        """Bytes a second, now."""
-        start = time.perf_counter()
-        self.total().numpy()
-        return FLOAT32_BYTES * int(tf.size(self.numbers)) / (time.perf_counter() - start)
+        """Bytes a second, now, by the fastest way."""
+        return FLOAT32_BYTES * int(tf.size(self.numbers)) / min(map(_time, self.ways))
 
 
 @click.command()
@@ -128,6 +136,12 @@ def _drawing(model: VIM) -> Callable[..., tf.Tensor]:
         return tf.while_loop(lambda place, *_: place < stop, body, (start, first, empty))[1]
 
     return run
+
+
+def _time(way: Callable[[], tf.Tensor]) -> float:
+    begin = time.perf_counter()
+    way().numpy()
+    return time.perf_counter() - begin
 
 
 def _seconds(run: Callable[..., tf.Tensor], rows: int, start: int, stop: int) -> float:

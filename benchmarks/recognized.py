@@ -1,0 +1,106 @@
+"""Who else recognizes the digits that a run draws: `python -m benchmarks.recognized runs/digits`.
+
+A run scores its samples by its own ResNet, which is also what rejection sampling keeps by. Here the judge has
+no part in the run: a support vector machine on scikit-learn's 8 x 8 digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from sklearn.svm import SVC
+
+from serving import queries
+from serving.client import Client
+from serving.connect import open_folder
+
+CLASSES = 10
+SIDE = 8
+LEVELS = 16
+ACCEPTANCE = 0.5
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    "temperature 1.0": {},
+    "guidance 2.0, linear": {"guidance": 2.0, "guidance_schedule": "linear"},
+    "guidance 2.0, constant": {"guidance": 2.0},
+}
+
+
+class Judge(NamedTuple):
+    """A support vector machine, and the share of held-out real digits that it gets right."""
+
+    machine: SVC
+    accuracy: float
+
+    @classmethod
+    def trained(cls) -> Judge:
+        """On 85 % of the real digits."""
+        pixels, labels = load_digits(return_X_y=True)
+        split = train_test_split(pixels, labels, test_size=0.15, random_state=0, stratify=labels)
+        machine = SVC(gamma=0.001).fit(split[0], split[2])
+        return cls(machine, machine.score(split[1], split[3]))
+
+    def share(self, pictures: np.ndarray, classes: np.ndarray) -> float:
+        """The share of pictures (uint8 [N, S, S, 3]) that it takes for their class."""
+        small = tf.image.resize(tf.cast(pictures, tf.float32), [SIDE, SIDE], method="area")
+        grey = tf.reduce_mean(small, axis=-1) * (LEVELS / 255)
+        return float(self.machine.score(grey.numpy().reshape(len(pictures), -1), classes))
+
+
+@click.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--samples", default=1000, show_default=True, help="Digits to judge, of each way to draw.")
+@click.option("--seed", default=1_000_000, show_default=True, help="Of the first; the run's own begin at 0.")
+def main(run: Path, samples: int, seed: int) -> None:
+    """Draws digits from a run in several ways, and shows them to somebody else."""
+    judge = Judge.trained()
+    table = Table("drawn with", "recognized")
+    with open_folder(str(run / "serving")) as client:
+        for way, pictures, classes in _drawn(client, run, samples, seed):
+            table.add_row(way, f"{judge.share(pictures, classes):.1%}")
+    table.caption = f"{samples} samples each; of held-out real digits it gets {judge.accuracy:.1%} right"
+    Console(width=100).print(table)
+
+
+def _drawn(
+    client: Client, run: Path, samples: int, seed: int
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    classes = np.arange(samples) % CLASSES
+    for way, options in WAYS.items():
+        pictures, _ = queries.generate(client, classes.tolist(), seed=seed, batch_size=250, **options)
+        yield way, pictures, classes
+    candidates = np.arange(round(samples / ACCEPTANCE)) % CLASSES
+    pictures, _ = queries.generate(client, candidates.tolist(), seed=seed, batch_size=250)
+    sure = _probabilities(run, pictures)[np.arange(len(candidates)), candidates]
+    kept = np.concatenate(
+        [_surest(sure, candidates == digit, samples // CLASSES) for digit in range(CLASSES)]
+    )
+    yield f"acceptance {ACCEPTANCE}", pictures[kept], candidates[kept]
+
+
+def _surest(sure: np.ndarray, own: np.ndarray, count: int) -> np.ndarray:
+    """The places of the `count` pictures among its `own` that the classifier is surest of."""
+    places = np.flatnonzero(own)
+    return places[np.argsort(-sure[places], kind="stable")[:count]]
+
+
+def _probabilities(run: Path, pictures: np.ndarray) -> np.ndarray:
+    """What the run's newest classifier says, [N, 10]."""
+    models = (run / "pipeline_root" / "Trainer.classifier" / "model").iterdir()
+    newest = max(models, key=lambda path: int(path.name))
+    model = tf.saved_model.load(str(newest / "Format-Serving"))
+    pixels = tf.cast(pictures, tf.float32) / 255.0
+    logits = [model.signatures["classify_pixels"](pixels=part)["logits"] for part in tf.split(pixels, 10)]
+    return tf.nn.softmax(tf.concat(logits, axis=0)).numpy()
+
+
+if __name__ == "__main__":
+    main()
