@@ -56,17 +56,22 @@ def prepare(seed: int, train: Train) -> tf.distribute.Strategy:
 def finished(fn_args: Any, history: list[dict[str, float]], learners: Sequence[Learner]) -> Iterator[str]:
     """Leaves the history with the `model_run` artifact; within it, networks hold what is to be exported.
 
+    Afterwards precision is float32 again, for whatever else this process does.
+
     Yields:
       The folder to export to: the Trainer's own, or one that is thrown away on hosts other than the
       chief, which all have to save so that one of them can.
     """
-    with averages_in_place(learners):
-        if is_chief():
-            write_history(fn_args.model_run_dir, history)
-            yield fn_args.serving_model_dir
-        else:
-            with tempfile.TemporaryDirectory() as scratch:
-                yield scratch
+    try:
+        with averages_in_place(learners):
+            if is_chief():
+                write_history(fn_args.model_run_dir, history)
+                yield fn_args.serving_model_dir
+            else:
+                with tempfile.TemporaryDirectory() as scratch:
+                    yield scratch
+    finally:
+        keras.mixed_precision.set_dtype_policy("float32")
 
 
 def describe(

@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
+import keras
 import pytest
 
 from tfx_pipeline.config import load
 from trainers.training.config import Augmentation, Job
-from trainers.training.job import training_name
+from trainers.training.job import finished, prepare, training_name
 
 
 def name(*overrides: str, job: dict | None = None, data: str = "f00d") -> str:
@@ -39,3 +42,14 @@ def test_a_run_finds_its_checkpoints_on_other_devices_and_in_another_rhythm(over
 )
 def test_what_decides_the_result_has_checkpoints_of_its_own(override):
     assert len({name(override), name(), name(job={"seed": 1}), name(data="other")}) == 4
+
+
+def test_precision_does_not_outlive_the_training(tmp_path):
+    own = load("digits", ["stage1.train.precision=bfloat16"]).trained_stage1.train
+    prepare(0, own)
+    assert keras.mixed_precision.dtype_policy().name == "mixed_bfloat16"
+    folders = SimpleNamespace(model_run_dir=str(tmp_path), serving_model_dir="model")
+    with finished(folders, [], []) as directory:
+        assert directory == "model"
+        assert keras.mixed_precision.dtype_policy().name == "mixed_bfloat16"
+    assert keras.mixed_precision.dtype_policy().name == "float32"

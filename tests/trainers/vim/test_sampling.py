@@ -262,6 +262,18 @@ def test_a_linear_schedule_starts_at_one_end_and_stops_at_the_other(vim):
     )
 
 
+@pytest.mark.parametrize("first", [3.0, 1.0], ids=["constant", "linear"])
+def test_every_place_of_a_guided_row_follows_the_uncached_model(vim, first):
+    classes = tf.constant([0, 1, 2] * 4)
+    drawn = ask(vim, classes, range(12), temperature=0.0, first=first, guidance=3.0)
+    with_class, without = vim(drawn, classes), vim(drawn, tf.fill([12], vim.no_class))
+    scale = tf.linspace(first, 3.0, PLACES)[:, tf.newaxis]
+    guided = without + scale * (with_class - without)
+    np.testing.assert_array_equal(drawn, tf.argmax(guided, axis=-1))
+    # It is another picture than either gives alone.
+    assert np.any(drawn != tf.argmax(with_class, axis=-1))
+
+
 def test_kept_tokens_stay_and_the_rest_is_drawn_from_what_they_condition(vim):
     given = rows(3).numpy()
     completed = ask(vim, [0, 1, 2], [5, 6, 7], given=given, kept=[0, 2, PLACES])

@@ -10,6 +10,7 @@ from tests import stand_ins
 from tests.trainers.examples import write_images, write_tokens
 from tests.trainers.training.replicas import Arguments
 from tests.trainers.vim.test_sampling import ask
+from trainers.training import loop
 from trainers.training.config import Optimizer, Train
 from trainers.training.step import Learner, descent, training_step
 from trainers.vim import trainer
@@ -105,3 +106,38 @@ def test_tokens_on_the_fly_train_as_cached_ones_do(tmp_path):
 
     generator = tf.saved_model.load(str(tmp_path / "on_the_fly" / "model"))
     assert {"generate", "generate_linear", "complete", "score", "features"} <= set(generator.signatures)
+
+
+def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    # Dropout, dropped labels and random orders all go on where they were.
+    stand_ins.write_tokenizer(str(tmp_path / "tokenizer"))
+    rows = [
+        (row, row[0] % 2) for row in np.random.default_rng(0).integers(0, stand_ins.CODES, [16, 4]).tolist()
+    ]
+    write_tokens(tmp_path / "tokens", rows)
+    train(tmp_path / "whole", tmp_path / "tokens")
+
+    save = loop._Keeper.save
+
+    def save_the_first(keeper, step, streak):
+        if step > 4:
+            raise KeyboardInterrupt
+        save(keeper, step, streak)
+
+    monkeypatch.setattr(loop._Keeper, "save", save_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", tmp_path / "tokens")
+    monkeypatch.undo()
+    train(tmp_path / "stopped", tmp_path / "tokens")
+
+    whole, resumed = last_checkpoint(tmp_path / "whole"), last_checkpoint(tmp_path / "stopped")
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, resumed[name], err_msg=name)
+
+
+def last_checkpoint(folder) -> dict[str, np.ndarray]:
+    (checkpoints,) = (folder / "checkpoints").iterdir()
+    reader = tf.train.load_checkpoint(str(checkpoints / "ckpt-8"))
+    names = [name for name in reader.get_variable_to_shape_map() if name.endswith("VARIABLE_VALUE")]
+    return {name: reader.get_tensor(name) for name in names if "save_counter" not in name}
