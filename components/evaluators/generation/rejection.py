@@ -22,8 +22,8 @@ class KeepLikeliest(beam.PTransform):
     images. Float32 probabilities near 1 are often equal: that deep into a class the order says nothing.
     A probability that is not a number comes last.
 
-    What a worker holds of a class is features and class probabilities of at most twice as many images as
-    are kept, and never a picture.
+    What a worker holds of a class is features and class probabilities of about twice as many images as are
+    kept, where partial sets meet as many times that, and never a picture.
     """
 
     def __init__(self, plan: Plan):

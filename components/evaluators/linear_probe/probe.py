@@ -35,8 +35,8 @@ def train(
 ) -> keras.Model:
     """Trains the probes.
 
-    Features are standardized by the train split's mean and variance: batch norm without affine, at
-    the statistics that it converges to on features that do not change. Weights start at zero and
+    Features are standardized by the train split's mean and variance: batch norm without affine or epsilon,
+    at the statistics that it converges to on features that do not change. Weights start at zero and
     the problem is convex, so `seed` only orders the images.
 
     Args:
