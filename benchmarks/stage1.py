@@ -7,10 +7,13 @@ says, or as `--jit` or `--no-jit` say.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import click
+import keras
 import tensorflow as tf
 from rich.console import Console
 
@@ -21,6 +24,7 @@ from trainers.vit_vqgan import accounting
 from trainers.vit_vqgan.config import Stage1
 from trainers.vit_vqgan.model import ViTVQGAN
 from trainers.vit_vqgan.objective import Objective
+from trainers.vit_vqgan.perceptual.config import Perceptual
 
 # What a served model does: the call, and its cost for one image.
 SERVED = {
@@ -28,12 +32,13 @@ SERVED = {
     "reconstruct": (lambda model, pixels: model.decode(model.encode(pixels))[0], accounting.reconstruct),
 }
 
-# Weights of the adversarial loss and of R1. R1 is taken on every step here, to see what a step costs that
-# takes it; training takes it on one in 16.
+# Weights of the adversarial and the perceptual loss, and of R1. R1 is taken on every step here, to see what a
+# step costs that takes it; training takes it on one in 16.
 STEPS = {
-    "step": (0.0, 0.0),
-    "step + adversary": (0.1, 0.0),
-    "step + adversary + R1": (0.1, 10.0),
+    "step": (0.0, 0.0, 0.0),
+    "step + adversary": (0.1, 0.0, 0.0),
+    "step + adversary + R1": (0.1, 0.0, 10.0),
+    "step + adversary + VGG16": (0.1, 0.1, 0.0),
 }
 
 
@@ -100,13 +105,20 @@ def _served(size: str, name: str, stage: Stage1, images: int, image_size: int) -
 
 
 def _step(size: str, name: str, stage: Stage1, images: int, image_size: int, jit: bool | None) -> Work:
-    adversarial, gamma = STEPS[name]
+    adversarial, perceptual, gamma = STEPS[name]
     adversary = stage.adversary.model_copy(update={"r1_gamma": gamma, "r1_every": 1, "start_step": 0})
-    loss = stage.loss.model_copy(update={"adversarial": adversarial})
+    loss = stage.loss.model_copy(update={"adversarial": adversarial, "perceptual": perceptual})
     train = stage.train.model_copy(update={"batch_size": images})
-    stage = stage.model_copy(update={"adversary": adversary, "loss": loss, "train": train})
     jit = train.jit_compile if jit is None else jit
-    objective = Objective(stage, image_size=image_size, seed=0)
+    with _vgg16() if perceptual else nullcontext() as weights:
+        update = {
+            "adversary": adversary,
+            "loss": loss,
+            "train": train,
+            "perceptual": Perceptual(weights=weights),
+        }
+        stage = stage.model_copy(update=update)
+        objective = Objective(stage, image_size=image_size, seed=0)
     step = tf.function(
         training_step(
             objective.learners,
@@ -121,6 +133,15 @@ def _step(size: str, name: str, stage: Stage1, images: int, image_size: int, jit
     batch = {"pixels": _pixels(images, image_size)}
     flops = images * sum(accounting.step_flops(stage, image_size=image_size).values())
     return Work(size, name, images, jit, flops, lambda: step(batch)["loss"].numpy())
+
+
+@contextmanager
+def _vgg16() -> Iterator[str]:
+    """A file of weights, random ones: what they are does not change what they cost."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/vgg16.weights.h5"
+        keras.applications.VGG16(include_top=False, weights=None).save_weights(path)
+        yield path
 
 
 def _pixels(images: int, image_size: int) -> tf.Tensor:

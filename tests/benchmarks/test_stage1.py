@@ -8,13 +8,22 @@ from benchmarks.stage1 import main
 
 
 def test_each_work_asked_for_gets_a_row():
-    asked = ["--quick", "--only", "digits", "--work", "encode", "--work", "step + adversary", "--no-jit"]
+    asked = [
+        "--quick",
+        "--only",
+        "digits",
+        "--work",
+        "encode",
+        "--work",
+        "step + adversary + VGG16",
+        "--no-jit",
+    ]
     result = CliRunner().invoke(main, asked, catch_exceptions=False)
     assert result.exit_code == 0
     rows = [line.split("│") for line in result.output.splitlines() if line.startswith("│ digits")]
     assert [[cell.strip() for cell in row[2:5]] for row in rows] == [
         ["encode", "64", "no"],
-        ["step + adversary", "64", "no"],
+        ["step + adversary + VGG16", "64", "no"],
     ]
     assert all("%" in cell for row in rows for cell in row[7:9])
 
