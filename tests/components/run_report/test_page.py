@@ -1,3 +1,4 @@
+import dataclasses
 import re
 from html.parser import HTMLParser
 
@@ -155,3 +156,21 @@ def test_skipped_steps_and_low_codebook_usage_are_told_above_the_curves():
     step = report.histories["tokenizer"][0]["step"]
     assert "3 steps were skipped: their loss or gradient was not finite." in words
     assert f"the last of them step {step} (2 %)" in words
+
+
+def test_psnr_and_usage_over_time_are_not_hidden_among_the_rest():
+    history = [
+        {"step": step, "loss": 1.0 / step, "psnr": 20.0 + step, "codebook_usage": 0.5, "vq": 0.1}
+        for step in (1, 2)
+    ]
+    main, rest = page._training_charts(history)
+    assert [chart.title for chart in main] == ["loss", "psnr", "codebook usage"]
+    assert [chart.title for chart in rest] == ["vq"]
+
+
+def test_a_tokenizer_that_was_imported_has_no_training_to_show():
+    report = sample.report()
+    own = {stage: history for stage, history in report.histories.items() if stage != "tokenizer"}
+    words = text(page.render(dataclasses.replace(report, histories=own)))
+    assert "Tokenizer (ViT-VQGAN)" not in words
+    assert "Image model (VIM)" in words
