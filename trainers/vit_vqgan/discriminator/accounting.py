@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from trainers.accounting import Cost, convolution, kept, norm, total
 from trainers.vit_vqgan.discriminator import config
 
 CHANNELS = 3
-# StyleGAN2 halves images until they are this small.
-FINAL_SIZE = 4
 
 
 def discriminator(options: config.Discriminator, *, image_size: int) -> Cost:
@@ -20,10 +16,14 @@ def discriminator(options: config.Discriminator, *, image_size: int) -> Cost:
 
 
 def _stylegan2(options: config.StyleGAN2, image_size: int) -> Cost:
-    """From RGB, residual blocks that halve, a last convolution and a dense layer; blurs are not counted."""
-    sides = [image_size >> level for level in range(int(math.log2(image_size // FINAL_SIZE)) + 1)]
+    """From RGB, residual blocks that halve, a last convolution and a dense layer.
+
+    Blurs are not counted: as matrix products they are a quarter as many FLOPs again at 256 pixels, as the
+    additions that they stand for next to none.
+    """
+    sides = options.resolutions(image_size)
     widths = [options.channels(side) for side in sides]
-    last = widths[-1]
+    final, last = sides[-1], widths[-1]
     costs = [_activated(CHANNELS, widths[0], kernel=1, side=image_size)]
     for inputs, outputs, side in zip(widths, widths[1:], sides[1:], strict=False):
         costs += [
@@ -34,8 +34,8 @@ def _stylegan2(options: config.StyleGAN2, image_size: int) -> Cost:
     return total(
         [
             *costs,
-            _activated(last + bool(options.minibatch_stddev), last, kernel=3, side=FINAL_SIZE),
-            _activated(last * FINAL_SIZE**2, last, kernel=1, side=1),
+            _activated(last + bool(options.minibatch_stddev), last, kernel=3, side=final),
+            _activated(last * final**2, last, kernel=1, side=1),
             convolution(last, 1, kernel=1, side=1),
         ]
     )
@@ -43,7 +43,7 @@ def _stylegan2(options: config.StyleGAN2, image_size: int) -> Cost:
 
 def _patchgan(options: config.PatchGAN, image_size: int) -> Cost:
     """4x4 convolutions that halve, one that does not, one to a single channel; norms behind the inner."""
-    widths = [options.channels * min(2**layer, 8) for layer in range(options.layers + 1)]
+    widths = options.widths
     strides = [2] * options.layers + [1]
     side, inputs, costs = image_size, CHANNELS, []
     for layer, (width, stride) in enumerate(zip(widths, strides, strict=True)):

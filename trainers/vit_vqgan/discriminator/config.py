@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import pydantic
@@ -10,6 +11,10 @@ from pydantic import Field, PositiveInt
 from trainers.training.config import Count, Positive, Section
 
 STYLEGAN2_IMAGE_SIZES = (16, 32, 64, 128, 256, 512)
+# StyleGAN2 halves images until they are this small.
+STYLEGAN2_FINAL_SIZE = 4
+# PatchGAN's channels double from layer to layer, but not beyond this multiple of the first.
+PATCHGAN_MAX_MULTIPLE = 8
 
 
 class StyleGAN2(Section):
@@ -41,6 +46,12 @@ class StyleGAN2(Section):
                 f"image size {image_size} does not fit the discriminator stylegan2, allowed are {allowed}"
             )
 
+    def resolutions(self, image_size: int) -> tuple[int, ...]:
+        """The sides of its feature maps, from the image's on, each half of the one before."""
+        return tuple(
+            image_size >> level for level in range(int(math.log2(image_size // STYLEGAN2_FINAL_SIZE)) + 1)
+        )
+
     def channels(self, resolution: int) -> int:
         """The channels of feature maps of `resolution` x `resolution`, at least 1."""
         return min(self.max_channels, max(1, round(self.channel_multiplier * 16384 / resolution)))
@@ -56,6 +67,11 @@ class PatchGAN(Section):
     network: Literal["patchgan"] = "patchgan"
     channels: PositiveInt = 64
     layers: PositiveInt = 3
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of its convolutions: the strided ones, and the one behind them."""
+        return tuple(self.channels * min(2**layer, PATCHGAN_MAX_MULTIPLE) for layer in range(self.layers + 1))
 
     def check_image_size(self, image_size: int) -> None:
         """Raises `ValueError` for images that the strided convolutions do not halve evenly."""

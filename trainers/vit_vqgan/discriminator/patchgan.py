@@ -16,8 +16,6 @@ import tensorflow as tf
 from trainers.vit_vqgan.discriminator import config
 
 GROUPS = 32
-# Channels double from layer to layer, but not beyond this multiple of the first.
-MAX_MULTIPLE = 8
 
 
 class PatchGAN(keras.Model):
@@ -31,7 +29,7 @@ class PatchGAN(keras.Model):
     def __init__(self, options: config.PatchGAN, *, image_size: int):
         # Pixels are centred in float32 under any policy; the layers keep theirs.
         super().__init__(name="patchgan", dtype="float32")
-        widths = [options.channels * min(2**layer, MAX_MULTIPLE) for layer in range(options.layers + 1)]
+        widths = options.widths
         self.convolutions = [_convolution(widths[0], stride=2, use_bias=True)]
         self.convolutions += [_convolution(width, stride=2) for width in widths[1:-1]]
         self.convolutions += [_convolution(widths[-1], stride=1)]

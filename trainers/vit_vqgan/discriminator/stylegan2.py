@@ -15,8 +15,6 @@ import tensorflow as tf
 
 from trainers.vit_vqgan.discriminator import config
 
-# Images are halved until they are this small.
-FINAL_SIZE = 4
 # Makes up for the variance that the leaky ReLU takes away.
 GAIN = math.sqrt(2.0)
 BLUR = (0.125, 0.375, 0.375, 0.125)
@@ -89,7 +87,7 @@ class StyleGAN2(keras.Model):
         # Pixels are centred in float32 under any policy; the layers keep theirs.
         super().__init__(name="stylegan2", dtype="float32")
         self.group = options.minibatch_stddev
-        sizes = [image_size >> level for level in range(int(math.log2(image_size // FINAL_SIZE)) + 1)]
+        sizes = options.resolutions(image_size)
         widths = [options.channels(size) for size in sizes]
         self.from_rgb = Convolution(3, widths[0], 1, name="from_rgb")
         self.blocks = [
@@ -98,7 +96,7 @@ class StyleGAN2(keras.Model):
         ]
         self.convolution = Convolution(widths[-1] + bool(self.group), widths[-1], 3, name="convolution")
         # A convolution as large as the map is a dense layer.
-        self.hidden = Convolution(widths[-1], widths[-1], FINAL_SIZE, padding="VALID", name="hidden")
+        self.hidden = Convolution(widths[-1], widths[-1], sizes[-1], padding="VALID", name="hidden")
         self.logit = Convolution(widths[-1], 1, 1, gain=1.0, activated=False, dtype="float32", name="logit")
         self(tf.zeros([1, image_size, image_size, 3]))
 
