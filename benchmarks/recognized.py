@@ -57,11 +57,18 @@ class Judge(NamedTuple):
 
 @click.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--samples", default=1000, show_default=True, help="Digits to judge, of each way to draw.")
+@click.option(
+    "--samples",
+    type=click.IntRange(CLASSES),
+    default=1000,
+    show_default=True,
+    help="Digits to judge, of each way to draw; rounded down to as many of each class.",
+)
 @click.option("--seed", default=1_000_000, show_default=True, help="Of the first; the run's own begin at 0.")
 def main(run: Path, samples: int, seed: int) -> None:
     """Draws digits from a run in several ways, and shows them to somebody else."""
     judge = Judge.trained()
+    samples -= samples % CLASSES
     table = Table("drawn with", "recognized")
     with open_folder(str(run / "serving")) as client:
         for way, pictures, classes in _drawn(client, run, samples, seed):
@@ -98,7 +105,8 @@ def _probabilities(run: Path, pictures: np.ndarray) -> np.ndarray:
     newest = max(models, key=lambda path: int(path.name))
     model = tf.saved_model.load(str(newest / "Format-Serving"))
     pixels = tf.cast(pictures, tf.float32) / 255.0
-    logits = [model.signatures["classify_pixels"](pixels=part)["logits"] for part in tf.split(pixels, 10)]
+    parts = (pixels[start : start + 250] for start in range(0, len(pixels), 250))
+    logits = [model.signatures["classify_pixels"](pixels=part)["logits"] for part in parts]
     return tf.nn.softmax(tf.concat(logits, axis=0)).numpy()
 
 

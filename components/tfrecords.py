@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -76,7 +77,9 @@ def read_records(path: str) -> Iterator[bytes]:
         for batch in records.batch(READ_AT_ONCE).as_numpy_iterator():
             yield from batch
     except tf.errors.DataLossError as error:
-        raise DamagedFile(f"{path} is damaged: {error.message}") from error
+        # TensorFlow puts its own names around the reason.
+        reason = re.sub(r"\{\{.*?\}\} |\[Op:.*", "", error.message).strip()
+        raise DamagedFile(f"{path} is damaged: {reason}") from error
 
 
 def serialize_example(features: Mapping[str, bytes | Sequence[int]]) -> bytes:

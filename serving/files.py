@@ -18,8 +18,8 @@ from PIL import Image
 
 from serving.errors import ServingError
 
-# What the graph decodes by itself (`serving.images.decode`); any other picture is sent as PNG.
-_GRAPH_FORMATS = {"JPEG", "PNG", "GIF", "BMP"}
+# What the graph decodes by itself (`serving.images.decode_batch`); any other picture is sent as PNG.
+_GRAPH_FORMATS = {"JPEG", "PNG", "BMP"}
 _MAX_NAME = 60
 
 

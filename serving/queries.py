@@ -136,7 +136,7 @@ def complete(
 
     Args:
       client: where VIM is.
-      image_bytes: a picture (JPEG, PNG, GIF or BMP bytes) of any size for every row.
+      image_bytes: a picture (JPEG, PNG or BMP bytes) of any size for every row.
       class_ids: a class for every row, as for `generate`.
       kept_rows: rows of tokens to keep, 0 to the side of the grid.
       seed, temperature, top_k, top_p, guidance, batch_size: as for `generate`; the guidance is constant.
@@ -159,7 +159,7 @@ def complete(
 
 
 def encode(client: Client, image_bytes: Sequence[bytes], *, batch_size: int = BATCH_SIZE) -> np.ndarray:
-    """Pictures of any size (JPEG, PNG, GIF or BMP bytes) to tokens int32 [N, T], raster order."""
+    """Pictures of any size (JPEG, PNG or BMP bytes) to tokens int32 [N, T], raster order."""
     inputs = {"image_bytes": _strings(image_bytes)}
     return _ask_tokenizer(client, "encode", inputs, "tokens", batch_size)
 

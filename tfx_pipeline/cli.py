@@ -93,7 +93,7 @@ def compile_(
     except SourceError:  # only the cluster can reach it; its cache then knows the source by name alone
         version = ""
     try:
-        tokenizer_version = pipeline.tokenizer_version(config)
+        tokenizer_version = pipeline.imported_version(config)
     except TokenizerError:  # likewise
         tokenizer_version = ""
     graph = pipeline.create_pipeline(

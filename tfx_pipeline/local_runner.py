@@ -23,7 +23,7 @@ from components.tokenizer_importer import saved_tokenizer
 from tfx_pipeline import lineage
 from tfx_pipeline.config import Config, ImportedTokenizer
 from tfx_pipeline.console import ComponentLog
-from tfx_pipeline.pipeline import create_pipeline, tokenizer_version
+from tfx_pipeline.pipeline import create_pipeline, imported_version
 from trainers.training.errors import TrainingError
 from trainers.vit_vqgan.perceptual import distance
 
@@ -64,7 +64,7 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
         config,
         run_dir=str(home),
         dataset_version=version,
-        tokenizer_version=tokenizer_version(config),
+        tokenizer_version=imported_version(config),
         beam_pipeline_args=(*BEAM_ARGS, *beam_args),
         # Not TFX's function for it, which makes the folder before anything is known to be right.
         metadata_connection_config=lineage.connection(home / "metadata.db"),

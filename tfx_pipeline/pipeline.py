@@ -43,7 +43,7 @@ def create_pipeline(
       config: the run's configuration.
       run_dir: the folder that holds everything of this run; local or of an object store.
       dataset_version: fingerprint of the source, so that changed images are not taken from the cache.
-      tokenizer_version: fingerprint of an imported tokenizer (`tokenizer_version`), for the same reason.
+      tokenizer_version: fingerprint of an imported tokenizer (`imported_version`), for the same reason.
       beam_pipeline_args: Beam's own flags, `--runner` among them.
       metadata_connection_config: where lineage is kept; None where the runner brings its own.
 
@@ -161,7 +161,7 @@ def create_pipeline(
     )
 
 
-def tokenizer_version(config: Config) -> str:
+def imported_version(config: Config) -> str:
     """What `create_pipeline` wants to know of an imported tokenizer; empty where it is trained.
 
     Raises:

@@ -258,7 +258,7 @@ def _images(size: int, image_bytes: int | None) -> tuple[str, int]:
     """What is said of the images that are read, and the bytes of one."""
     if image_bytes:
         return "encoded images", image_bytes
-    return f"images of {size} pixels at {BYTES_PER_PIXEL} bytes each", BYTES_PER_PIXEL * size**2
+    return f"images of {size} x {size}, {BYTES_PER_PIXEL} bytes a pixel", BYTES_PER_PIXEL * size**2
 
 
 def _table_2(size: object) -> int | None:

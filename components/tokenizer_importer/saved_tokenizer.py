@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import tensorflow as tf
 
 from components.model_validator.answers import CONTRACT
@@ -22,10 +25,10 @@ def read(path: str, *, image_size: int) -> Metadata:
     """
     _require_savedmodel(path)
     model = tf.saved_model.load(path)
-    missing = sorted(({*CONTRACT["tokenizer"], "metadata"} - {"serving_default"}) - set(model.signatures))
+    missing = sorted(_missing(model.signatures))
     if missing:
         raise TokenizerError(
-            f"stage1.savedmodel {path}: a tokenizer has the signatures of serving.export.export_tokenizer; "
+            f"stage1.savedmodel {path} is no tokenizer as serving.export.export_tokenizer writes one: "
             f"missing are {', '.join(missing)}"
         )
     metadata = read_metadata(model)
@@ -50,5 +53,19 @@ def version(path: str) -> str:
 
 
 def _require_savedmodel(path: str) -> None:
-    if not tf.saved_model.contains_saved_model(path):
+    try:
+        found = tf.saved_model.contains_saved_model(path)
+    except tf.errors.OpError as error:
+        raise TokenizerError(f"stage1.savedmodel {path} cannot be read: {error.message}") from error
+    if not found:
         raise TokenizerError(f"stage1.savedmodel {path}: there is no SavedModel in this folder")
+
+
+def _missing(signatures: Mapping[str, Any]) -> Iterator[str]:
+    """The signatures that a tokenizer lacks, and the outputs that one of them lacks."""
+    for name, outputs in {**CONTRACT["tokenizer"], "metadata": ()}.items():
+        if name not in signatures:
+            yield name
+            continue
+        given = signatures[name].structured_outputs
+        yield from (f"{name}.{output}" for output in outputs if output not in given)

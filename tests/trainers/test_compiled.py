@@ -157,7 +157,8 @@ STEPS = {
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_whole_step_compiles_with_no_host_in_it(name):
+def test_a_whole_step_compiles_with_no_host_in_it(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     step, batch = STEPS[name]()
     graph = tf.function(step, autograph=False).get_concrete_function(batch).graph
     functions = graph.as_graph_def().library.function

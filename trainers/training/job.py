@@ -30,8 +30,8 @@ def training_name(job: Job, stage: Section, *inputs: str) -> str:
     """The name of this training run, under which it keeps checkpoints and logs.
 
     It is a digest of everything in the configuration that decides the result, and of the data
-    (`inputs`, fingerprints): a run that was stopped finds its checkpoints again, on other devices too, and a
-    run with another configuration or other data never does.
+    (`inputs`, fingerprints): a run that was stopped finds its checkpoints again, on other devices and in
+    another rhythm too, and a run that would come to another result never does.
     """
     own = job.model_dump_json(exclude={"checkpoints", "logs"})
     learned = stage.model_dump_json(exclude={"train": set(Train.OPERATIONAL), "usage_alarm": True})

@@ -104,7 +104,8 @@ def fit(
     writer = tf.summary.create_file_writer(logs) if is_chief() else tf.summary.create_noop_writer()
     with Progress(title, total=train.steps, done=first) as progress, writer.as_default():
         while done < train.steps:
-            count = min(train.steps_per_call, train.steps - done)
+            # To the next multiple: a run that was stopped in another rhythm has to meet the marks again.
+            count = min(train.steps_per_call - done % train.steps_per_call, train.steps - done)
             sums, streak, given_up = several(iterator, tf.constant(count), streak)
             if given_up:
                 raise TrainingError(
@@ -202,7 +203,7 @@ class _Keeper:
         if self._newest:
             self._checkpoint.restore(self._newest).assert_consumed()
         step = int(self._step.numpy())
-        if _mean_over_replicas(float(step)) != step:
+        if not _alike_on_all_hosts(step):
             raise TrainingError(
                 f"this host found the checkpoint of step {step} in {self._folder}, and another one another; "
                 "all hosts need the same folder"
@@ -216,9 +217,11 @@ class _Keeper:
         self._manager.save(checkpoint_number=step)
 
 
-def _mean_over_replicas(value: float) -> float:
-    """The mean of what all hosts bring, each replica counting once."""
+def _alike_on_all_hosts(step: int) -> bool:
+    """Whether all workers bring the same step: the same answer on each."""
     strategy = tf.distribute.get_strategy()
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return True
 
     def reduced(own: tf.Tensor) -> tf.Tensor:
         # A tensor of each replica's own: one that all have alike cannot be reduced.
@@ -226,10 +229,11 @@ def _mean_over_replicas(value: float) -> float:
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, own)
 
     @tf.function
-    def mean(own: tf.Tensor) -> tf.Tensor:
+    def means(own: tf.Tensor) -> tf.Tensor:
         return strategy.experimental_local_results(strategy.run(reduced, args=(own,)))[0]
 
-    return float(mean(tf.constant(value)))
+    mean, mean_square = means(tf.constant([step, step**2], tf.float64)).numpy()
+    return mean_square == mean**2  # no variance
 
 
 def write_history(folder: str, history: list[dict[str, float]]) -> None:

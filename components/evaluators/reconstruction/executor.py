@@ -132,6 +132,11 @@ class Reconstruct(beam.DoFn):
     def setup(self) -> None:
         """Loads both models."""
         self._tokenizer, self._classifier = (handle.load() for handle in self._handles)
+        if "mu" not in self._tokenizer.signatures["decode_pixels"].structured_outputs:
+            raise ValueError(
+                "the tokenizer comes from an earlier version, whose decode_pixels gives no mu; run with "
+                "another --output"
+            )
 
     def process(self, batch: examples.ImageBatch) -> Iterator[Reconstructed]:
         """Encodes, decodes and measures one batch."""

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources.base import SourceError
-from components.tfrecords import read_records
+from components.tfrecords import DamagedFile, read_records
 
 LABELS = ("image/label", "image/class/label")
 CLASSES = ("image/class", "image/class/text")
@@ -62,7 +62,7 @@ def _images_of(file: str) -> Iterator[Image]:
     try:
         for index, record in enumerate(read_records(file)):
             yield _image(tf.train.Example.FromString(record), f"{os.path.basename(file)}/{index}")
-    except (tf.errors.DataLossError, ValueError) as error:
+    except (DamagedFile, ValueError) as error:
         raise SourceError(f"tfrecord:{file} is no TFRecord of tf.Example: {error}") from error
 
 

@@ -27,6 +27,18 @@ def test_the_model_lies_where_other_components_look_for_one_and_answers(tmp_path
     assert tokens.numpy().tolist() == stand_ins.encode(pixels).numpy().tolist()
 
 
+def without_a_density(folder: str) -> None:
+    stand_ins.write_tokenizer(folder)
+    whole = tf.saved_model.load(folder)
+    signatures = dict(whole.signatures)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, stand_ins.TOKENS], tf.int32, "tokens")])
+    def decode_pixels(tokens):
+        return {"pixels": stand_ins.paint(tokens)}
+
+    tf.saved_model.save(whole, folder, signatures={**signatures, "decode_pixels": decode_pixels})
+
+
 @pytest.mark.parametrize(
     ("write", "image_size", "complaint"),
     [
@@ -37,9 +49,14 @@ def test_the_model_lies_where_other_components_look_for_one_and_answers(tmp_path
             "missing are decode, decode_pixels, encode, encode_pixels, metadata, reconstruct",
         ),
         (stand_ins.write_classifier, stand_ins.SIZE, "missing are decode"),
+        (
+            without_a_density,
+            stand_ins.SIZE,
+            "missing are decode_pixels.log_scale, decode_pixels.mu",
+        ),
         (stand_ins.write_tokenizer, 32, "is for images of 8 pixels, and data.image_size is 32"),
     ],
-    ids=["nothing", "no signatures", "classifier", "other size"],
+    ids=["nothing", "no signatures", "classifier", "outputs", "other size"],
 )
 def test_what_is_no_tokenizer_of_these_images_is_one_line_and_leaves_nothing(
     tmp_path, write, image_size, complaint

@@ -98,7 +98,7 @@ def test_two_processes_train_alike_resume_and_leave_one_model(tmp_path):
 def test_hosts_that_do_not_share_a_folder_say_so(tmp_path):
     for host in ("one", "other"):
         write_images(tmp_path / host / "images", records=20)
-    # Two of four steps are there already, but on one host alone.
+    # Both steps are there already, but on one host alone.
     finish(start(tmp_path / "one", "one_device", steps=2))
     workers = [f"localhost:{free_port()}" for _ in range(2)]
     tasks = [{"type": "worker", "index": index} for index in range(2)]

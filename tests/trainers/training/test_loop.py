@@ -46,10 +46,10 @@ class Walk:
         self.starts.append(first_step)
         return tf.data.Dataset.range(first_step, 10_000).map(lambda i: {"x": tf.cast(i, tf.float32)})
 
-    def fit(self, folder, steps: int, **options):
+    def fit(self, folder, steps: int, *, train: Train | None = None, **options):
         return fit(
             "walk",
-            settings(steps),
+            train or settings(steps),
             step=self.step,
             batches=self.batches,
             state={"model": [self.value]},
@@ -82,6 +82,13 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path):
     assert resumed.value.numpy() == whole.value.numpy()
     drop_rate = [{k: v for k, v in entry.items() if k != "steps_per_second"} for entry in continued]
     assert drop_rate == [{k: v for k, v in entry.items() if k != "steps_per_second"} for entry in history]
+
+
+def test_a_run_taken_up_in_another_rhythm_meets_its_marks_again(tmp_path):
+    Walk().fit(tmp_path, 6)
+    sparse = settings(30).model_copy(update={"steps_per_call": 5, "log_every": 5, "checkpoint_every": 10})
+    history = Walk().fit(tmp_path, 30, train=sparse)
+    assert [entry["step"] for entry in history] == [2, 4, 6, 10, 15, 20, 25, 30]
 
 
 def test_batch_statistics_and_random_state_survive_a_stop_to_the_last_bit(tmp_path):
@@ -236,7 +243,7 @@ def test_ten_skipped_steps_in_a_row_stop_the_run_and_name_the_step(tmp_path):
 
 
 def test_steps_skipped_in_a_row_are_counted_across_a_stop(tmp_path):
-    # Steps 4 to 8 are skipped, then the run stops behind step 8; five more are one too many.
+    # Four are skipped up to step 8, where the run stops; six more are one too many.
     Walk(skipped=range(4, 8)).fit(tmp_path, 8)
     with pytest.raises(TrainingError, match="10 steps in a row were not finite, up to step 14;"):
         Walk(skipped=range(4, 16)).fit(tmp_path, 20)
