@@ -200,14 +200,15 @@ class _Keeper:
         Raises:
           TrainingError: another host found another one.
         """
-        if self._newest:
-            self._checkpoint.restore(self._newest).assert_consumed()
-        step = int(self._step.numpy())
+        step = int(self._newest.rpartition("-")[2]) if self._newest else 0
+        # First, for all hosts take part in restoring.
         if not _alike_on_all_hosts(step):
             raise TrainingError(
                 f"this host found the checkpoint of step {step} in {self._folder}, and another one another; "
                 "all hosts need the same folder"
             )
+        if self._newest:
+            self._checkpoint.restore(self._newest).assert_consumed()
         return step
 
     def save(self, step: int, streak: tf.Tensor) -> None:
