@@ -128,6 +128,7 @@ class Component:
             "seed": config.seed,
             "batch_size": self.batch_size,
             "num_shards": config.tokens.num_shards,
+            "max_broken": config.data.max_broken,
         }
         pipeline = beam.Pipeline(argv=["--runner=FnApiRunner"])
         executor = Executor(Executor.Context(make_beam_pipeline_fn=lambda: pipeline))

@@ -86,6 +86,7 @@ def create_pipeline(
         seed=config.seed,
         batch_size=config.tokens.batch_size,
         num_shards=config.tokens.num_shards,
+        max_broken=data.max_broken,
     )
     cached = config.stage2.tokens == "cached"
     seen = tokens if cached else images

@@ -20,6 +20,7 @@ class TokenTransformSpec(types.ComponentSpec):
         "seed": ExecutionParameter(type=int),
         "batch_size": ExecutionParameter(type=int),
         "num_shards": ExecutionParameter(type=int),
+        "max_broken": ExecutionParameter(type=float),
     }
     INPUTS = {
         # Not "examples": TFX wants the keys of inputs and outputs distinct.
@@ -59,6 +60,7 @@ class TokenTransform(base_beam_component.BaseBeamComponent):
         seed: int = 0,
         batch_size: int = 64,
         num_shards: int = 1,
+        max_broken: float = 0.01,
     ):
         """Describes one encoding.
 
@@ -71,6 +73,8 @@ class TokenTransform(base_beam_component.BaseBeamComponent):
           seed: decides the crops, together with the image's key.
           batch_size: images the tokenizer sees at once.
           num_shards: files a split of the output; the files of the input are what workers share.
+          max_broken: the fraction of images, 0 to 1, that may turn out broken before the run stops; hardly
+            one should, for ImageExampleGen has decoded them all.
         """
         super().__init__(
             TokenTransformSpec(
@@ -82,6 +86,7 @@ class TokenTransform(base_beam_component.BaseBeamComponent):
                 seed=seed,
                 batch_size=batch_size,
                 num_shards=num_shards,
+                max_broken=max_broken,
                 examples=types.Channel(type=standard_artifacts.Examples),
             )
         )

@@ -33,9 +33,6 @@ from components.tfrecords import (
 from components.token_transform.encode import METADATA, EncodeFiles, release_model
 from serving.metadata import Metadata
 
-# ImageExampleGen has decoded every image: hardly one should break now.
-MAX_BROKEN = 0.01
-
 
 class Executor(base_beam_executor.BaseBeamExecutor):
     """Writes the token Examples artifact."""
@@ -49,7 +46,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Encodes the input `images` with the input `model` into the output `examples`.
 
         Raises:
-          TooManyBroken: where more than 1 % of the images cannot be decoded.
+          TooManyBroken: where more than `max_broken` of the images cannot be decoded.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         images = artifact_utils.get_single_instance(input_dict["images"])
@@ -57,6 +54,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         splits = artifact_utils.decode_split_names(images.split_names)
         dataset = Dataset.read(images.uri)
+        options = dict(exec_properties)
+        max_broken = options.pop("max_broken")
         with whole_folder(examples.uri):
             try:
                 with self._make_beam_pipeline() as pipeline:
@@ -67,12 +66,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                         model=path_utils.serving_model_path(model.uri),
                         dataset=dataset,
                         splits=splits,
-                        **exec_properties,
+                        **options,
                     )
             finally:
                 release_model()
             check_broken(
-                read_quarantine(examples.uri), sum(dataset.records(split) for split in splits), MAX_BROKEN
+                read_quarantine(examples.uri), sum(dataset.records(split) for split in splits), max_broken
             )
         describe_artifact(examples, splits)
 

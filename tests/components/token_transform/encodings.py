@@ -71,7 +71,15 @@ def run(
     # Flags alone would make TFX build a package of itself for remote workers.
     pipeline = beam.Pipeline(argv=list(flags))
     context = Executor.Context(make_beam_pipeline_fn=lambda: pipeline)
-    defaults = {"augmentations": 2, "min_scale": 0.5, "flip": 1, "seed": 0, "batch_size": 4, "num_shards": 1}
+    defaults = {
+        "augmentations": 2,
+        "min_scale": 0.5,
+        "flip": 1,
+        "seed": 0,
+        "batch_size": 4,
+        "num_shards": 1,
+        "max_broken": 0.01,
+    }
     Executor(context).Do(
         {"images": [images], "model": [model]}, {"examples": [examples]}, {**defaults, **properties}
     )

@@ -93,11 +93,13 @@ def test_an_image_that_cannot_be_decoded_is_quarantined_once_and_its_neighbours_
     assert (dataset.broken, dataset.records("train")) == (1, 3 * 119)
 
 
-def test_more_than_one_percent_stops_and_leaves_nothing(tmp_path, model):
+def test_more_than_is_allowed_stops_and_leaves_nothing(tmp_path, model):
     images = write_images(tmp_path / "images", damaged=["train/4", "eval/0"])
     with pytest.raises(TooManyBroken, match=r"^2 of 13 images .*15\.4%.*, allowed are 1\.0%: eval/0"):
         run(tmp_path / "tokens", images, model)
     assert not (tmp_path / "tokens").exists()
+    examples, _ = run(tmp_path / "tokens", images, model, max_broken=0.2)
+    assert len(read_quarantine(examples.uri)) == 2
 
 
 def test_threads_of_one_process_share_one_model(tmp_path, model, monkeypatch):
