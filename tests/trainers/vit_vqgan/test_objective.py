@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -144,12 +146,17 @@ def test_lecam_counts_no_logits_of_a_discriminator_that_has_not_begun():
     assert any(expected)
 
 
-def test_parts_that_split_a_group_of_minibatch_stddev_are_refused():
-    with pytest.raises(TrainingError, match="minibatch_stddev 4 does not divide the 2 images that each"):
-        objective(
-            adversary={"discriminator": {"network": "stylegan2", "minibatch_stddev": 4}},
-            train={"accumulate": 2},
-        )
+def test_parts_and_replicas_that_split_a_group_of_minibatch_stddev_are_refused(monkeypatch):
+    grouped = {"discriminator": {"network": "stylegan2", "minibatch_stddev": 4}}
+    with pytest.raises(ValueError, match="minibatch_stddev 4 does not divide the 2 images of"):
+        stage(adversary=grouped, train={"accumulate": 2})
+    whole = stage(adversary=grouped)
+    module._check_groups(whole)
+    # How many replicas there are, the configuration does not know.
+    two = SimpleNamespace(num_replicas_in_sync=2)
+    monkeypatch.setattr(tf.distribute, "get_strategy", lambda: two)
+    with pytest.raises(TrainingError, match="minibatch_stddev 4 does not divide the 2 images that each of 2"):
+        module._check_groups(whole)
 
 
 @pytest.mark.parametrize(
