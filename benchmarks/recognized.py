@@ -27,8 +27,7 @@ CLASSES = 10
 SIDE = 8
 LEVELS = 16
 ACCEPTANCE = 0.5
-WAYS: Mapping[str, Mapping[str, Any]] = {
-    "temperature 1.0": {},
+GUIDED: Mapping[str, Mapping[str, Any]] = {
     "guidance 2.0, linear": {"guidance": 2.0, "guidance_schedule": "linear"},
     "guidance 2.0, constant": {"guidance": 2.0},
 }
@@ -80,17 +79,18 @@ def main(run: Path, samples: int, seed: int) -> None:
 def _drawn(
     client: Client, run: Path, samples: int, seed: int
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    classes = np.arange(samples) % CLASSES
-    for way, options in WAYS.items():
+    candidates = np.arange(round(samples / ACCEPTANCE)) % CLASSES
+    classes = candidates[:samples]
+    plain, _ = queries.generate(client, candidates.tolist(), seed=seed, batch_size=250)
+    yield "temperature 1.0", plain[:samples], classes
+    for way, options in GUIDED.items():
         pictures, _ = queries.generate(client, classes.tolist(), seed=seed, batch_size=250, **options)
         yield way, pictures, classes
-    candidates = np.arange(round(samples / ACCEPTANCE)) % CLASSES
-    pictures, _ = queries.generate(client, candidates.tolist(), seed=seed, batch_size=250)
-    sure = _probabilities(run, pictures)[np.arange(len(candidates)), candidates]
+    sure = _probabilities(run, plain)[np.arange(len(candidates)), candidates]
     kept = np.concatenate(
         [_surest(sure, candidates == digit, samples // CLASSES) for digit in range(CLASSES)]
     )
-    yield f"acceptance {ACCEPTANCE}", pictures[kept], candidates[kept]
+    yield f"acceptance {ACCEPTANCE}", plain[kept], candidates[kept]
 
 
 def _surest(sure: np.ndarray, own: np.ndarray, count: int) -> np.ndarray:

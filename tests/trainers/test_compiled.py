@@ -5,11 +5,11 @@ That is what a TPU asks for, and as near to one as a test comes here.
 
 import tempfile
 
-import keras
 import pytest
 import tensorflow as tf
 
 from tests import stand_ins
+from tests.trainers.precision import bfloat16
 from tests.trainers.vit_vqgan import distances
 from trainers.classifier import config as classifier
 from trainers.classifier import trainer as classifier_trainer
@@ -107,24 +107,14 @@ def on_the_fly_step():
     return training_step([learner], descent(learner, losses)), {**pictures(), "pixels": pixels}
 
 
-def vgg16() -> str:
-    """VGG16 with random weights."""
-    path = f"{tempfile.mkdtemp()}/vgg16.weights.h5"
-    keras.applications.VGG16(include_top=False, weights=None).save_weights(path)
-    return path
-
-
 def written(write) -> str:
     folder = tempfile.mkdtemp()
     return write(folder) or folder
 
 
 def in_bfloat16(make):
-    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
-    try:
+    with bfloat16():
         return make()
-    finally:
-        keras.mixed_precision.set_dtype_policy("float32")
 
 
 STEPS = {
@@ -137,7 +127,9 @@ STEPS = {
     "tokenizer against PatchGAN that comes later": lambda: tokenizer_step(
         {"network": "patchgan", "channels": 4, "layers": 2}, start_step=1
     ),
-    "tokenizer under VGG16's eyes": lambda: tokenizer_step(perceptual={"weights": vgg16()}),
+    "tokenizer under VGG16's eyes": lambda: tokenizer_step(
+        perceptual={"weights": written(distances.untrained_vgg16)}
+    ),
     "tokenizer under a SavedModel's eyes": lambda: tokenizer_step(
         perceptual={"network": written(distances.saved)}
     ),

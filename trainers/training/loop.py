@@ -1,8 +1,8 @@
 """The training loop that the three trainers share.
 
 One `tf.function` runs several steps; between its calls the host shows progress, logs, evaluates and
-writes checkpoints. A checkpoint holds the step, how many were skipped in a row, the networks, the optimizers
-and the averages; the data follows from the step (`trainers.training.examples`).
+writes checkpoints. A checkpoint is named after its step, and holds how many were skipped in a row, the
+networks, the optimizers and the averages; the data follows from the step (`trainers.training.examples`).
 """
 
 from __future__ import annotations
@@ -181,9 +181,8 @@ class _Keeper:
     def __init__(self, train: Train, state: Mapping[str, Sequence[keras.Variable]], folder: str):
         # As plain lists: in a Keras model, a checkpoint follows neither the layers of a list nor seeds.
         tensors = {name: [variable.value for variable in variables] for name, variables in state.items()}
-        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.streak = tf.Variable(0.0, trainable=False)
-        self._checkpoint = tf.train.Checkpoint(step=self._step, streak=self.streak, **tensors)
+        self._checkpoint = tf.train.Checkpoint(streak=self.streak, **tensors)
         self._folder = folder
         self._newest = tf.train.latest_checkpoint(folder)
         # All hosts take part in saving, and each must have a place of its own to write to.
@@ -213,7 +212,6 @@ class _Keeper:
 
     def save(self, step: int, streak: tf.Tensor) -> None:
         """Writes the checkpoint of a step, up to which `streak` steps in a row were skipped."""
-        self._step.assign(step)
         self.streak.assign(streak)
         self._manager.save(checkpoint_number=step)
 

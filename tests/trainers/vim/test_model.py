@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.trainers.precision import bfloat16
 from trainers.training.config import Transformer
 from trainers.vim.config import Model
 from trainers.vim.model import VIM
@@ -111,11 +112,8 @@ def test_in_an_order_of_its_own_a_row_sees_what_came_before_and_knows_what_is_wa
 
 def test_under_bfloat16_logits_and_the_residual_path_are_float32_wherever_they_come_from():
     exact = model()
-    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
-    try:
+    with bfloat16():
         rough = model()
-    finally:
-        keras.mixed_precision.set_dtype_policy("float32")
     class_id = tf.constant([0, 1, 2])
     logits = rough(rows(), class_id)
     assert logits.dtype == tf.float32

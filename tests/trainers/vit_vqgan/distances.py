@@ -1,7 +1,8 @@
-"""A perceptual network of one weight, and the real ones where they are at hand."""
+"""Perceptual networks: one of a single weight, VGG16 untrained, and the real ones where they are at hand."""
 
 from pathlib import Path
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -33,3 +34,10 @@ def saved(folder: Path | str, *, signature: str = "distance", inputs: tuple[str,
     module.function = function
     tf.saved_model.save(module, folder, signatures={signature: function})
     return f"savedmodel:{folder}"
+
+
+def untrained_vgg16(folder: Path | str) -> str:
+    """A file of VGG16's weights, random ones, as `perceptual.weights` names it."""
+    path = f"{folder}/vgg16.weights.h5"
+    keras.applications.VGG16(include_top=False, weights=None).save_weights(path)
+    return path

@@ -1,8 +1,8 @@
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.trainers.precision import bfloat16
 from trainers.vit_vqgan import codebook
 from trainers.vit_vqgan.codebook import Codebook
 from trainers.vit_vqgan.config import Codebook as Options
@@ -142,13 +142,10 @@ def test_entropy_loss_is_lowest_where_tokens_are_sure_and_codes_used_alike():
 
 
 def test_close_codes_are_told_apart_under_a_policy_of_low_precision():
-    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
-    try:
+    with bfloat16():
         # Cosines with z differ in the sixth digit; bfloat16 has three.
         layer = with_codes([[1.0, 2e-3], [1.0, 0.0], [1.0, -2e-3]])
         result = layer(tf.constant([[[1.0, 0.0], [1.0, 1.5e-3], [1.0, -1.5e-3]]]))
-    finally:
-        keras.mixed_precision.set_dtype_policy("float32")
     assert result.tokens.numpy().tolist() == [[1, 0, 2]]
     assert result.codes.dtype == result.loss.dtype == tf.float32
 

@@ -4,6 +4,7 @@ import pydantic
 import pytest
 import tensorflow as tf
 
+from tests.trainers.precision import bfloat16
 from trainers.vit_vqgan.convolutional.config import Convolutional
 from trainers.vit_vqgan.convolutional.towers import Attention, Decoder, Encoder, NormSwish, Residual
 
@@ -131,12 +132,8 @@ def test_groups_are_the_most_up_to_32_that_divide_the_channels(channels, groups)
 def test_norms_are_taken_in_float32_under_bfloat16():
     x = tf.cast(tf.random.stateless_normal([1, 32, 32, 32], seed=[0, 0], mean=30.0), tf.bfloat16)
     exact = NormSwish()(tf.cast(x, tf.float32))
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with bfloat16():
         half = NormSwish()(x)
-    finally:
-        keras.config.set_dtype_policy(policy)
     assert half.dtype == tf.bfloat16
     # Only the result is rounded: bfloat16 keeps 8 bits.
     np.testing.assert_allclose(tf.cast(half, tf.float32), exact, rtol=2**-6, atol=2**-8)

@@ -1,8 +1,8 @@
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.trainers.precision import bfloat16
 from trainers.training.config import Transformer
 from trainers.vit_vqgan.config import Codebook, Model
 from trainers.vit_vqgan.convolutional.config import Convolutional
@@ -82,12 +82,9 @@ def test_the_decoder_starts_at_unit_variance_so_that_codes_are_not_drowned():
 @pytest.mark.parametrize("recompute", [False, True])
 def test_low_precision_and_recomputing_change_the_picture_by_little_and_keep_outputs_float32(recompute):
     exact = model()
-    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
-    try:
+    with bfloat16():
         options = Model(patch_size=4, encoder=SMALL, decoder=LARGE, codebook=Codebook(size=32, dim=4))
         rough = ViTVQGAN(options, image_size=16, seed=0, recompute=recompute)
-    finally:
-        keras.mixed_precision.set_dtype_policy("float32")
     for variable, value in zip(rough.variables, exact.variables, strict=True):
         variable.assign(value)
     codes = exact(pictures())[1].codes
@@ -99,11 +96,8 @@ def test_low_precision_and_recomputing_change_the_picture_by_little_and_keep_out
 
 @pytest.mark.parametrize("tower", [SMALL, CONVOLUTIONS], ids=["transformer", "convolutions"])
 def test_what_is_quantized_and_what_is_compared_is_not_rounded_to_bfloat16(tower):
-    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
-    try:
+    with bfloat16():
         rough = model(encoder=tower, decoder=tower)
-    finally:
-        keras.mixed_precision.set_dtype_policy("float32")
     _, quantized = rough(pictures())
     # Training and serving see the same pixels, and so the same tokens.
     np.testing.assert_array_equal(quantized.tokens, rough.encode(pictures()))

@@ -7,7 +7,8 @@ import pydantic
 import pytest
 import tensorflow as tf
 
-from tests.trainers.vit_vqgan.distances import LPIPS, PHOTOS, needs_lpips, saved
+from tests.trainers.precision import bfloat16
+from tests.trainers.vit_vqgan.distances import LPIPS, PHOTOS, needs_lpips, saved, untrained_vgg16
 from trainers.training.errors import TrainingError
 from trainers.vit_vqgan.perceptual import distance as perceptual
 from trainers.vit_vqgan.perceptual.config import Perceptual
@@ -17,9 +18,7 @@ from trainers.vit_vqgan.perceptual.config import Perceptual
 def weights(tmp_path_factory):
     """Random ones: what is told apart is the comparison, not what ImageNet taught."""
     keras.utils.set_random_seed(0)
-    path = tmp_path_factory.mktemp("vgg16") / "vgg16.weights.h5"
-    keras.applications.VGG16(include_top=False, weights=None).save_weights(path)
-    return str(path)
+    return untrained_vgg16(tmp_path_factory.mktemp("vgg16"))
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +124,8 @@ def test_the_frozen_network_has_nothing_to_train(vgg16):
 
 
 def test_distances_are_float32_whatever_the_policy(vgg16, weights):
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    with bfloat16():
         half = perceptual.load(Perceptual(weights=weights))(pictures(), pictures(seed=1))
-    finally:
-        keras.config.set_dtype_policy(policy)
     assert half.dtype == tf.float32
     np.testing.assert_allclose(half, vgg16(pictures(), pictures(seed=1)), rtol=0.02)
 
