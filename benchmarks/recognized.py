@@ -19,17 +19,18 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
 
-from serving import queries
-from serving.client import Client
-from serving.connect import open_folder
+from serving.client import queries
+from serving.client.client import Client
+from serving.client.connect import open_folder
+from serving.export.sampling_params import SamplingParams
 
 CLASSES = 10
 SIDE = 8
 LEVELS = 16
 ACCEPTANCE = 0.5
 GUIDED: Mapping[str, Mapping[str, Any]] = {
-    "guidance 2.0, linear": {"guidance": 2.0, "guidance_schedule": "linear"},
-    "guidance 2.0, constant": {"guidance": 2.0},
+    "guidance 2.0, linear": {"guidance_scale": 2.0, "guidance_schedule": "linear"},
+    "guidance 2.0, constant": {"guidance_scale": 2.0},
 }
 
 
@@ -81,10 +82,11 @@ def _drawn(
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     candidates = np.arange(round(samples / ACCEPTANCE)) % CLASSES
     classes = candidates[:samples]
-    plain, _ = queries.generate(client, candidates.tolist(), seed=seed, batch_size=250)
+    plain, _ = queries.generate(client, candidates.tolist(), SamplingParams(seed=seed), batch_size=250)
     yield "temperature 1.0", plain[:samples], classes
     for way, options in GUIDED.items():
-        pictures, _ = queries.generate(client, classes.tolist(), seed=seed, batch_size=250, **options)
+        params = SamplingParams(seed=seed, **options)
+        pictures, _ = queries.generate(client, classes.tolist(), params, batch_size=250)
         yield way, pictures, classes
     sure = _probabilities(run, plain)[np.arange(len(candidates)), candidates]
     kept = np.concatenate(

@@ -18,10 +18,12 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
+from serving.export.sampling_params import BatchSamplingParams
 from trainers.training.config import Transformer
+from trainers.transformer import init_cache
 from trainers.vim.config import Model
 from trainers.vim.model import VIM
-from trainers.vim.sampling import draw, step
+from trainers.vim.sampling import sample_token, step
 
 FLOAT32_BYTES = 4
 # Less would stay in the caches, which are faster than memory.
@@ -74,7 +76,9 @@ class Reading(NamedTuple):
 @click.option("--batch", type=click.IntRange(1), multiple=True, default=(1, 4, 16, 64), show_default=True)
 @click.option("--steps", default=16, show_default=True, help="Tokens that are timed together at a place.")
 @click.option("--repetitions", default=5, show_default=True, help="Of each measurement; the median counts.")
-@click.option("--whole", is_flag=True, help="Draw whole images as well: time to 128 and to 1024 tokens.")
+@click.option(
+    "--whole", is_flag=True, help="DrawSamples whole images as well: time to 128 and to 1024 tokens."
+)
 @click.option("--quick", is_flag=True, help="A tiny model, one repetition: does it run at all?")
 def main(batch: tuple[int, ...], steps: int, repetitions: int, whole: bool, quick: bool) -> None:
     """Times drawing against this machine's own rate of reading."""
@@ -126,12 +130,13 @@ def _drawing(model: VIM) -> Callable[..., tf.Tensor]:
     def run(first: tf.Tensor, start: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
         rows = tf.shape(first)[0]
         half, one, none = tf.fill([rows], 0.5), tf.ones([rows]), tf.zeros([rows], tf.int32)
+        params = BatchSamplingParams(one, none, one, one, one)
 
         def body(place, token, caches):
             logits, caches = step(model, tf.gather(model.token_embedding, token), caches, place)
-            return place + 1, draw(logits, half, one, none, one), caches
+            return place + 1, sample_token(logits, half, params), caches
 
-        empty = [block.attention.empty_cache(rows, model.tokens) for block in model.blocks]
+        empty = [init_cache(block.attention, rows, model.tokens) for block in model.blocks]
         return tf.while_loop(lambda place, *_: place < stop, body, (start, first, empty))[1]
 
     return run

@@ -21,10 +21,9 @@ from benchmarks.interleaved import MatrixProduct, Work, tabulate
 from tfx_pipeline.config import load
 from trainers.training.step import training_step
 from trainers.vit_vqgan import accounting
-from trainers.vit_vqgan.config import Stage1
+from trainers.vit_vqgan.config import Perceptual, Stage1
 from trainers.vit_vqgan.model import ViTVQGAN
 from trainers.vit_vqgan.objective import Objective
-from trainers.vit_vqgan.perceptual.config import Perceptual
 
 # What a served model does: the call, and its cost for one image.
 SERVED = {
@@ -121,10 +120,10 @@ def _step(size: str, name: str, stage: Stage1, images: int, image_size: int, jit
         objective = Objective(stage, image_size=image_size, seed=0)
     step = tf.function(
         training_step(
-            objective.learners,
+            objective.states,
             objective.gradients,
-            accumulate=stage.train.accumulate,
-            follow=objective.follow,
+            gradient_accumulation_steps=stage.train.gradient_accumulation_steps,
+            post_step=objective.post_step,
             summarize=objective.summarize,
         ),
         jit_compile=jit,

@@ -17,7 +17,8 @@ from rich.console import Console
 from benchmarks.interleaved import MatrixProduct, Work, tabulate
 from tfx_pipeline.config import load
 from trainers.training.config import Transformer
-from trainers.training.step import Learner, descent, training_step
+from trainers.training.step import loss_gradients, training_step
+from trainers.training.train_state import TrainState
 from trainers.vim import accounting
 from trainers.vim.model import VIM
 from trainers.vim.trainer import losses
@@ -57,7 +58,7 @@ def main(only: tuple[str, ...], jit: bool | None, repetitions: int, quick: bool)
 def _works(size: str, *, jit: bool | None, quick: bool) -> Iterator[Work]:
     preset, images, transformer = SIZES[size]
     config = load(preset, small=quick)
-    train = config.stage2.train.model_copy(update={"batch_size": images, "recompute": False})
+    train = config.stage2.train.model_copy(update={"batch_size": images, "gradient_checkpointing": False})
     tokens = (config.data.image_size // config.trained_stage1.model.patch_size) ** 2
     codes = config.trained_stage1.model.codebook.size
     compiled = train.jit_compile if jit is None else jit
@@ -65,9 +66,9 @@ def _works(size: str, *, jit: bool | None, quick: bool) -> Iterator[Work]:
         changes = {"dropout": dropout} | ({"transformer": transformer} if transformer and not quick else {})
         options = config.stage2.model.model_copy(update=changes)
         model = VIM(options, tokens=tokens, codebook_size=codes, classes=CLASSES)
-        learner = Learner(model, train)
+        state = TrainState(model, train)
         step = tf.function(
-            training_step([learner], descent(learner, partial(losses, model, training=True))),
+            training_step([state], loss_gradients(state, partial(losses, model, training=True))),
             jit_compile=compiled,
             autograph=False,
         )

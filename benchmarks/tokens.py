@@ -31,8 +31,8 @@ from components.tfrecords import serialize_example
 from components.token_transform.encode import LOAD
 from components.token_transform.executor import Executor
 from components.token_transform.tokenizer import SIGNATURE
-from serving.export import export_tokenizer
-from serving.metadata import Metadata
+from serving.export.metadata import Metadata
+from serving.export.tokenizer import export_tokenizer
 from tfx_pipeline.config import Config, load
 from trainers.training import job
 from trainers.vit_vqgan.model import ViTVQGAN

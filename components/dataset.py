@@ -15,7 +15,7 @@ from typing import NamedTuple, TypedDict, TypeVar
 
 import tensorflow as tf
 
-from components.atomic import whole_file
+from serving.export.atomic import write_atomic
 
 DATASET = "dataset.json"
 QUARANTINE = "quarantine.jsonl"
@@ -66,7 +66,7 @@ class Dataset:
 
     def write(self, uri: str) -> None:
         """Writes the sidecar into the artifact at `uri`, whole or not at all."""
-        _write_whole(os.path.join(uri, DATASET), json.dumps(asdict(self), indent=2) + "\n")
+        write_atomic(os.path.join(uri, DATASET), json.dumps(asdict(self), indent=2) + "\n")
 
     def records(self, split: str) -> int:
         """How many records stand in `split`."""
@@ -115,7 +115,7 @@ def write_quarantine(uri: str, broken: Iterable[Broken]) -> None:
     """Writes the list of what was left out into the artifact at `uri`, a JSON object a line."""
     lines = [json.dumps(entry._asdict()) + "\n" for entry in broken]
     if lines:
-        _write_whole(os.path.join(uri, QUARANTINE), "".join(lines))
+        write_atomic(os.path.join(uri, QUARANTINE), "".join(lines))
 
 
 def read_quarantine(uri: str) -> list[Broken]:
@@ -125,8 +125,3 @@ def read_quarantine(uri: str) -> list[Broken]:
         return []
     with tf.io.gfile.GFile(path) as file:
         return [Broken(**json.loads(line)) for line in file]
-
-
-def _write_whole(path: str, text: str) -> None:
-    with whole_file(path, os.path.dirname(path)) as draft, tf.io.gfile.GFile(draft, "w") as file:
-        file.write(text)

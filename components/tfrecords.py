@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -22,8 +21,9 @@ from tfx import types
 from tfx.components.example_gen.utils import PAYLOAD_FORMAT_PROPERTY_NAME
 from tfx.types import artifact_utils
 
-from components.atomic import whole_file
 from components.dataset import Broken, SplitCounts
+from serving.export.atomic import atomic_path
+from serving.wire.errors import one_line
 
 BROKEN = "broken"
 READ_AT_ONCE = 64
@@ -77,9 +77,7 @@ def read_records(path: str) -> Iterator[bytes]:
         for batch in records.batch(READ_AT_ONCE).as_numpy_iterator():
             yield from batch
     except tf.errors.DataLossError as error:
-        # TensorFlow puts its own names around the reason.
-        reason = re.sub(r"\{\{.*?\}\} |\[Op:.*", "", error.message).strip()
-        raise DamagedFile(f"{path} is damaged: {reason}") from error
+        raise DamagedFile(f"{path} is damaged: {one_line(error)}") from error
 
 
 def serialize_example(features: Mapping[str, bytes | Sequence[int]]) -> bytes:
@@ -157,7 +155,7 @@ class _WriteShard(beam.DoFn):
         path = os.path.join(folder, f"data_tfrecord-{index:05d}-of-{self._num_shards:05d}")
         records, digest = 0, hashlib.sha256()
         # Drafts stand outside the split's folder, whose every file is read.
-        with whole_file(path, self._directory) as draft, tf.io.TFRecordWriter(draft) as writer:
+        with atomic_path(path, self._directory) as draft, tf.io.TFRecordWriter(draft) as writer:
             for _, key, content in sorted(chain.from_iterable(batches), key=itemgetter(0)):
                 try:
                     record = self._serialize(content)

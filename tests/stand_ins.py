@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from serving.export import Metadata, export_classifier, export_generator, export_tokenizer
+from serving.export.classifier import export_classifier
+from serving.export.generator import Generator, export_generator
+from serving.export.metadata import Metadata
+from serving.export.sampling_params import BatchSamplingParams
+from serving.export.tokenizer import export_tokenizer
 
 SIZE = 8
 PATCH = 4
@@ -42,11 +46,8 @@ def decode(tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return pixels, tf.math.log(x / (1.0 - x)) + 0.5, tf.zeros_like(pixels)
 
 
-def sample(
-    class_id, seed, temperature, top_k, top_p, first_guidance, last_guidance, given, kept
-) -> tf.Tensor:
+def sample(class_id, seed, params: BatchSamplingParams, prompt, prompt_length) -> tf.Tensor:
     """Tokens scatter around the class's brightness (0, 7 or 14) by at most 1; greedy has no scatter."""
-    del top_k, top_p, first_guidance, last_guidance
 
     def row(inputs):
         label, row_seed, heat = inputs
@@ -57,10 +58,10 @@ def sample(
 
     drawn = tf.map_fn(
         row,
-        (class_id, seed, temperature),
+        (class_id, seed, params.temperature),
         fn_output_signature=tf.TensorSpec([TOKENS], tf.int32),
     )
-    return tf.where(tf.range(TOKENS) < kept[:, tf.newaxis], given, drawn)
+    return tf.where(tf.range(TOKENS) < prompt_length[:, tf.newaxis], prompt, drawn)
 
 
 def log_likelihood(tokens: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
@@ -90,9 +91,7 @@ def write_tokenizer(directory: str, class_names: tuple[str, ...] = CLASSES) -> N
 def write_generator(
     directory: str, class_names: tuple[str, ...] = CLASSES, sample=sample, decode=paint
 ) -> None:
-    export_generator(
-        directory,
-        tf.Module(),
+    generator = Generator(
         metadata("generator", class_names),
         encode=encode,
         decode=decode,
@@ -100,6 +99,7 @@ def write_generator(
         log_likelihood=log_likelihood,
         features=features,
     )
+    export_generator(directory, tf.Module(), generator)
 
 
 def write_classifier(directory: str) -> None:

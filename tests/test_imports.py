@@ -6,23 +6,86 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ALLOWED = {
-    "tfx_pipeline": {"tfx_pipeline", "components", "trainers", "serving"},
-    "components": {"components", "serving"},
-    "trainers": {"trainers", "serving"},
-    "serving": {"serving"},
+
+# Each room, and those that its modules may import beside itself.
+ARROWS = {
+    "tfx_pipeline": {
+        "components",
+        "trainers",
+        "serving.cli",
+        "serving.client",
+        "serving.server",
+        "serving.export",
+        "serving.wire",
+    },
+    "components": {"serving.cli", "serving.client", "serving.export", "serving.wire"},
+    "trainers": {"serving.export", "serving.wire"},
+    "serving.cli": {"serving.client", "serving.server", "serving.export", "serving.wire"},
+    "serving.client": {"serving.server", "serving.export", "serving.wire"},
+    "serving.server": {"serving.export", "serving.wire"},
+    "serving.export": {"serving.wire"},
+    "serving.wire": set(),
 }
-MODULES = [path for package in ALLOWED for path in (ROOT / package).rglob("*.py")]
+MODULES = sorted(
+    path
+    for package in ("tfx_pipeline", "components", "trainers", "serving")
+    for path in (ROOT / package).rglob("*.py")
+)
 
 
-def imported_packages(path: Path) -> set[str]:
-    nodes = list(ast.walk(ast.parse(path.read_text())))
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-    return {name.partition(".")[0] for name in names}
+def room_of(module: str) -> str | None:
+    """The room that a dotted module name belongs to; None for a module from outside."""
+    return next((room for room in ARROWS if f"{module}.".startswith(f"{room}.")), None)
+
+
+def imported_modules(source: str) -> set[str]:
+    """Every module that a source imports, by itself or as `from package import module`."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def wrong_arrows(module: str, source: str) -> list[str]:
+    """Imports of a module that go against the arrows."""
+    room = room_of(module)
+    if room is None:
+        return []
+    targets = {name: room_of(name) for name in imported_modules(source)}
+    return sorted(name for name, target in targets.items() if target and target not in {room, *ARROWS[room]})
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_follow_the_arrows(path):
-    package = path.relative_to(ROOT).parts[0]
-    assert imported_packages(path) & ALLOWED.keys() <= ALLOWED[package]
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    assert wrong_arrows(module, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("serving.wire.errors", "from serving.export import images"),
+        ("serving.export.images", "import serving.server.models"),
+        ("serving.server.rest", "from serving.client.client import Client"),
+        ("serving.client.queries", "from serving.cli import files"),
+        ("trainers.vim.trainer", "from components.metrics import registry"),
+        ("trainers.vim.trainer", "def f():\n    from serving.client import queries"),
+        ("components.dataset", "from trainers.accounting import Cost"),
+        ("serving.cli.commands", "import tfx_pipeline.cli"),
+    ],
+)
+def test_arrow_that_is_turned_around_is_found(module, source):
+    assert len(wrong_arrows(module, source)) == 1
+
+
+def test_arrows_have_no_cycle():
+    for room, targets in ARROWS.items():
+        assert all(room not in ARROWS[target] for target in targets)
+
+
+def test_every_wing_of_serving_is_a_room():
+    wings = {path.parent.name for path in (ROOT / "serving").glob("*/__init__.py")}
+    assert {f"serving.{wing}" for wing in wings} == {room for room in ARROWS if room.startswith("serving.")}

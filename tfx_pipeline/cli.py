@@ -1,7 +1,7 @@
 """The command line `tfx-vim`.
 
-Exit code 0 only on success, 1 when something failed, 2 on bad usage or configuration; whatever goes
-wrong is one line on standard error, and `--debug` shows the traceback behind it.
+The exit code is 0 only on success, 1 if something failed, 2 for bad usage or configuration. An error is one
+line on standard error; `--debug` shows its traceback.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 import click
 import yaml
 
-from serving.commands import COMMANDS
-from serving.errors import ServingError
+from serving.cli.commands import COMMANDS
+from serving.cli.options import RUN
+from serving.wire.errors import ServingError
 from tfx_pipeline import config as configuration
 from tfx_pipeline import console
 from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
@@ -25,7 +26,7 @@ class DebuggableGroup(click.Group):
     """A group whose commands all take `--debug`."""
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
-        """Adds a command and gives it the option."""
+        """Add a command with the option."""
         cmd.params.append(
             click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks and logs.")
         )
@@ -38,7 +39,7 @@ def cli() -> None:
 
 
 def _configured(command: Any) -> Any:
-    """The options that say which configuration is meant."""
+    """The options that choose a configuration."""
     for option in (
         click.option("--small", is_flag=True, help="Shrink the preset to a few steps of tiny models."),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override; repeatable."),
@@ -77,7 +78,7 @@ def run(
     "--run-dir",
     metavar="URI",
     default="gs://BUCKET/tfx-vim",
-    help="Folder of the run, which every pod can reach; the default is a placeholder to be replaced.",
+    help="Folder of the run, reachable by every pod; the default is a placeholder.",
 )
 def compile_(
     preset: str, overrides: tuple[str, ...], small: bool, image: str, output: str, run_dir: str
@@ -90,7 +91,7 @@ def compile_(
 
     try:
         version = source_version(config.data.source, config.data.tfds_data_dir)
-    except SourceError:  # only the cluster can reach it; its cache then knows the source by name alone
+    except SourceError:  # only the cluster can reach it; its cache then identifies the source by its name
         version = ""
     try:
         tokenizer_version = pipeline.imported_version(config)
@@ -120,28 +121,31 @@ def presets() -> None:
 @cli.command("config")
 @_configured
 def config_(preset: str, overrides: tuple[str, ...], small: bool) -> None:
-    """Print the whole configuration that a run would have."""
+    """Print the whole configuration of a run."""
     loaded: Config = configuration.load(preset, overrides, small=small)
     click.echo(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False), nl=False)
 
 
 @cli.command()
 @_configured
-@click.option("--devices", default=1, type=click.IntRange(1), help="How many share the batch.")
+@click.option("--devices", default=1, type=click.IntRange(1), help="Devices that share the batch.")
 @click.option(
     "--device-tflops",
     default=275.0,
     type=click.FloatRange(0, min_open=True),
-    help="Peak rate of one in TFLOP/s; the default is a TPU v4's in bfloat16.",
+    help="Peak rate of a device in TFLOP/s; the default is a TPU v4's in bfloat16.",
 )
 @click.option(
-    "--utilization", default=0.4, type=click.FloatRange(0, 1, min_open=True), help="Share of it reached."
+    "--utilization",
+    default=0.4,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of the peak rate that is reached.",
 )
 @click.option(
     "--device-memory",
     type=click.FloatRange(0, min_open=True),
     metavar="GB",
-    help="Memory of one in GB (16 GiB are 17.2); says whether each stage fits.",
+    help="Memory of a device in GB (16 GiB are 17.2); prints whether each stage fits.",
 )
 @click.option(
     "--image-bytes", type=click.IntRange(1), help="Mean size of an encoded image.  [default: 2 a pixel]"
@@ -156,7 +160,7 @@ def plan(
     device_memory: float | None,
     image_bytes: int | None,
 ) -> None:
-    """Say what training would cost: parameters, FLOPs, memory, data and time."""
+    """Print the cost of training: parameters, FLOPs, memory, data and time."""
     config = configuration.load(preset, overrides, small=small)
     from rich.console import Console
 
@@ -173,12 +177,12 @@ def plan(
 
 
 @cli.command()
-@click.option("--run", "directory", default="runs/digits", metavar="DIR", help="Folder of the run.")
+@click.option("--run", "directory", default=RUN, metavar="DIR", help="Folder of the run.")
 def report(directory: str) -> None:
-    """Draw a run's report anew from what lies in its folder."""
+    """Draw a run's report again from its folder."""
     if not Path(directory, "report", "report.json").is_file():
         raise click.ClickException(
-            f"{directory} holds no report; `tfx-vim run --output {directory}` makes one"
+            f"{directory} must hold a report; `tfx-vim run --output {directory}` writes one"
         )
     from components.run_report import folder
 
@@ -191,7 +195,7 @@ for command in COMMANDS:
 
 
 def main() -> None:
-    """Runs the command line and turns every error into one line and an exit code."""
+    """Run the command line and turn every error into one line and an exit code."""
     debug = "--debug" in sys.argv[1:]
     if not debug:
         console.quiet()
@@ -214,7 +218,7 @@ def _stop(error: Exception, code: int, debug: bool) -> None:
 
 
 def _summarize(metrics: dict[str, Any], directory: str) -> None:
-    """Says in a few lines how the run went and where its results are."""
+    """Print how the run went and where its results are."""
     reconstruction, generation = metrics["reconstruction"], metrics["generation"]
     probe = metrics["linear_probe"]
     for name, scores in (("tokenizer", reconstruction), ("image model", generation)):

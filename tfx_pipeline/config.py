@@ -1,34 +1,39 @@
 """The typed configuration of a run: one YAML file, one frozen tree.
 
-A preset is a YAML file under `configs/`. `load` reads one by name or by path, shrinks it on demand
-(its own `small:` overlay), lays `key=value` overrides over it and validates the whole. Whatever is
-wrong is one line that names the key, what was given and what is allowed.
+A preset is a YAML file under `configs/`. `load` reads one by name or by path, shrinks it on request (its own
+`small:` overlay), applies `key=value` overrides and validates the whole. An error is one line that names the
+key, what it must be and what was given.
 
-A preset that opens with `base: NAME` states only what differs from another one. Mappings are merged key
-by key; one marked `!only` takes the place of what it is laid over.
+A preset that opens with `base: NAME` states only its differences from another one. Mappings are merged key by
+key; one marked `!only` replaces the mapping below it.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import pydantic
 import yaml
 from pydantic import Discriminator, Field, PositiveInt, Tag
 
+from components.image_example_gen.source_kinds import parse_source
+from components.metrics import registry
+from serving.export.sampling_params import SamplingParams
 from trainers.classifier.config import Classifier
-from trainers.training.config import Augmentation, Count, Fraction, NonNegative, Positive, Section
+from trainers.training.config import Augmentation, Count, Fraction, Positive, Section
 from trainers.vim.config import Stage2
 from trainers.vit_vqgan.config import Stage1
 
-PRESETS = Path(__file__).resolve().parent.parent / "configs"
-SOURCES = "digits, folder:DIR, tfds:NAME, tfrecord:PATTERN"
+_HERE = Path(__file__).resolve().parent
+# Beside the package in a checkout, inside it once installed (setup.py).
+PRESETS = next(path for path in (_HERE / "configs", _HERE.parent / "configs") if path.is_dir())
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one line for the user."""
+    """An invalid configuration; the message is one line for the user."""
 
 
 class Data(Section):
@@ -45,24 +50,21 @@ class Data(Section):
     @pydantic.field_validator("source")
     @classmethod
     def _known_kind(cls, source: str) -> str:
-        kind, _, rest = source.partition(":")
-        if source != "digits" and not (kind in ("folder", "tfds", "tfrecord") and rest):
-            raise ValueError(f"allowed are {SOURCES}")
+        parse_source(source)
         return source
 
     @pydantic.field_validator("splits")
     @classmethod
     def _train_and_eval(cls, splits: dict[str, int]) -> dict[str, int]:
         if set(splits) != {"train", "eval"}:
-            raise ValueError("allowed are the two splits train and eval, each with its share")
+            raise ValueError("must be the shares of train and eval")
         return splits
 
 
 class ImportedTokenizer(Section):
-    """A tokenizer of somebody else's in the place of stage 1, such as DALL-E's dVAE (Table 7).
+    """An imported tokenizer in place of stage 1, such as DALL-E's dVAE (Table 7).
 
-    `savedmodel` is the folder of a SavedModel as `serving.export.export_tokenizer` writes it. It is taken as
-    it is.
+    `savedmodel` is the folder of a SavedModel with the signatures of `serving.export.tokenizer`.
     """
 
     savedmodel: Annotated[str, Field(min_length=1)]
@@ -74,7 +76,7 @@ def _kind_of_stage1(given: Any) -> str:
 
 
 class Tokens(Section):
-    """TokenTransform: `augmentations` variants of a training image beside its centre crop."""
+    """TokenTransform: `augmentations` random variants of a training image beside its centre crop."""
 
     augmentations: Count = 0
     batch_size: PositiveInt = 64
@@ -82,7 +84,7 @@ class Tokens(Section):
 
 
 class Bound(Section):
-    """What a metric must reach for a model to be blessed."""
+    """Bounds of a metric for a model to be blessed."""
 
     min: float | None = None
     max: float | None = None
@@ -94,31 +96,29 @@ class ReconstructionEvaluation(Section):
     batch_size: PositiveInt = 64
     thresholds: dict[str, Bound] = {}
 
-
-class Sampling(Section):
-    """How the evaluator draws; the defaults draw from the model itself, as the paper does.
-
-    A `linear` guidance scale rises from 1 at an image's first token to `guidance` at its last.
-    """
-
-    temperature: NonNegative = 1.0
-    top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    guidance: NonNegative = 1.0
-    guidance_schedule: Literal["constant", "linear"] = "constant"
+    @pydantic.field_validator("thresholds")
+    @classmethod
+    def _known_metrics(cls, thresholds: dict[str, Bound]) -> dict[str, Bound]:
+        return _check_metrics(thresholds, registry.RECONSTRUCTION)
 
 
 class GenerationEvaluation(Section):
-    """Drawn images against real ones.
+    """Sampled images against real ones.
 
-    `acceptance` is the share of each class's images that the classifier keeps for scoring (Table 6).
+    `acceptance` is the share of each class's images that the classifier keeps for scoring (Table 6). The seed
+    of `sampling` is the run's by default.
     """
 
     samples: PositiveInt = 1000
     batch_size: PositiveInt = 100
     acceptance: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    sampling: Sampling = Sampling()
+    sampling: SamplingParams = SamplingParams()
     thresholds: dict[str, Bound] = {}
+
+    @pydantic.field_validator("thresholds")
+    @classmethod
+    def _known_metrics(cls, thresholds: dict[str, Bound]) -> dict[str, Bound]:
+        return _check_metrics(thresholds, registry.GENERATION)
 
 
 class LinearProbeEvaluation(Section):
@@ -154,14 +154,28 @@ class Config(Section):
 
     @property
     def trained_stage1(self) -> Stage1:
-        """Stage 1 where it is trained.
+        """The section of a trained stage 1.
 
         Raises:
-          ConfigError: its tokenizer is imported.
+          ConfigError: the tokenizer is imported.
         """
         if isinstance(self.stage1, ImportedTokenizer):
-            raise ConfigError(f"stage1 is imported from {self.stage1.savedmodel}; nothing of it is trained")
+            raise ConfigError(f"stage1 must be trained, got an import of {self.stage1.savedmodel}")
         return self.stage1
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _samples_have_the_runs_seed(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict) or not isinstance(tree.get("seed"), int):
+            return tree
+        tree = copy.deepcopy(tree)
+        section = tree
+        for key in ("evaluation", "generation", "sampling"):
+            section = section.setdefault(key, {})
+            if not isinstance(section, dict):  # given as an object, or wrong and reported later
+                return tree
+        section.setdefault("seed", tree["seed"])
+        return tree
 
     @pydantic.model_validator(mode="after")
     def _stage1_fits_the_image(self) -> Config:
@@ -169,12 +183,14 @@ class Config(Section):
             return self
         size, patch = self.data.image_size, self.stage1.model.patch_size
         if size % patch:
-            raise ValueError(f"data.image_size {size} is not a multiple of stage1.model.patch_size {patch}")
+            raise ValueError(
+                f"data.image_size must be a multiple of stage1.model.patch_size {patch}, got {size}"
+            )
         if self.stage1.loss.adversarial:
             self.stage1.adversary.discriminator.check_image_size(size)
         smallest = self.stage1.perceptual.smallest_side
         if self.stage1.loss.perceptual and size < smallest:
-            raise ValueError(f"data.image_size {size} is below {smallest}, the least that vgg16 takes")
+            raise ValueError(f"data.image_size must be at least {smallest} for vgg16, got {size}")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -182,29 +198,29 @@ class Config(Section):
         acceptance = self.evaluation.generation.acceptance
         if acceptance < 1 and not self.stage2.model.class_conditional:
             raise ValueError(
-                f"evaluation.generation.acceptance {acceptance} needs classes, and "
-                "stage2.model.class_conditional is false; allowed is 1.0"
+                "evaluation.generation.acceptance must be 1.0 if stage2.model.class_conditional is false, "
+                f"got {acceptance}"
             )
         return self
 
     @pydantic.model_validator(mode="after")
     def _guidance_was_trained(self) -> Config:
-        guidance, model = self.evaluation.generation.sampling.guidance, self.stage2.model
-        if guidance != 1.0 and not (model.class_conditional and model.label_drop):
+        scale, model = self.evaluation.generation.sampling.guidance_scale, self.stage2.model
+        if scale != 1.0 and not (model.class_conditional and model.class_dropout):
             raise ValueError(
-                f"evaluation.generation.sampling.guidance {guidance} needs a model that knows images with "
-                "and without their class: stage2.model.class_conditional true and label_drop above 0; "
-                "allowed is 1.0"
+                "evaluation.generation.sampling.guidance_scale must be 1.0 unless "
+                "stage2.model.class_conditional is true and stage2.model.class_dropout is above 0, got "
+                f"{scale}"
             )
         return self
 
     @pydantic.model_validator(mode="after")
-    def _tokens_on_the_fly_are_new(self) -> Config:
+    def _tokens_on_the_fly_vary(self) -> Config:
         augmentation = self.data.augmentation
         if self.stage2.tokens == "on_the_fly" and augmentation.min_scale == 1.0 and not augmentation.flip:
             raise ValueError(
-                "stage2.tokens on_the_fly would make the same tokens in every epoch; set it to cached, or "
-                "data.augmentation.min_scale below 1, or data.augmentation.flip"
+                "stage2.tokens must be cached if data.augmentation has neither min_scale below 1 nor flip, "
+                "got on_the_fly, which would repeat the same tokens in every epoch"
             )
         return self
 
@@ -213,45 +229,45 @@ class Config(Section):
         augmentation = self.data.augmentation
         if self.tokens.augmentations and augmentation.min_scale == 1.0 and not augmentation.flip:
             raise ValueError(
-                f"tokens.augmentations {self.tokens.augmentations} would repeat the centre crop; "
-                "set data.augmentation.min_scale below 1 or data.augmentation.flip"
+                "tokens.augmentations must be 0 if data.augmentation has neither min_scale below 1 nor flip, "
+                f"got {self.tokens.augmentations}"
             )
         return self
 
 
 def presets() -> list[str]:
-    """Names of the presets that come with the project: sorted, ablations last."""
+    """Names of the project's presets: sorted, ablations last."""
     names = [path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.rglob("*.yaml")]
     return sorted(names, key=lambda name: (name.count("/"), name))
 
 
 def load(preset: str, overrides: Sequence[str] = (), *, small: bool = False) -> Config:
-    """The configuration of a preset.
+    """Load the configuration of a preset.
 
     Args:
       preset: a preset's name, or the path of a YAML file.
       overrides: `key=value` each, the key dotted (`stage1.train.steps=100`), the value in YAML.
-      small: lay the preset's own `small:` overlay over it first, a few steps of tiny models.
+      small: apply the preset's own `small:` overlay first, a few steps of tiny models.
 
     Raises:
-      ConfigError: the preset is unknown or unreadable, or a value is not allowed.
+      ConfigError: the preset is unknown or unreadable, or a value is invalid.
     """
     tree = _read(preset)
     shrunk = tree.pop("small", None)
     if small:
         if shrunk is None:
-            raise ConfigError(f"preset {preset} has no small: overlay, so --small cannot shrink it")
+            raise ConfigError(f"preset must have a small: overlay for --small, got {preset} without one")
         _merge(tree, shrunk)
     for override in overrides:
         _set(tree, override)
     try:
         return Config.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise ConfigError(_first_line(error)) from None
+        raise ConfigError(_one_line(error)) from None
 
 
-class _Only(dict):
-    """A mapping that is taken alone, and not merged with what it is laid over."""
+class _Only(dict[str, Any]):
+    """A mapping that replaces the one below it instead of being merged."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -259,33 +275,34 @@ class _Loader(yaml.SafeLoader):
 
 
 def _construct_only(loader: _Loader, node: yaml.MappingNode) -> _Only:
-    return _Only(loader.construct_mapping(node, deep=True))
+    mapping = loader.construct_mapping(node, deep=True)
+    return _Only({str(key): value for key, value in mapping.items()})
 
 
 _Loader.add_constructor("!only", _construct_only)
 
 
 def _read(preset: str, *, folder: Path | None = None, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The tree of a preset, laid over that of its `base:` where it has one.
+    """The tree of a preset, merged over that of its `base:` if it has one.
 
-    A path is relative to `folder`, that of the file which named it; `above` are the files that are laid
-    over this one. A name is not inherited, so that no two presets share the folder of a run.
+    A path is relative to `folder`, that of the file which names it; `above` are the files that are merged
+    over this one. `name` is not inherited, so that no two presets share a run's folder.
     """
     path = _find(preset, folder)
     if path in above:
         chain = " -> ".join(file.name for file in (*above[above.index(path) :], path))
-        raise ConfigError(f"base: goes in a circle: {chain}")
+        raise ConfigError(f"base: must not be circular, got {chain}")
     try:
         tree = yaml.load(path.read_text(), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds no mapping of keys to values")
+        raise ConfigError(f"{path} must hold a mapping of keys to values")
     if "base" not in tree:
         return tree
     base = tree.pop("base")
     if not isinstance(base, str):
-        raise ConfigError(f"{path}: base: is the name of a preset, or a .yaml file (given: {base!r})")
+        raise ConfigError(f"{path}: base: must be the name of a preset or a .yaml file, got {base!r}")
     merged = _read(base, folder=path.parent, above=(*above, path))
     merged.pop("name", None)
     _merge(merged, tree)
@@ -300,22 +317,22 @@ def _find(preset: str, folder: Path | None) -> Path:
     if not path.is_file():
         known = [name for name in presets() if "/" not in name]
         raise ConfigError(
-            f"unknown preset {preset!r}; allowed are {', '.join(known)}, what `tfx-vim presets` lists "
-            "under ablations/, or a .yaml file"
+            f"preset must be one of {', '.join(known)}, an ablation (`tfx-vim presets`) or a .yaml file, "
+            f"got {preset!r}"
         )
     return path
 
 
 def _set(tree: dict[str, Any], override: str) -> None:
-    """Puts the value of `key.key=value` in its place, whatever stood there."""
+    """Set the value of `key.key=value`, replacing the one before."""
     key, equals, text = override.partition("=")
     *sections, last = key.split(".")
     if not equals or not all([*sections, last]):
-        raise ConfigError(f"--set {override!r} is not of the form key.key=value")
+        raise ConfigError(f"--set must be of the form key.key=value, got {override!r}")
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"unknown key {key}; {section} holds a value and no keys")
+            raise ConfigError(f"unknown key {key}: {section} is a value and has no keys")
     try:
         tree[last] = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -330,29 +347,38 @@ def _merge(tree: dict[str, Any], overlay: dict[str, Any]) -> None:
             tree[key] = value
 
 
-def _first_line(error: pydantic.ValidationError) -> str:
-    """The first complaint of pydantic's, as one line: key, what was given, what is allowed."""
-    complaint = error.errors()[0]
-    names, _ = _locate(complaint["loc"])
+def _check_metrics(thresholds: dict[str, Bound], metrics: Sequence[registry.Metric[Any]]) -> dict[str, Bound]:
+    for metric in thresholds.keys() - set(registry.names(metrics)):
+        raise ValueError(f"metric must be one of {', '.join(registry.names(metrics))}, got {metric!r}")
+    return thresholds
+
+
+def _one_line(error: pydantic.ValidationError) -> str:
+    """Pydantic's first error as one line: the key, what it must be, what was given."""
+    first = error.errors()[0]
+    names, _ = _locate(first["loc"])
     key = ".".join(names)
-    message = complaint["msg"].removeprefix("Value error, ")
-    if complaint["type"] == "extra_forbidden":
-        _, (section, *_) = _locate(complaint["loc"][:-1])
-        return f"unknown key {key}; allowed are {', '.join(section.model_fields)}"
-    if complaint["type"] in ("missing", "union_tag_not_found"):
-        return f"{key} is missing" if complaint["type"] == "missing" else f"{key}.network is missing"
-    given = complaint["input"]
-    shown = "" if isinstance(given, (dict, Section)) else f" (given: {given!r})"
-    return f"{key}: {message}{shown}" if key else message
+    if first["type"] == "extra_forbidden":
+        _, (section, *_) = _locate(first["loc"][:-1])
+        return f"unknown key {key}: must be one of {', '.join(section.model_fields)}"
+    if first["type"] in ("missing", "union_tag_not_found"):
+        return f"{key} is missing" if first["type"] == "missing" else f"{key}.network is missing"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = message.partition(", unable to")[0]
+    given = first["input"]
+    shown = "" if isinstance(given, (dict, pydantic.BaseModel)) else f", got {given!r}"
+    if message.startswith("must be"):
+        return f"{key} {message}{shown}"
+    return f"{key}: {message}" if key else message
 
 
-def _locate(location: tuple[int | str, ...]) -> tuple[list[str], list[type[Section]]]:
-    """The keys of a complaint's location, and the kinds of section that may stand there.
+def _locate(location: tuple[int | str, ...]) -> tuple[list[str], list[type[pydantic.BaseModel]]]:
+    """The keys of an error's location, and the kinds of section that it may have.
 
-    Where more than one kind may, pydantic puts the kind's name, in whatever case, into the location.
+    If there is more than one kind, pydantic puts the kind's name, in any case, into the location.
     """
     names: list[str] = []
-    sections: list[type[Section]] = [Config]
+    sections: list[type[pydantic.BaseModel]] = [Config]
     for part in map(str, location):
         kinds = [section for section in sections if section.__name__.lower() == part.lower()]
         if len(sections) > 1 and kinds:
@@ -365,8 +391,8 @@ def _locate(location: tuple[int | str, ...]) -> tuple[list[str], list[type[Secti
     return names, sections
 
 
-def _sections_in(annotation: Any) -> list[type[Section]]:
-    """The sections that an annotation speaks of."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+def _sections_in(annotation: Any) -> list[type[pydantic.BaseModel]]:
+    """The sections in an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
         return [annotation]
     return [section for part in get_args(annotation) for section in _sections_in(part)]

@@ -35,6 +35,8 @@ from kfp import dsl  # noqa: E402
 from kfp.pipeline_spec import pipeline_spec_pb2  # noqa: E402
 from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor  # noqa: E402
 
+from serving.export.atomic import write_atomic  # noqa: E402
+
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The flags of TFX's runner, and the rest, which is Beam's, of a whole command line."""
@@ -90,9 +92,7 @@ def _give_addresses_back(output_file: str, addresses: Mapping[str, str]) -> None
         json_format.Parse(file.read(), executor_output)
     for key, artifact in _artifacts(executor_output.artifacts):
         artifact.uri = addresses[key]
-    with open(output_file + ".part", "w") as file:
-        file.write(json_format.MessageToJson(executor_output))
-    os.replace(output_file + ".part", output_file)
+    write_atomic(output_file, json_format.MessageToJson(executor_output))
 
 
 if __name__ == "__main__":

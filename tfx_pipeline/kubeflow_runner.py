@@ -6,13 +6,13 @@ Nothing runs here and no cluster is asked: the file is what `kfp` and the Pipeli
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
 
 import yaml
 from tfx import v1 as tfx
 from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
 
+from serving.export.atomic import write_atomic
 from tfx_pipeline.config import ConfigError
 
 ENTRYPOINT = ("python", "-m", "tfx_pipeline.kubeflow_entrypoint")
@@ -55,8 +55,4 @@ def compile_pipeline(
     if pipeline_root is not None:
         specification["defaultPipelineRoot"] = pipeline_root
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as beside:
-        draft = Path(beside, path.name)
-        draft.write_text(yaml.safe_dump(specification))
-        draft.replace(path)
+    write_atomic(path, yaml.safe_dump(specification))

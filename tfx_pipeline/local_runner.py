@@ -20,12 +20,13 @@ from tfx import v1 as tfx
 from components.image_example_gen.sources import source_version
 from components.run_report import folder
 from components.tokenizer_importer import saved_tokenizer
+from serving.wire.errors import one_line
 from tfx_pipeline import lineage
 from tfx_pipeline.config import Config, ImportedTokenizer
 from tfx_pipeline.console import ComponentLog
 from tfx_pipeline.pipeline import create_pipeline, imported_version
 from trainers.training.errors import TrainingError
-from trainers.vit_vqgan.perceptual import distance
+from trainers.vit_vqgan.perceptual import load_distance
 
 # Not DirectRunner, which tries to download another runner before it starts.
 BEAM_ARGS = ("--runner=FnApiRunner",)
@@ -44,19 +45,18 @@ class Run:
 
 
 def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
-    """Runs the whole graph into `directory`, taking what has not changed from the cache.
+    """Run the whole graph into `directory`; what has not changed comes from the cache.
 
     Args:
       config: the run's configuration.
-      directory: the run's folder; made where it is missing. A stopped run goes on in it.
-      beam_args: Beam's flags beside the runner, later ones winning.
+      directory: the run's folder, made if it is missing. A stopped run resumes in it.
+      beam_args: further flags for Beam; later ones win.
 
     Raises:
       SourceError: the images cannot be read; nothing was started.
-      ConfigError: a threshold on a metric that does not exist; nothing was started.
-      TokenizerError: an imported tokenizer cannot be had; nothing was started.
-      RunError: a component failed, or a perceptual network cannot be had, in which case nothing was
-        started; the models served before are untouched.
+      TokenizerError: an imported tokenizer is missing or does not fit; nothing was started.
+      RunError: a component failed; or a perceptual network is missing, and nothing was started. The models
+        served before are untouched.
     """
     version = source_version(config.data.source, config.data.tfds_data_dir)
     home = Path(directory).resolve()
@@ -66,7 +66,7 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
         dataset_version=version,
         tokenizer_version=imported_version(config),
         beam_pipeline_args=(*BEAM_ARGS, *beam_args),
-        # Not TFX's function for it, which makes the folder before anything is known to be right.
+        # Not TFX's function for it, which makes the folder before anything has been checked.
         metadata_connection_config=lineage.connection(home / "metadata.db"),
     )
     _require_models(config)
@@ -83,10 +83,10 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
     results = {
         component.name: lineage.last_result(store, name, component.name) for component in log.components
     }
-    # What came from the cache was published when it was made; another configuration may have been since.
+    # A cached report was published when it was made, and another configuration's may have replaced it since.
     folder.publish(results["RunReport"].outputs["report"].uri, str(home))
     for component in ("Pusher.tokenizer", "Pusher.vim"):
-        _serve_again(results[component].outputs["pushed_model"])
+        _push_again(results[component].outputs["pushed_model"])
     folder.add_components(
         str(home),
         [
@@ -98,18 +98,18 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
 
 
 def _require_models(config: Config) -> None:
-    """Loads what is not trained here once: better to miss it now than after other training."""
+    """Load the networks that are not trained here, so that a missing one stops the run at once."""
     if isinstance(config.stage1, ImportedTokenizer):
         saved_tokenizer.read(config.stage1.savedmodel, image_size=config.data.image_size)
     elif config.stage1.loss.perceptual:
         try:
-            distance.load(config.stage1.perceptual)
+            load_distance(config.stage1.perceptual)
         except TrainingError as error:
             raise RunError(str(error)) from error
 
 
-def _serve_again(pushed: Artifact) -> None:
-    """Pushes a model once more, as a new version, where a later run has pushed another since."""
+def _push_again(pushed: Artifact) -> None:
+    """Push a cached model again, as a new version, if another run has pushed since."""
     properties = pushed.custom_properties
     if not properties["pushed"].int_value:
         return
@@ -125,9 +125,9 @@ def _serve_again(pushed: Artifact) -> None:
 
 @contextlib.contextmanager
 def _followed() -> Iterator[ComponentLog]:
-    """Attaches a `ComponentLog` to TFX's logger, and lets nothing else through."""
+    """Attach a `ComponentLog` to TFX's logger, and let nothing else through."""
     logger, log = logging.getLogger("absl"), ComponentLog()
-    # Through absl and not on its logger: whoever restores absl's flags resets the logger's level.
+    # Through absl and not on its logger: code that restores absl's flags resets the logger's level.
     verbosity, propagate = absl_logging.get_verbosity(), logger.propagate
     absl_logging.set_verbosity(absl_logging.INFO)
     logger.addHandler(log)
@@ -141,16 +141,10 @@ def _followed() -> Iterator[ComponentLog]:
 
 
 def _reason(error: BaseException) -> str:
-    """One line of the innermost cause: Beam, TFX and AutoGraph wrap what an executor raised.
+    """The innermost cause in one line: Beam, TFX and AutoGraph wrap what an executor raised.
 
-    A `TrainingError` is said in words for the user already; what caused it is not.
+    A `TrainingError` is written for the user; its own cause is not.
     """
     while error.__cause__ is not None and not isinstance(error, TrainingError):
         error = error.__cause__
-    # Keras puts the arguments of the layer that failed below the reason.
-    text = str(error).partition("Arguments received by")[0]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    # AutoGraph puts the reason last, below a traceback of its own.
-    return lines[-1] if lines[0] == "in user code:" else lines[0]
+    return one_line(error)

@@ -1,30 +1,28 @@
 """The graph: from a collection of images to a served tokenizer and image model.
 
-It reads from top to bottom as it runs. Who runs it (in process, Kubeflow Pipelines) and where its
-files stand is the runners' concern.
+It reads from top to bottom in the order of execution. Where it runs and where its files are is up to the
+runners.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from google.protobuf.message import Message
 from tfx import v1 as tfx
 from tfx.dsl.components.base.base_component import BaseComponent
 
 from components.evaluators.generation.component import GenerationEvaluator
-from components.evaluators.generation.executor import METRICS as GENERATION_METRICS
 from components.evaluators.linear_probe.component import LinearProbeEvaluator
 from components.evaluators.reconstruction.component import ReconstructionEvaluator
-from components.evaluators.reconstruction.executor import METRICS as RECONSTRUCTION_METRICS
 from components.image_example_gen.component import ImageExampleGen
 from components.model_validator.component import ModelValidator
 from components.run_report.component import RunReport
 from components.token_transform.component import TokenTransform
 from components.tokenizer_importer import saved_tokenizer
 from components.tokenizer_importer.component import TokenizerImporter
-from tfx_pipeline.config import Bound, Config, ConfigError, ImportedTokenizer
+from tfx_pipeline.config import Config, ImportedTokenizer
 from trainers.training.config import Job, Section
 
 
@@ -37,21 +35,18 @@ def create_pipeline(
     beam_pipeline_args: Sequence[str],
     metadata_connection_config: Message | None = None,
 ) -> tfx.dsl.Pipeline:
-    """Builds the pipeline of a run.
+    """Build the pipeline of a run.
 
     Args:
       config: the run's configuration.
       run_dir: the folder that holds everything of this run; local or of an object store.
-      dataset_version: fingerprint of the source, so that changed images are not taken from the cache.
+      dataset_version: fingerprint of the source, so that the cache notices changed images.
       tokenizer_version: fingerprint of an imported tokenizer (`imported_version`), for the same reason.
       beam_pipeline_args: Beam's own flags, `--runner` among them.
-      metadata_connection_config: where lineage is kept; None where the runner brings its own.
+      metadata_connection_config: where lineage is stored; None if the runner has its own.
 
     Returns:
       The TFX pipeline, for any TFX runner.
-
-    Raises:
-      ConfigError: a threshold is set on a metric that does not exist.
     """
     data, evaluation = config.data, config.evaluation
 
@@ -89,15 +84,15 @@ def create_pipeline(
         max_broken=data.max_broken,
     )
     cached = config.stage2.tokens == "cached"
-    seen = tokens if cached else images
-    vim = _trainer("vim", "trainers.vim", seen, config, config.stage2, run_dir, base_model=tokenizer)
+    examples = tokens if cached else images
+    vim = _trainer("vim", "trainers.vim", examples, config, config.stage2, run_dir, base_model=tokenizer)
 
     reconstruction = ReconstructionEvaluator(
         examples=images.outputs["examples"],
         model=tokenizer.outputs["model"],
         classifier=classifier.outputs["model"],
         batch_size=evaluation.reconstruction.batch_size,
-        thresholds=_bounds("reconstruction", evaluation.reconstruction.thresholds, RECONSTRUCTION_METRICS),
+        thresholds=evaluation.reconstruction.model_dump(exclude_none=True)["thresholds"],
     )
     generation = GenerationEvaluator(
         examples=images.outputs["examples"],
@@ -105,15 +100,14 @@ def create_pipeline(
         classifier=classifier.outputs["model"],
         samples=evaluation.generation.samples,
         batch_size=evaluation.generation.batch_size,
-        seed=config.seed,
         acceptance=evaluation.generation.acceptance,
-        thresholds=_bounds("generation", evaluation.generation.thresholds, GENERATION_METRICS),
-        **evaluation.generation.sampling.model_dump(),
+        sampling=evaluation.generation.sampling,
+        thresholds=evaluation.generation.model_dump(exclude_none=True)["thresholds"],
     )
     linear_probe = LinearProbeEvaluator(
         examples=images.outputs["examples"],
         model=vim.outputs["model"],
-        label_drop=config.stage2.model.label_drop,
+        class_dropout=config.stage2.model.class_dropout,
         seed=config.seed,
         **evaluation.linear_probe.model_dump(),
     )
@@ -163,10 +157,10 @@ def create_pipeline(
 
 
 def imported_version(config: Config) -> str:
-    """What `create_pipeline` wants to know of an imported tokenizer; empty where it is trained.
+    """The `tokenizer_version` of `create_pipeline`; empty if the tokenizer is trained.
 
     Raises:
-      TokenizerError: it is not there.
+      TokenizerError: the imported tokenizer is missing.
     """
     if isinstance(config.stage1, ImportedTokenizer):
         return saved_tokenizer.version(config.stage1.savedmodel)
@@ -182,10 +176,9 @@ def _trainer(
     run_dir: str,
     base_model: BaseComponent | None = None,
 ) -> tfx.components.Trainer:
-    """A Trainer that runs `<package>.trainer.run_fn` with the section of the configuration it reads.
+    """A Trainer that runs `<package>.trainer.run_fn` with its own section of the configuration.
 
-    No more of the configuration goes in than the trainer reads, so that a change elsewhere finds the
-    trained model in the cache.
+    It gets only the part that it reads, so that after a change elsewhere the trained model is still cached.
     """
     job = Job(
         preset=config.name,
@@ -210,7 +203,7 @@ def _release(
     run_dir: str,
     served_as: str,
 ) -> tuple[ModelValidator, tfx.components.Pusher]:
-    """Validates a model by querying it, and pushes it where server and evaluator both agree."""
+    """Validate a model by querying it, and push it if validator and evaluator both bless it."""
     validator = ModelValidator(model=model.outputs["model"]).with_id(f"ModelValidator.{name}")
     pusher = tfx.components.Pusher(
         model=model.outputs["model"],
@@ -223,13 +216,3 @@ def _release(
         ),
     ).with_id(f"Pusher.{name}")
     return validator, pusher
-
-
-def _bounds(
-    evaluator: str, thresholds: Mapping[str, Bound], allowed: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    for metric in thresholds.keys() - set(allowed):
-        raise ConfigError(
-            f"unknown key evaluation.{evaluator}.thresholds.{metric}; allowed are {', '.join(allowed)}"
-        )
-    return {metric: bound.model_dump(exclude_none=True) for metric, bound in thresholds.items()}

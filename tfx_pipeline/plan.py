@@ -1,7 +1,7 @@
-"""What a configuration would cost to train: parameters, FLOPs, memory, data and time.
+"""The cost of training a configuration: parameters, FLOPs, memory, data and time.
 
-All of it follows from sizes; no model is built, no data read, and TensorFlow not imported, but to ask an
-imported tokenizer for its sizes.
+All of it follows from sizes: no model is built, no data is read, and TensorFlow is imported only to read the
+sizes of an imported tokenizer.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from rich.table import Table
 
 from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
 from trainers.accounting import FLOAT32_BYTES, Cost, activation_bytes, table_2, total
-from trainers.training.config import Rule, Train, Transformer
+from trainers.training.config import OptimizerName, Train, Transformer
 from trainers.vim import accounting as vim
 from trainers.vit_vqgan import accounting as vit_vqgan
 
 ADAM_SLOTS = 2
-# What may be shared out among devices, in the order of ZeRO's stages, as the keys of `Plan.memory`.
+# What can be sharded among devices, in the order of ZeRO's stages, as keys of `CostPlan.memory`.
 SHARDED = {
-    "optimizer": (*(f"optimizer, {rule}" for rule in get_args(Rule)), "average of weights"),
+    "optimizer": (*(f"optimizer, {name}" for name in get_args(OptimizerName)), "EMA of weights"),
     "gradients": ("gradients",),
     "weights": ("weights",),
 }
@@ -34,7 +34,7 @@ TOKEN_EXAMPLE_BYTES = 100
 
 @dataclass(frozen=True)
 class Devices:
-    """What trains: how many devices, each one's peak rate, the share of it that is reached, and its bytes."""
+    """The devices: their number, peak rate, the share of it that is reached, and memory in bytes."""
 
     count: int
     tflops: float
@@ -43,7 +43,7 @@ class Devices:
 
     @property
     def flops_per_second(self) -> float:
-        """FLOPs that all devices together do in a second."""
+        """FLOPs a second of all devices together."""
         return self.count * self.tflops * 1e12 * self.utilization
 
 
@@ -52,35 +52,36 @@ class Part:
     """A network, or a part of one.
 
     Attributes:
-      cost: that of one image's forward pass.
-      rule: the optimizer's that moves it; what is frozen has none, and neither gradients nor slots.
-      table_2: parameters by Table 2's accounting, where it has one.
-      passes: forward passes a step whose activations are kept at once.
+      cost: of one image's forward pass.
+      optimizer: None for a frozen network, which has neither gradients nor slots.
+      table_2: parameters by Table 2's accounting, if it has one.
+      passes: forward passes a step whose activations are kept at the same time.
     """
 
     cost: Cost
-    rule: Rule | None
+    optimizer: OptimizerName | None
     table_2: int | None = None
     passes: int = 1
 
     @property
     def slots(self) -> int:
         """Bytes of the optimizer's slots."""
-        if self.rule == "adafactor":
+        if self.optimizer == "adafactor":
             return self.cost.adafactor
-        return ADAM_SLOTS * FLOAT32_BYTES * self.cost.parameters if self.rule else 0
+        return ADAM_SLOTS * FLOAT32_BYTES * self.cost.parameters if self.optimizer else 0
 
 
 @dataclass(frozen=True)
-class Plan:
+class CostPlan:
     """The training of one stage.
 
     Attributes:
-      parts: what it is made of, by name.
-      flops: FLOPs of a step for each image, by what they are for.
-      averaged: FLOPs among these that only one step of so many does.
-      example_bytes: what is read for each image; `example` says of what kind.
-      averaged_parts: parts of whose weights a moving average is kept.
+      parts: networks and their parts, by name.
+      flops: FLOPs of a step for each image, by purpose.
+      averaged: of those FLOPs that only some steps have, one step in how many.
+      example: what is read for each image.
+      example_bytes: its bytes.
+      ema_parts: parts with an EMA of their weights.
     """
 
     title: str
@@ -91,11 +92,11 @@ class Plan:
     averaged: Mapping[str, int]
     example: str
     example_bytes: int
-    averaged_parts: frozenset[str]
+    ema_parts: frozenset[str]
 
     @property
     def step_flops(self) -> float:
-        """FLOPs of a step over the whole batch; what few steps do is averaged over all."""
+        """FLOPs of a step over the whole batch; FLOPs of some steps only are averaged over all."""
         one = sum(flops / self.averaged.get(name, 1) for name, flops in self.flops.items())
         return one * self.train.batch_size
 
@@ -108,40 +109,39 @@ class Plan:
     def memory(self) -> dict[str, int]:
         """Bytes on each device, which holds all weights and its share of the batch.
 
-        Weights, gradients and Adam's two slots take 4 bytes a parameter each, Adafactor's slots about 1 for
-        both; gradients are there twice where parts of a batch are added up (`accumulate`), and an average of
-        weights (`ema_decay`) takes 4 bytes more. Activations are `trainers.accounting`'s estimate for the
-        images that a device has at once; what R1 keeps on its step is not among them, nor are workspaces and
-        the input pipeline.
+        Weights, gradients and Adam's two slots take 4 bytes a parameter each, Adafactor's slots about 1 in
+        all. Gradients exist twice with `gradient_accumulation_steps`, and an EMA takes 4 more bytes.
+        Activations are `trainers.accounting`'s estimate for the images of one micro-batch; R1's, workspaces
+        and the input pipeline are not included.
         """
-        learned = sum(part.cost.parameters for part in self.parts.values() if part.rule)
-        average = sum(self.parts[name].cost.parameters for name in self.averaged_parts)
-        images = self.train.batch_size // self.devices.count // self.train.accumulate
+        learned = sum(part.cost.parameters for part in self.parts.values() if part.optimizer)
+        average = sum(self.parts[name].cost.parameters for name in self.ema_parts)
+        images = self.train.batch_size // self.devices.count // self.train.gradient_accumulation_steps
         low_precision = self.train.precision == "bfloat16"
         activations = sum(
             part.passes * activation_bytes(part.cost, low_precision=low_precision)
             for part in self.parts.values()
         )
         weights = sum(part.cost.parameters for part in self.parts.values())
-        copies = 1 if self.train.accumulate == 1 else 2
+        copies = 1 if self.train.gradient_accumulation_steps == 1 else 2
         return {
             "weights": FLOAT32_BYTES * weights,
             "gradients": FLOAT32_BYTES * copies * learned,
-            **{f"optimizer, {rule}": self._slots(rule) for rule in get_args(Rule)},
-            "average of weights": FLOAT32_BYTES * average,
+            **{f"optimizer, {name}": self._slots(name) for name in get_args(OptimizerName)},
+            "EMA of weights": FLOAT32_BYTES * average,
             "activations": images * activations,
         }
 
-    def _slots(self, rule: Rule) -> int:
-        return sum(part.slots for part in self.parts.values() if part.rule == rule)
+    def _slots(self, optimizer: OptimizerName) -> int:
+        return sum(part.slots for part in self.parts.values() if part.optimizer == optimizer)
 
     @property
     def verdict(self) -> str:
-        """Whether the memory of a device is enough, and what would have to be shared out if it is not.
+        """Whether the training fits into a device's memory, and if not, what would have to be sharded.
 
-        The trainers keep all of it on each device. Sharded among n of them, each would hold a share 1 / n of
-        the optimizer's state, of the gradients too, of the weights too (the three stages of ZeRO, Rajbhandari
-        et al. 2019). Named is the first of these stages that is enough, with the fewest devices.
+        The trainers keep everything on each device. Sharded among n devices, each would hold 1 / n of the
+        optimizer's state; then also of the gradients; then also of the weights (the three stages of ZeRO,
+        Rajbhandari et al. 2019). The first stage that is enough is named, with the fewest devices.
         """
         memory, size = self.memory, self.devices.memory
         assert size is not None
@@ -154,36 +154,38 @@ class Plan:
             whole = sum(memory.values()) - shared
             for n in shards:
                 if whole + shared / n <= size:
-                    return f"Too much for {_bytes(size)}: {', '.join(names[:count])} would need {n} shards."
+                    return f"Does not fit in {_bytes(size)}: needs {', '.join(names[:count])} in {n} shards."
         activations = _bytes(memory["activations"])
-        return f"Too much for {_bytes(size)}, however sharded: activations take {activations}."
+        return f"Does not fit in {_bytes(size)}, however sharded: activations take {activations}."
 
 
-def stage_1(config: Config, devices: Devices, *, image_bytes: int | None = None) -> Plan:
+def stage_1(config: Config, devices: Devices, *, image_bytes: int | None = None) -> CostPlan:
     """The plan of the tokenizer's training, for encoded images of `image_bytes` on average.
 
-    Where nothing is known of them, they are assumed to be stored at `data.image_size`, with 2 bytes for each
-    pixel; larger ones are stored, and read, as large as they are found.
+    By default images are assumed to be stored at `data.image_size`, with 2 bytes for each pixel; larger ones
+    are stored, and read, in their own size.
 
     Raises:
-      ConfigError: the batch cannot be shared out among the devices, or the tokenizer is imported.
+      ConfigError: the batch cannot be split evenly among the devices, or the tokenizer is imported.
     """
     stage, size = config.trained_stage1, config.data.image_size
     _check_batch("stage1", stage.train, devices)
-    costs = vit_vqgan.parts(stage.model, image_size=size, recompute=stage.train.recompute)
+    costs = vit_vqgan.parts(
+        stage.model, image_size=size, gradient_checkpointing=stage.train.gradient_checkpointing
+    )
     towers = {"encoder": stage.model.encoder, "decoder": stage.model.decoder}
     own = stage.train.optimizer
-    parts = {name: Part(cost, own.rule, table_2=_table_2(towers.get(name))) for name, cost in costs.items()}
+    parts = {name: Part(cost, own.name, table_2=_table_2(towers.get(name))) for name, cost in costs.items()}
     critics = vit_vqgan.critics(stage, image_size=size)
     if "discriminator" in critics:
-        # Image and reconstruction.
-        rule = (stage.adversary.optimizer or own).rule
-        parts["discriminator"] = Part(critics["discriminator"], rule, passes=2)
+        # On image and reconstruction.
+        optimizer = (stage.adversary.optimizer or own).name
+        parts["discriminator"] = Part(critics["discriminator"], optimizer, passes=2)
     if "perceptual" in critics:
         parts["perceptual (frozen)"] = Part(critics["perceptual"], None)
     unknown = stage.perceptual.savedmodel if stage.loss.perceptual else None
     example, example_bytes = _images(size, image_bytes)
-    return Plan(
+    return CostPlan(
         title="Stage 1, the tokenizer" + (f" (without {stage.perceptual.network})" if unknown else ""),
         train=stage.train,
         devices=devices,
@@ -192,33 +194,37 @@ def stage_1(config: Config, devices: Devices, *, image_bytes: int | None = None)
         averaged={"r1": stage.adversary.r1_every},
         example=example,
         example_bytes=example_bytes,
-        averaged_parts=frozenset(costs if stage.train.ema_decay else ()),
+        ema_parts=frozenset(costs if stage.train.ema_decay else ()),
     )
 
 
-def stage_2(config: Config, devices: Devices, *, image_bytes: int | None = None) -> Plan:
-    """The plan of the image model's training; classes are the data's to say, and not counted.
+def stage_2(config: Config, devices: Devices, *, image_bytes: int | None = None) -> CostPlan:
+    """The plan of the image model's training, without the class embedding, whose size the data decide.
 
-    With tokens made on the fly, images are read (`image_bytes` as for `stage_1`), and the frozen tokenizer
-    lies on every device and encodes. Nothing is known of the size of an imported one.
+    With tokens on the fly, images are read (`image_bytes` as for `stage_1`), and every device holds the
+    frozen tokenizer. The size of an imported one is unknown.
 
     Raises:
-      ConfigError: the batch cannot be shared out among the devices, or an imported tokenizer cannot be had.
+      ConfigError: the batch cannot be split evenly among the devices, or an imported tokenizer is missing.
     """
     stage, size = config.stage2, config.data.image_size
     _check_batch("stage2", stage.train, devices)
     tokens, codes = _vocabulary(config)
-    recompute = stage.train.recompute
-    costs = vim.parts(stage.model, tokens=tokens, codebook_size=codes, classes=0, recompute=recompute)
+    checkpointing = stage.train.gradient_checkpointing
+    costs = vim.parts(
+        stage.model, tokens=tokens, codebook_size=codes, classes=0, gradient_checkpointing=checkpointing
+    )
     towers = {"blocks": stage.model.transformer}
-    rule = stage.train.optimizer.rule
-    parts = {name: Part(cost, rule, table_2=_table_2(towers.get(name))) for name, cost in costs.items()}
-    flops = vim.step_flops(stage.model, tokens=tokens, codebook_size=codes, recompute=recompute)
+    optimizer = stage.train.optimizer.name
+    parts = {name: Part(cost, optimizer, table_2=_table_2(towers.get(name))) for name, cost in costs.items()}
+    flops = vim.step_flops(
+        stage.model, tokens=tokens, codebook_size=codes, gradient_checkpointing=checkpointing
+    )
     unknown = stage.tokens == "on_the_fly" and isinstance(config.stage1, ImportedTokenizer)
     if stage.tokens == "on_the_fly":
         if not unknown:
             model = config.trained_stage1.model
-            # No gradient flows through it, so that nothing is kept for the way back.
+            # No gradient flows through it, so nothing is kept for the backward pass.
             tokenizer = vit_vqgan.reconstruct(model, image_size=size)._replace(activations=0, float32=0)
             parts["tokenizer (frozen)"] = Part(tokenizer, None)
             flops["encode"] = vit_vqgan.encode(model, image_size=size).flops
@@ -227,7 +233,7 @@ def stage_2(config: Config, devices: Devices, *, image_bytes: int | None = None)
         # A protocol buffer's integer takes a byte for every 7 bits.
         token_bytes = max(1, -(-(codes - 1).bit_length() // 7))
         example, example_bytes = "tokens", tokens * token_bytes + TOKEN_EXAMPLE_BYTES
-    return Plan(
+    return CostPlan(
         title="Stage 2, the image model" + (" (without the imported tokenizer)" if unknown else ""),
         train=stage.train,
         devices=devices,
@@ -236,7 +242,7 @@ def stage_2(config: Config, devices: Devices, *, image_bytes: int | None = None)
         averaged={},
         example=example,
         example_bytes=example_bytes,
-        averaged_parts=frozenset(costs if stage.train.ema_decay else ()),
+        ema_parts=frozenset(costs if stage.train.ema_decay else ()),
     )
 
 
@@ -255,7 +261,7 @@ def _vocabulary(config: Config) -> tuple[int, int]:
 
 
 def _images(size: int, image_bytes: int | None) -> tuple[str, int]:
-    """What is said of the images that are read, and the bytes of one."""
+    """A description of the images that are read, and the bytes of one."""
     if image_bytes:
         return "encoded images", image_bytes
     return f"images of {size} x {size}, {BYTES_PER_PIXEL} bytes a pixel", BYTES_PER_PIXEL * size**2
@@ -266,16 +272,16 @@ def _table_2(size: object) -> int | None:
 
 
 def _check_batch(stage: str, train: Train, devices: Devices) -> None:
-    shares = devices.count * train.accumulate
+    shares = devices.count * train.gradient_accumulation_steps
     if train.batch_size % shares:
         raise ConfigError(
-            f"{stage}.train.batch_size {train.batch_size} is not a multiple of {shares}: "
-            f"{devices.count} devices, each in {train.accumulate} parts (accumulate)"
+            f"{stage}.train.batch_size must be a multiple of {shares} ({devices.count} devices, "
+            f"{train.gradient_accumulation_steps} gradient_accumulation_steps each), got {train.batch_size}"
         )
 
 
-def show(plan: Plan, console: Console) -> None:
-    """Prints a plan."""
+def show(plan: CostPlan, console: Console) -> None:
+    """Print a plan."""
     console.print(plan.title, style="bold")
     for table in (_parts_table(plan), _step_table(plan), _memory_table(plan)):
         console.print(table)
@@ -285,7 +291,7 @@ def show(plan: Plan, console: Console) -> None:
         console.print()
 
 
-def _parts_table(plan: Plan) -> Table:
+def _parts_table(plan: CostPlan) -> Table:
     table = _table("part", "parameters", "by Table 2", "forward per image", "kept per image")
     for name, part in plan.parts.items():
         stated = f"{part.table_2 / 1e6:.2f} M" if part.table_2 else ""
@@ -301,7 +307,7 @@ def _cost(cost: Cost, table_2: str, passes: int) -> tuple[str, str, str, str]:
     return f"{cost.parameters / 1e6:.2f} M", table_2, forward, activations
 
 
-def _step_table(plan: Plan) -> Table:
+def _step_table(plan: CostPlan) -> Table:
     batch, devices = plan.train.batch_size, plan.devices
     table = _table("training step", f"{batch} images", "per image")
     for name, flops in plan.flops.items():
@@ -316,8 +322,8 @@ def _step_table(plan: Plan) -> Table:
     return table
 
 
-def _memory_table(plan: Plan) -> Table:
-    images = plan.train.batch_size // plan.devices.count // plan.train.accumulate
+def _memory_table(plan: CostPlan) -> Table:
+    images = plan.train.batch_size // plan.devices.count // plan.train.gradient_accumulation_steps
     table = _table("memory of a device", f"{images} images at once")
     for name, size in plan.memory.items():
         if size:

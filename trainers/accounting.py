@@ -1,15 +1,15 @@
-"""What the layers of a model cost, from their sizes alone; nothing is built and TensorFlow not imported.
+"""Costs of layers, from their sizes alone: nothing is built, and TensorFlow is not imported.
 
 FLOPs are those of matrix products and convolutions, two for a multiply-add, attention's two products
-included. Left out are biases, norms, softmax, activation functions, table look-ups, resampling and
-losses: a few percent at the paper's sizes. A causal attention counts whole, because it is computed
-whole and then masked.
+included. Left out are biases, norms, softmax, activation functions, table look-ups, resampling and losses: a
+few percent at the paper's sizes. Causal attention counts in full, because it is computed in full and then
+masked.
 
-Activations are an estimate of what is kept for the way back: the inputs of products, norms and activation
-functions and the outputs of softmaxes, each layer taken as one operation, as a compiler fuses it. Taken
-operation by operation, a block at the paper's sizes keeps about 1.5 times as much in TensorFlow's graph
-(counted there), where GELU and norms are many small operations; a fused attention keeps less. Under bfloat16
-not all of them shrink: the residual path (the inputs of norms), attention weights and losses stay float32.
+Activations are an estimate of what is kept for the backward pass: the inputs of products, norms and
+activation functions and the outputs of softmaxes, each layer taken as one fused operation. Unfused, a block
+at the paper's sizes keeps about 1.5 times as much in TensorFlow's graph (counted there), where GELU and norms
+are many small operations; a fused attention keeps less. Under bfloat16 the residual stream (the inputs of
+norms), attention weights and losses stay float32.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Cost(NamedTuple):
     """The cost of a part of a model.
 
     Attributes:
-      parameters: numbers that are learned.
+      parameters: trainable numbers.
       flops: floating-point operations of the forward pass of one image.
       activations: numbers that the forward pass of one image keeps for the backward pass.
       adafactor: bytes of Adafactor's slots for its parameters, which depend on the shapes of the tensors
         (`trainers.training.adafactor`).
-      float32: those of the activations that are float32 under any policy.
+      float32: the activations among them that are float32 under any policy.
     """
 
     parameters: int
@@ -60,7 +60,7 @@ def activation_bytes(cost: Cost, *, low_precision: bool) -> int:
 
 
 def tensor(*shape: int) -> Cost:
-    """A learned tensor by itself: a table, a bias."""
+    """A trainable tensor: a table, a bias."""
     numbers = math.prod(shape)
     if len(shape) < 2:
         return Cost(numbers, 0, 0, adafactor=2 * FLOAT32_BYTES * numbers)
@@ -69,12 +69,12 @@ def tensor(*shape: int) -> Cost:
 
 
 def work(*, flops: int = 0, activations: int = 0, float32: int = 0) -> Cost:
-    """What has nothing to learn; of `activations`, `float32` are so under any policy."""
+    """Operations without parameters; `float32` of the `activations` are float32 under any policy."""
     return Cost(0, flops, activations, 0, float32)
 
 
 def dense(inputs: int, units: int, *, rows: int, float32: bool = False) -> Cost:
-    """A dense layer on `rows` vectors an image; it keeps its input, whole where it is `float32` itself."""
+    """A dense layer on `rows` vectors an image; it keeps its input, in float32 if it is `float32` itself."""
     kept_numbers = rows * inputs
     return total(
         [
@@ -100,17 +100,17 @@ def convolution(
 
 
 def kept(numbers: int) -> Cost:
-    """What has no weights and no products, and keeps its input: an activation function, a mask."""
+    """An operation without weights and products that keeps its input: an activation function, a mask."""
     return work(activations=numbers)
 
 
 def loss(numbers: int) -> Cost:
-    """A softmax or a loss, which keeps so many numbers in float32."""
+    """A softmax or a loss, which keeps this many numbers in float32."""
     return work(activations=numbers, float32=numbers)
 
 
 def norm(width: int, *, rows: int, float32: bool = True) -> Cost:
-    """A normalization with scale and offset; it keeps its input, which is `float32` on a residual path."""
+    """A normalization with scale and offset; it keeps its input, in float32 on the residual stream."""
     numbers = rows * width
     return total([tensor(width), tensor(width), work(activations=numbers, float32=numbers * float32)])
 
@@ -159,16 +159,16 @@ def blocks(
     tokens: int,
     dropout: bool = False,
     qk_norm: bool = False,
-    recompute: bool = False,
+    gradient_checkpointing: bool = False,
 ) -> Cost:
     """A stack of Transformer blocks.
 
-    With `recompute` (gradient checkpointing) it keeps every block's input, N d numbers, and the
-    activations of the one block that is being computed again. The FLOPs are the forward pass's.
+    With `gradient_checkpointing` it keeps every block's input, N d numbers, and the activations of the one
+    block that is being recomputed. The FLOPs are the forward pass's.
     """
     one = block(size, tokens=tokens, dropout=dropout, qk_norm=qk_norm)
     every = total([one] * size.blocks)
-    if recompute:
+    if gradient_checkpointing:
         inputs = size.blocks * tokens * size.width
         return every._replace(activations=inputs + one.activations, float32=inputs + one.float32)
     return every
@@ -177,9 +177,9 @@ def blocks(
 def table_2(size: Transformer) -> int:
     """The parameters that Table 2 states for a Transformer of this size.
 
-    It counts three d x d attention matrices a block, where the model has four, and for every row, be it
-    a tower of the tokenizer or VIM, a table of 8192 codes, a softmax of 8192 codes without a bias, and
-    1024 positions. 32.03, 91.34, 599.5, 650.04 and 1697.5 million for its five rows.
+    The table counts three d x d attention matrices a block, where the model has four, and for every row,
+    tower of the tokenizer or VIM, a table of 8192 codes, a softmax of 8192 codes without a bias, and 1024
+    positions. 32.03, 91.34, 599.5, 650.04 and 1697.5 million for its five rows.
     """
     d, h = size.width, size.hidden
     weights = 3 * d**2 + 2 * d * h

@@ -1,1 +1,1 @@
-"""What judges the models: each a TFX component that meets them through their signatures alone."""
+"""Evaluators: TFX components that measure the models through their signatures alone."""

@@ -1,4 +1,4 @@
-"""From metrics to a verdict: the evaluation that people read and the blessing that Pusher obeys."""
+"""From metrics to a verdict: `evaluation.json`, and the blessing that Pusher reads."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tfx.components.evaluator import constants
 from tfx.types import Artifact
 
 from components.evaluators import files
+from serving.export.atomic import write_atomic
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -23,25 +24,25 @@ def thresholds_to_json(thresholds: Thresholds | None, known: Collection[str]) ->
 
     Args:
       thresholds: metric -> {"min": bound, "max": bound}, either one absent or None.
-      known: the metrics that the evaluator has.
+      known: the evaluator's metrics.
 
     Raises:
-      ValueError: a metric or a bound that is not known.
+      ValueError: an unknown metric or bound.
     """
     thresholds = thresholds or {}
     for metric, bounds in thresholds.items():
         if metric not in known:
-            raise ValueError(f"thresholds: unknown metric {metric!r}, allowed are {', '.join(sorted(known))}")
+            raise ValueError(f"thresholds must name one of {', '.join(sorted(known))}, got {metric!r}")
         if unknown := set(bounds) - {"min", "max"}:
-            raise ValueError(f"thresholds.{metric}: unknown bound {min(unknown)!r}, allowed are min, max")
+            raise ValueError(f"thresholds.{metric} must have the bounds min or max, got {min(unknown)!r}")
     return json.dumps(thresholds, sort_keys=True)
 
 
 def failed_thresholds(metrics: Mapping[str, float], thresholds: Thresholds) -> list[dict[str, Any]]:
     """Every reason not to bless: {"metric", "value", "bound", "limit", "reason"}.
 
-    A value that is not finite fails whether it has a threshold or not. A threshold on a metric that
-    was not measured, because these data do not have it, fails nothing.
+    A value that is not finite fails with and without a threshold. A threshold on a metric that was not
+    measured, because the data do not have what it needs, fails nothing.
     """
     failed = [
         _failure(metric, value, None, None, f"{metric} is not a finite number")
@@ -67,7 +68,7 @@ def write_evaluation(
     seconds: float,
     **more: Any,
 ) -> None:
-    """Writes `evaluation.json`, and every single number into the metadata store too."""
+    """Write `evaluation.json`, and every number to the metadata store as well."""
     for metric, value in metrics.items():
         if isinstance(value, int | float) and math.isfinite(value):
             evaluation.set_float_custom_property(metric, float(value))
@@ -86,7 +87,7 @@ def judge(
     counts: Mapping[str, int],
     seconds: float,
 ) -> None:
-    """Writes the evaluation with its reasons, and the blessing as Pusher reads it, whatever it says."""
+    """Write the evaluation with the reasons, and the blessing in Pusher's format, positive or negative."""
     failed = failed_thresholds(metrics, thresholds)
     write_evaluation(
         evaluation,
@@ -103,7 +104,7 @@ def judge(
     blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, blessed)
     blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri)
     blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
-    files.write_bytes(os.path.join(blessing.uri, name), b"")
+    write_atomic(os.path.join(blessing.uri, name), b"")
 
 
 def _failure(

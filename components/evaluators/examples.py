@@ -1,4 +1,4 @@
-"""Image Examples as evaluators read them: encoded images with keys and labels, in batches."""
+"""Image Examples for evaluators: encoded images with keys and labels, in batches."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _FEATURES = {
 
 
 class ImageBatch(NamedTuple):
-    """B images as they lie in the Examples."""
+    """B images as stored in the Examples."""
 
     image_bytes: np.ndarray  # object [B], JPEG or PNG
     keys: np.ndarray  # object [B], bytes
-    labels: np.ndarray  # int64 [B], -1 where unlabelled
+    labels: np.ndarray  # int64 [B], -1 if unlabelled
 
 
 class ReadImages(beam.PTransform):
-    """The images of one split as `ImageBatch`es; workers share it out shard by shard."""
+    """The images of one split as `ImageBatch`es; shards are distributed over workers."""
 
     def __init__(self, examples: list[Artifact], split: str, batch_size: int):
         super().__init__()
@@ -40,7 +40,7 @@ class ReadImages(beam.PTransform):
         self._batch_size = batch_size
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[ImageBatch]:
-        """Reads."""
+        """Read."""
         return (
             pipeline
             | "Shards" >> beam.Create(self._files)
@@ -61,7 +61,7 @@ def split_files(examples: list[Artifact], split: str) -> list[str]:
 
 
 def dataset(examples: list[Artifact]) -> Dataset:
-    """What the artifact says of itself: classes, counts, fingerprint."""
+    """The artifact's sidecar: classes, counts, fingerprint."""
     return Dataset.read(artifact_utils.get_single_uri(examples))
 
 
@@ -69,11 +69,11 @@ def count(examples: list[Artifact], split: str) -> int:
     """How many images a split holds.
 
     Raises:
-      ValueError: it holds none, so nothing can be measured on it.
+      ValueError: it holds none.
     """
     records = dataset(examples).records(split)
     if not records:
-        raise ValueError(f"examples: split {split!r} holds no image, an evaluation needs at least one")
+        raise ValueError(f"examples: split {split!r} must hold at least one image, got none")
     return records
 
 

@@ -1,26 +1,17 @@
-"""Files that appear whole or not at all, on any file system that TFX knows."""
+"""JSON and arrays as files that appear whole or not at all, on any file system that TFX knows."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
-import os
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from tfx.dsl.io import fileio
 
-
-def write_bytes(path: str, content: bytes) -> None:
-    """Writes beside `path`, then renames: a reader sees the old file or the new one."""
-    fileio.makedirs(os.path.dirname(path))
-    beside = f"{path}.{uuid.uuid4().hex}"
-    with fileio.open(beside, "wb") as file:
-        file.write(content)
-    fileio.rename(beside, path, overwrite=True)
+from serving.export.atomic import write_atomic
 
 
 def read_bytes(path: str) -> bytes:
@@ -31,7 +22,7 @@ def read_bytes(path: str) -> bytes:
 
 def write_json(path: str, content: Any) -> None:
     """Writes JSON; numbers that are not finite, for which JSON has no word, become null."""
-    write_bytes(path, json.dumps(_finite(content), indent=2, allow_nan=False).encode())
+    write_atomic(path, json.dumps(_finite(content), indent=2, allow_nan=False))
 
 
 def read_json(path: str) -> Any:
@@ -43,7 +34,7 @@ def write_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes named arrays as a compressed .npz."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
 def read_arrays(path: str) -> dict[str, np.ndarray]:

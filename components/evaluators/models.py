@@ -1,4 +1,4 @@
-"""SavedModels inside Beam: a worker gets the path, and each process loads it once."""
+"""SavedModels on Beam workers: a worker gets the path, and each process loads the model once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from apache_beam.utils import shared
 from tfx.types import Artifact, artifact_utils
 from tfx.utils import path_utils
 
-from serving.export import Metadata, read_metadata
+from serving.export.metadata import Metadata
+from serving.export.signatures import read_metadata
 
 
 class SavedModel:
@@ -21,9 +22,9 @@ class SavedModel:
         self._shared = shared.Shared()
 
     def load(self) -> Any:
-        """The loaded model, the same object for whoever asks in this process."""
+        """The loaded model, one object a process."""
         return self._shared.acquire(functools.partial(tf.saved_model.load, self.path))
 
     def metadata(self) -> Metadata:
-        """What the model says of itself."""
+        """The model's metadata."""
         return read_metadata(self.load())

@@ -1,4 +1,4 @@
-"""From batches anywhere on Beam's workers to scores of the whole set in the executor's hands."""
+"""Combines batches on Beam's workers into scores that the executor reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from components.metrics.inception import InceptionScoreFn
 
 
 class Combine(beam.PTransform):
-    """One `fn` over an attribute (dots allowed) of all batches."""
+    """Combine an attribute (dots allowed) of all batches with one `fn`."""
 
     def __init__(self, attribute: str, fn: beam.CombineFn):
         super().__init__(f"Combine {attribute}")
@@ -24,7 +24,7 @@ class Combine(beam.PTransform):
         self._fn = fn
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        """Takes the attribute, then combines."""
+        """Read the attribute, then combine."""
         return batches | beam.Map(operator.attrgetter(self._attribute)) | beam.CombineGlobally(self._fn)
 
 
@@ -32,7 +32,7 @@ class InceptionScores(beam.PTransform):
     """(split of each image int [B], class probabilities [B, C]) -> one list: the score of each split."""
 
     def expand(self, answers: beam.PCollection) -> beam.PCollection[list[float]]:
-        """Scores each split, then lists."""
+        """Score each split, then list."""
         return (
             answers
             | beam.FlatMap(_by_split)
@@ -48,9 +48,9 @@ def write_scores(
     score: Callable[..., Mapping[str, Any]],
     **statistics: beam.PCollection,
 ) -> None:
-    """Writes `score(**statistics)` as JSON once every statistic, one value each, is in.
+    """Write `score(**statistics)` as JSON; each statistic is a PCollection of one value.
 
-    A file, because on a remote runner nothing else comes back to the process that built the pipeline.
+    To a file, because on a remote runner nothing else returns to the process that built the pipeline.
     """
 
     def write(path: str, **values: Any) -> None:
@@ -61,7 +61,7 @@ def write_scores(
 
 
 def take_scores(path: str) -> dict[str, Any]:
-    """What `write_scores` left, which is gone then; null is read as not a number."""
+    """Read what `write_scores` wrote, and remove it; null becomes NaN."""
     scores = files.read_json(path)
     fileio.remove(path)
     return {name: math.nan if value is None else value for name, value in scores.items()}

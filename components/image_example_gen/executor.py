@@ -12,7 +12,6 @@ from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
-from components.atomic import whole_folder
 from components.dataset import Broken, Dataset, check_broken, read_quarantine, write_quarantine
 from components.image_example_gen.images import Image, serialize
 from components.image_example_gen.sources import Source, SourceError, open_source
@@ -27,6 +26,7 @@ from components.tfrecords import (
     fingerprint,
     order_of,
 )
+from serving.export.atomic import atomic_folder
 
 UNLABELLED = -1
 
@@ -51,7 +51,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         name = exec_properties["source"]
         source = open_source(name, exec_properties.get("tfds_data_dir"))
-        with whole_folder(examples.uri):
+        with atomic_folder(examples.uri):
             with self._make_beam_pipeline() as pipeline:
                 _write_examples(
                     pipeline,

@@ -10,7 +10,8 @@ import PIL.Image
 import tensorflow as tf
 
 from components.tfrecords import BrokenRecord, serialize_example
-from serving import images
+from serving.export import images
+from serving.wire.errors import one_line
 
 # What Pillow may open at all: the fewer decoders, the fewer surprises from unknown bytes.
 READABLE = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -69,7 +70,7 @@ def _read(image: Image) -> bytes:
         with tf.io.gfile.GFile(image.path, "rb") as file:
             return file.read()
     except tf.errors.OpError as error:
-        raise BrokenRecord(f"cannot be read: {_first_line(error)}") from error
+        raise BrokenRecord(f"cannot be read: {one_line(error)}") from error
 
 
 def _verified(content: bytes) -> tuple[bytes, str, int, int]:
@@ -94,7 +95,7 @@ def _verified(content: bytes) -> tuple[bytes, str, int, int]:
         raise BrokenRecord("is no image of a known format") from error
     # Pillow's decoders raise anything from SyntaxError to struct.error on bytes they do not like.
     except Exception as error:
-        raise BrokenRecord(f"cannot be decoded: {_first_line(error)}") from error
+        raise BrokenRecord(f"cannot be decoded: {one_line(error)}") from error
     return content, encoding, height, width
 
 
@@ -102,8 +103,3 @@ def _to_png(picture: PIL.Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.convert("RGB").save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _first_line(error: Exception) -> str:
-    text = error.message if isinstance(error, tf.errors.OpError) else str(error)
-    return (text.splitlines() or [type(error).__name__])[0]

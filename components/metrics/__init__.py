@@ -1,1 +1,1 @@
-"""What is measured: functions of arrays, and Beam combiners for what only a whole set has."""
+"""Metrics: their registry, functions of arrays, and Beam combiners over whole sets."""

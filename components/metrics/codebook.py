@@ -1,4 +1,4 @@
-"""How much of the codebook is in use."""
+"""Codebook usage and perplexity."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class Usage(NamedTuple):
 
 
 class Codes(NamedTuple):
-    """What is kept while gathering."""
+    """Counts of a partial set."""
 
     counts: np.ndarray  # int64 [K], how often each code was used
     usages: float  # sum over the full batches
     batches: int
-    waiting: np.ndarray  # int32 [B, N], tokens of fewer than 256 images, not yet a batch
+    waiting: np.ndarray  # int32 [B, N], tokens of fewer than 256 images, not a full batch yet
 
 
 class CodebookUsageFn(beam.CombineFn):
     """Batches of tokens [B, N] -> `Usage` by the rule of Table 4's caption.
 
     Distinct codes in a batch of 256 images over the size of the codebook, averaged over the full
-    batches of the set; a set of fewer images makes one smaller batch. On a runner that reorders
-    images, the batches are made of other images and the mean differs in its last digits.
+    batches of the set; a set of fewer images is one smaller batch. A runner that reorders images forms other
+    batches, and the mean differs in its last digits.
     """
 
     def __init__(self, codebook_size: int):
@@ -47,19 +47,19 @@ class CodebookUsageFn(beam.CombineFn):
         return Codes(np.zeros(self._size, np.int64), 0.0, 0, np.zeros((0, 0), np.int32))
 
     def add_input(self, accumulator: Codes, tokens: np.ndarray) -> Codes:
-        """Adds the images of one batch [B, N]."""
+        """Add the images of one batch [B, N]."""
         counts = np.bincount(tokens.ravel(), minlength=self._size)
         return self._merge(accumulator, Codes(counts, 0.0, 0, np.asarray(tokens, np.int32)))
 
     def merge_accumulators(self, accumulators: Iterable[Codes]) -> Codes:
-        """Joins partial sets; what waits in each may now fill batches."""
+        """Merge partial sets; what waits in each may now fill batches."""
         merged = self.create_accumulator()
         for accumulator in accumulators:
             merged = self._merge(merged, accumulator)
         return merged
 
     def extract_output(self, accumulator: Codes) -> Usage:
-        """Usage and perplexity; not a number for no image."""
+        """Usage and perplexity; NaN for no image."""
         counts, usages, batches, waiting = accumulator
         if batches:
             return Usage(usages / batches, perplexity(counts), batches, USAGE_BATCH)
@@ -85,7 +85,7 @@ def codebook_usage(tokens: np.ndarray, codebook_size: int) -> float:
 
 
 def perplexity(counts: np.ndarray) -> float:
-    """exp(entropy) of codes used `counts` [K] times: K when all are used alike, 1 when one is."""
+    """exp(entropy) of codes used `counts` [K] times: K if all are used equally, 1 if only one is."""
     total = counts.sum()
     if not total:
         return float("nan")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from components.metrics.moments import Moments
+if TYPE_CHECKING:  # which imports Beam
+    from components.metrics.moments import Moments
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), at least 0, in units of squared features.
 
-    The product C_a C_b is not symmetric, and a general matrix square root of it turns complex or
-    diverges where features are fewer than dimensions. It shares its eigenvalues with the symmetric,
-    positive semi-definite C_a^(1/2) C_b C_a^(1/2), so the trace is the sum of their square roots.
+    The product C_a C_b is not symmetric, and its general matrix square root becomes complex or diverges if
+    there are fewer images than dimensions. It has the eigenvalues of the symmetric, positive semi-definite
+    C_a^(1/2) C_b C_a^(1/2), so the trace is the sum of their square roots.
 
-    Not a number where a set has fewer than two vectors, and so no covariance, or where a feature is
-    not finite.
+    NaN if a set has fewer than two vectors, and so no covariance, or if a feature is not finite.
     """
     if min(a.count, b.count) < 2 or not np.isfinite(a.covariance + b.covariance).all():
         return float("nan")

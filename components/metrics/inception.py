@@ -1,4 +1,4 @@
-"""The inception score (Salimans et al. 2016): sharp and varied, in the eyes of a classifier."""
+"""The Inception Score (Salimans et al. 2016)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy import special
 
 
 @dataclass(frozen=True)
-class Answers:
+class ProbabilitySums:
     """Sums over the class probabilities of a set of images."""
 
     count: int
@@ -25,27 +25,27 @@ class InceptionScoreFn(beam.CombineFn):
     E_x KL = E_x sum_y p(y|x) ln p(y|x) - sum_y p(y) ln p(y): two sums, so that no image is kept.
     """
 
-    def create_accumulator(self) -> Answers:
+    def create_accumulator(self) -> ProbabilitySums:
         """An empty set."""
-        return Answers(0, np.zeros(0), 0.0)
+        return ProbabilitySums(0, np.zeros(0), 0.0)
 
-    def add_input(self, accumulator: Answers, batch: np.ndarray) -> Answers:
-        """Adds the rows of one batch [B, C]."""
+    def add_input(self, accumulator: ProbabilitySums, batch: np.ndarray) -> ProbabilitySums:
+        """Add the rows of one batch [B, C]."""
         if not len(batch):
             return accumulator
         batch = np.asarray(batch, np.float64)
         entropy = float(special.xlogy(batch, batch).sum())
-        return _merge(accumulator, Answers(len(batch), batch.sum(axis=0), entropy))
+        return _merge(accumulator, ProbabilitySums(len(batch), batch.sum(axis=0), entropy))
 
-    def merge_accumulators(self, accumulators: Iterable[Answers]) -> Answers:
-        """Joins partial sets."""
+    def merge_accumulators(self, accumulators: Iterable[ProbabilitySums]) -> ProbabilitySums:
+        """Merge partial sets."""
         merged = self.create_accumulator()
         for accumulator in accumulators:
             merged = _merge(merged, accumulator)
         return merged
 
-    def extract_output(self, accumulator: Answers) -> float:
-        """The score; not a number for no image."""
+    def extract_output(self, accumulator: ProbabilitySums) -> float:
+        """The score; NaN for no image."""
         count = accumulator.count
         if not count:
             return float("nan")
@@ -68,9 +68,9 @@ def inception_score(probabilities: np.ndarray, splits: int = 1) -> tuple[float, 
     )
 
 
-def _merge(a: Answers, b: Answers) -> Answers:
+def _merge(a: ProbabilitySums, b: ProbabilitySums) -> ProbabilitySums:
     if not a.count or not b.count:
         return a if a.count else b
-    return Answers(
+    return ProbabilitySums(
         a.count + b.count, a.probabilities + b.probabilities, a.negative_entropy + b.negative_entropy
     )

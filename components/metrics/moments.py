@@ -1,4 +1,4 @@
-"""Mean and covariance of a set of vectors, gathered in any order."""
+"""Mean and covariance of a set of vectors, combined in any order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Scatter:
-    """What is kept while gathering: sums of products around the mean, so that nothing cancels."""
+    """Moments of a partial set, as sums of products around the mean, so that nothing cancels."""
 
     count: int
     mean: np.ndarray  # float64 [D], or [] before the first vector
@@ -30,8 +30,8 @@ class Scatter:
 class MomentsFn(beam.CombineFn):
     """Batches of vectors [B, D] -> `Moments`.
 
-    Merges as Chan, Golub and LeVeque (1979) do: sums of squares of large values never stand against
-    each other, and any tree of merges gives the same result up to rounding.
+    Merges as Chan, Golub and LeVeque (1979): no large sums of squares are subtracted, and any tree of merges
+    gives the same result up to rounding.
     """
 
     def create_accumulator(self) -> Scatter:
@@ -39,7 +39,7 @@ class MomentsFn(beam.CombineFn):
         return Scatter(0, np.zeros(0), np.zeros((0, 0)))
 
     def add_input(self, accumulator: Scatter, batch: np.ndarray) -> Scatter:
-        """Adds the rows of one batch [B, D]."""
+        """Add the rows of one batch [B, D]."""
         if not len(batch):
             return accumulator
         batch = np.asarray(batch, np.float64)
@@ -48,7 +48,7 @@ class MomentsFn(beam.CombineFn):
         return _merge(accumulator, Scatter(len(batch), mean, centred.T @ centred))
 
     def merge_accumulators(self, accumulators: Iterable[Scatter]) -> Scatter:
-        """Joins partial sets."""
+        """Merge partial sets."""
         merged = self.create_accumulator()
         for accumulator in accumulators:
             merged = _merge(merged, accumulator)
@@ -62,7 +62,7 @@ class MomentsFn(beam.CombineFn):
 
 
 def moments(vectors: np.ndarray) -> Moments:
-    """The moments of vectors [B, D] at hand."""
+    """The moments of vectors [B, D] in memory."""
     fn = MomentsFn()
     return fn.extract_output(fn.add_input(fn.create_accumulator(), vectors))
 

@@ -1,6 +1,6 @@
-"""Distances between an image and its reconstruction, an image at a time.
+"""Distances between images and their reconstructions.
 
-Images are float [B, H, W, C] in [0, 1]; every answer is float64 [B], a mean over the image.
+Images are float [B, H, W, C] in [0, 1]; every result is float64 [B], a mean over the image.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
-# A perfect reconstruction would have infinite PSNR, and one such image would hide all others.
+# A perfect reconstruction would have infinite PSNR, which would hide all others in a mean.
 MAX_PSNR = 100.0
 
 
@@ -31,10 +31,10 @@ def psnr(originals: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
 def logit_laplace(originals: np.ndarray, mu: np.ndarray, log_scale: np.ndarray) -> np.ndarray:
     """Negative log-density of the originals under the decoder's logit-Laplace, nats a value, [B].
 
-    Ramesh et al. (2021), appendix A.3: x' = 0.8 x + 0.1 is logit-Laplace with location mu and scale b,
-    so -ln p(x') = |logit(x') - mu| / b + ln b + ln(2 x' (1 - x')). The last term, the Jacobian,
-    belongs to the value that Table 1 reports and not to the loss that is optimized. mu may lie beyond the
-    logits of black and white, where the picture is clipped and would make the distance look smaller.
+    Ramesh et al. (2021), appendix A.3: x' = 0.8 x + 0.1 is logit-Laplace with location mu and scale b, so -ln
+    p(x') = |logit(x') - mu| / b + ln b + ln(2 x' (1 - x')). The last term, the Jacobian, is part of the value
+    that Table 1 reports and not of the loss. mu may lie beyond the logits of black and white, where the image
+    is clipped; measured from the clipped image, the distance would be too small.
 
     Args:
       originals: x.

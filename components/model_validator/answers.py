@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from serving.export import Metadata
+from serving.export.metadata import Metadata
 
-# The signatures of each kind of model, and what each must answer at least (`serving.export`).
+# The signatures of each kind of model, and what each must answer at least (`serving.export.signatures`).
 CONTRACT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "tokenizer": {
         "encode": ("tokens",),

@@ -24,7 +24,7 @@ class ModelValidatorSpec(component_spec.ComponentSpec):
 
 
 class ModelValidator(base_component.BaseComponent):
-    """Blesses a model whose every signature answers as the contract of `serving.export` says."""
+    """Blesses a model whose every signature answers as the contract of `serving.export.signatures` says."""
 
     SPEC_CLASS = ModelValidatorSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)

@@ -18,13 +18,14 @@ import tensorflow as tf
 from absl import logging
 from tfx import types
 from tfx.dsl.components.base import base_executor
-from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.types.standard_component_specs import BLESSING_KEY, MODEL_KEY
 from tfx.utils import path_utils
 
 from components.model_validator import answers, queries
-from serving.export import Metadata, read_metadata
+from serving.export.atomic import write_atomic
+from serving.export.metadata import Metadata
+from serving.export.signatures import read_metadata
 
 # How TFX's InfraValidator marks its blessing, and how Pusher reads it.
 BLESSED_PROPERTY = "blessed"
@@ -75,7 +76,7 @@ class Executor(base_executor.BaseExecutor):
 
         checks = validate(path_utils.serving_model_path(model.uri))
         reasons = [f"{check.name}: {check.reason}" for check in checks if check.reason]
-        _write(
+        write_atomic(
             os.path.join(blessing.uri, CHECKS_FILE),
             json.dumps(
                 {"blessed": not reasons, "checks": [dataclasses.asdict(check) for check in checks]}, indent=1
@@ -85,7 +86,7 @@ class Executor(base_executor.BaseExecutor):
             logging.warning("Model %s is not blessed: %s", model.uri, "; ".join(reasons))
             blessing.set_string_custom_property(REASON_PROPERTY, reasons[0])
         blessing.set_int_custom_property(BLESSED_PROPERTY, int(not reasons))
-        _write(os.path.join(blessing.uri, NOT_BLESSED_FILE if reasons else BLESSED_FILE), "")
+        write_atomic(os.path.join(blessing.uri, NOT_BLESSED_FILE if reasons else BLESSED_FILE), "")
 
 
 def validate(path: str) -> list[Check]:
@@ -137,11 +138,3 @@ def _query(model: Any, name: str, metadata: Metadata) -> None:
     answers.check(name, alone, 1, metadata)
     if "seed" in rows:
         answers.check_same_draws(together, alone)
-
-
-def _write(path: str, text: str) -> None:
-    """Writes a file that appears whole or not at all."""
-    fileio.makedirs(os.path.dirname(path))
-    with fileio.open(path + ".part", "w") as file:
-        file.write(text)
-    fileio.rename(path + ".part", path, overwrite=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import tensorflow as tf
 
-from serving.export import Metadata
+from serving.export.metadata import Metadata
 
 ROWS = 3
 
@@ -74,5 +74,5 @@ _MAKERS: dict[str, Callable[[Metadata], tf.Tensor]] = {
     "temperature": lambda _: tf.constant([0.0, 0.5, 1.0]),
     "top_k": lambda _: tf.constant([0, 2, 0], tf.int32),
     "top_p": lambda _: tf.constant([1.0, 0.5, 1.0]),
-    "guidance": lambda _: tf.constant([1.0, 1.5, 1.0]),
+    "guidance_scale": lambda _: tf.constant([1.0, 1.5, 1.0]),
 }

@@ -14,6 +14,7 @@ from typing import Any
 from components.evaluators import files
 from components.run_report import page, pictures
 from components.run_report.report import Report
+from serving.export.atomic import write_atomic
 
 _ARRAYS = ("samples", "pairs")
 
@@ -26,9 +27,9 @@ def write(folder: str, report: Report) -> None:
     plain = {name: value for name, value in vars(report).items() if name not in _ARRAYS}
     files.write_json(os.path.join(inner, "report.json"), plain)
     files.write_json(os.path.join(folder, "metrics.json"), report.metrics)
-    files.write_bytes(os.path.join(folder, "samples.png"), pictures.grid(report.sample_rows()))
-    files.write_bytes(os.path.join(folder, "reconstructions.png"), pictures.grid(report.pair_rows()))
-    files.write_bytes(os.path.join(inner, "index.html"), page.render(report).encode())
+    write_atomic(os.path.join(folder, "samples.png"), pictures.grid(report.sample_rows()))
+    write_atomic(os.path.join(folder, "reconstructions.png"), pictures.grid(report.pair_rows()))
+    write_atomic(os.path.join(inner, "index.html"), page.render(report))
 
 
 def read(folder: str) -> Report:

@@ -1,4 +1,4 @@
-"""The page: what a person must see in ten seconds first, everything else below."""
+"""The report's page: the results of ten seconds first, everything else below."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import yaml
 
+from components.metrics import registry
 from components.run_report import charts, pictures
 from components.run_report.report import Report, Row
 
@@ -25,38 +26,12 @@ EVALUATIONS = {
     "linear_probe": "Linear probe",
 }
 
-# More points than these do not show in a chart, and without them the page stays small.
+# More points than this are not visible in a chart, and fewer keep the page small.
 MAX_POINTS = 400
 
 
-class Metric(NamedTuple):
-    """How a score is called and read."""
-
-    title: str
-    unit: str  # "%", "dB" or nothing
-    note: str
-
-
-METRICS = {
-    "psnr": Metric("PSNR", "dB", "higher is better"),
-    "l1": Metric("l1", "", "mean absolute difference, lower is better"),
-    "l2": Metric("l2", "", "mean squared difference, lower is better"),
-    "logit_laplace": Metric("Logit-laplace", "", "nats a value, lower is better"),
-    "codebook_usage": Metric("Codebook usage", "%", "codes used by a batch of test images"),
-    "codebook_perplexity": Metric("Codebook perplexity", "", "codes in use, weighed by how often"),
-    "fid": Metric("FID", "", "lower is better"),
-    "fid_eval": Metric("FID of real images", "", "eval split against train split: the floor"),
-    "is": Metric("Inception score", "", "higher is better, at most the number of classes"),
-    "is_std": Metric("Inception score, deviation", "", "over splits"),
-    "class_accuracy": Metric("Class accuracy", "%", "samples in which the classifier sees the wanted class"),
-    "top1": Metric("Top-1", "%", "at the best block"),
-    "top5": Metric("Top-5", "%", "at the best block"),
-    "best_block": Metric("Best block", "", "counted from 1"),
-}
-
-
 def render(report: Report) -> str:
-    """The whole page as HTML that needs nothing but itself."""
+    """Render the whole page as one self-contained HTML file."""
     components = report.metrics.get("components", [])
     html = _template().render(
         config=report.config,
@@ -73,7 +48,7 @@ def render(report: Report) -> str:
         probe=_probe_chart(report.metrics["linear_probe"]),
         probe_warnings=report.metrics["linear_probe"].get("warnings", []),
         evaluations=[
-            (title, report.metrics[name], list(_rows(report.metrics[name])))
+            (title, report.metrics[name], list(_rows(name, report.metrics[name])))
             for name, title in EVALUATIONS.items()
         ],
         components=components,
@@ -81,14 +56,13 @@ def render(report: Report) -> str:
         total=sum(component["seconds"] for component in components if component["state"] != "cached"),
         configuration=yaml.safe_dump(dict(report.config), sort_keys=False),
     )
-    return html.lstrip()  # the macros before the page leave empty lines
+    return html.lstrip()  # the macros in front leave empty lines
 
 
-def show(metric: str, value: float | None) -> str:
+def show(value: float | None, unit: str = "") -> str:
     """A score as the page writes it."""
     if value is None:
         return "not a number"
-    unit = METRICS[metric].unit if metric in METRICS else ""
     if unit == "%":
         return charts.percentage(value)
     return f"{value:.1f} {unit}" if unit else charts.number(value)
@@ -132,26 +106,23 @@ def _verdicts(metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _headline(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(title, value, explanation) of the few numbers that stand on top."""
+    """(title, value, explanation) of the few numbers at the top."""
     reconstruction, generation, probe = (metrics[name] for name in EVALUATIONS)
     images = reconstruction["counts"]["images"]
-    yield "Reconstruction", show("psnr", reconstruction["psnr"]), f"PSNR of {images:,} held-out images"
-    yield "Codebook in use", show("codebook_usage", reconstruction["codebook_usage"]), _codes(reconstruction)
+    yield "Reconstruction", show(reconstruction["psnr"], "dB"), f"PSNR of {images:,} held-out images"
+    perplexity = show(reconstruction["codebook_perplexity"])
+    batch = reconstruction["protocol"]["usage_batch"]
+    usage = show(reconstruction["codebook_usage"], "%")
+    yield "Codebook in use", usage, f"by {batch} images; perplexity {perplexity}"
     if "class_accuracy" in generation:
-        accuracy = show("class_accuracy", generation["class_accuracy"])
+        accuracy = show(generation["class_accuracy"], "%")
         counts = generation["counts"]
         kept = f" kept of {counts['candidates']:,}" if _rejects(generation) else ""
         yield "Recognized", accuracy, f"of {counts['samples']:,} samples{kept}, by the classifier"
-    floor = show("fid_eval", generation["fid_eval"])
-    yield "FID of samples", show("fid", generation["fid"]), f"real images reach {floor}"
+    yield "FID of samples", show(generation["fid"]), f"real images have {show(generation['fid_eval'])}"
     if "top1" in probe:
         blocks = len(probe["by_block"])
-        yield "Linear probe", show("top1", probe["top1"]), f"top-1 at block {probe['best_block']} of {blocks}"
-
-
-def _codes(reconstruction: Mapping[str, Any]) -> str:
-    perplexity = show("codebook_perplexity", reconstruction["codebook_perplexity"])
-    return f"by {reconstruction['protocol']['usage_batch']} images; perplexity {perplexity}"
+        yield "Linear probe", show(probe["top1"], "%"), f"top-1 at block {probe['best_block']} of {blocks}"
 
 
 def _rejects(generation: Mapping[str, Any]) -> bool:
@@ -160,11 +131,12 @@ def _rejects(generation: Mapping[str, Any]) -> bool:
 
 def _samples_note(generation: Mapping[str, Any]) -> str:
     if not _rejects(generation):
-        return "Drawn from the image model, not chosen: the first of each class."
+        return "Sampled from the image model, not selected: the first of each class."
     counts = generation["counts"]
     return (
-        f"Drawn from the image model, and chosen by the classifier: of {counts['candidates']:,} it kept the "
-        f"{counts['samples']:,} that it was surest of. Here are the first of each class."
+        f"Sampled from the image model, and selected by the classifier: of {counts['candidates']:,} it kept "
+        f"the {counts['samples']:,} with the highest probability of their class. Shown are the first of each "
+        "class."
     )
 
 
@@ -172,28 +144,31 @@ def _gallery(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
     return [(label, [pictures.data_uri(image) for image in images]) for label, images in rows]
 
 
-def _rows(evaluation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for name, metric in METRICS.items():
-        deviates = name != "is_std" or evaluation["protocol"].get("inception_splits", 1) > 1
-        if name in evaluation and deviates:
-            bounds = evaluation.get("thresholds", {}).get(name, {})
-            yield {
-                "title": metric.title,
-                "value": show(name, evaluation[name]),
-                "note": metric.note,
-                "bounds": ", ".join(
-                    f"{word} {show(name, bounds[bound])}"
-                    for bound, word in (("min", "at least"), ("max", "at most"))
-                    if bounds.get(bound) is not None
-                ),
-                "failed": any(
-                    failure["metric"] == name for failure in evaluation.get("failed_thresholds", [])
-                ),
-            }
+def _rows(evaluator: str, evaluation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """One row a metric that the evaluation has, in the order of the registry."""
+    splits = evaluation["protocol"].get("inception_splits", 1)
+    for metric in registry.EVALUATORS[evaluator]:
+        if metric.name not in evaluation or (metric.deviation_of and splits == 1):
+            continue
+        bounds = evaluation.get("thresholds", {}).get(metric.name, {})
+        direction = f"{metric.better} is better" if metric.better else ""
+        yield {
+            "title": metric.title,
+            "value": show(evaluation[metric.name], metric.unit),
+            "note": ", ".join(filter(None, [metric.note, direction])),
+            "bounds": ", ".join(
+                f"{word} {show(bounds[bound], metric.unit)}"
+                for bound, word in (("min", "at least"), ("max", "at most"))
+                if bounds.get(bound) is not None
+            ),
+            "failed": any(
+                failure["metric"] == metric.name for failure in evaluation.get("failed_thresholds", [])
+            ),
+        }
 
 
 def _probe_chart(probe: Mapping[str, Any]) -> charts.Lines | None:
-    """Accuracy over blocks, as Figure 3 has it."""
+    """Accuracy over blocks, as in Figure 3."""
     if "by_block" not in probe:
         return None
     blocks = probe["by_block"]
@@ -201,8 +176,8 @@ def _probe_chart(probe: Mapping[str, Any]) -> charts.Lines | None:
     return charts.lines(
         "Accuracy",
         [
-            charts.Series(METRICS[name].title, numbers, [row[name] for row in blocks])
-            for name in ("top1", "top5")
+            charts.Series(title, numbers, [row[name] for row in blocks])
+            for name, title in (("top1", "Top-1"), ("top5", "Top-5"))
             if name in blocks[0]
         ],
         percent=True,
@@ -212,7 +187,7 @@ def _probe_chart(probe: Mapping[str, Any]) -> charts.Lines | None:
 
 
 def _alarms(history: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Iterator[str]:
-    """What went wrong in a training on the way, in words."""
+    """What went wrong during a training, in words."""
     skipped = sum(row.get("skipped", 0) for row in history)
     if skipped:
         yield f"{skipped:.0f} steps were skipped: their loss or gradient was not finite."
@@ -220,14 +195,14 @@ def _alarms(history: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> 
     low = [row for row in history if row.get("codebook_usage", 1.0) < bound]
     if low:
         yield (
-            f"Codebook usage was under {charts.percentage(bound)} at {len(low)} of {len(history)} logged "
+            f"Codebook usage was below {charts.percentage(bound)} at {len(low)} of {len(history)} logged "
             f"steps, the last of them step {low[-1]['step']} "
             f"({charts.percentage(low[-1]['codebook_usage'])})."
         )
 
 
 def _training_charts(history: Sequence[Mapping[str, Any]]) -> tuple[list[charts.Lines], list[charts.Lines]]:
-    """The charts of one stage: those always shown, and those of everything else it logged."""
+    """The charts of one stage: those always shown, and those of everything else that was logged."""
     names = list(dict.fromkeys(key for row in history for key in row if key != "step"))
     series = {name: one for name in names if (one := _series(history, name)).steps}
     bases = list(dict.fromkeys(name.removeprefix("eval_") for name in series))
@@ -248,7 +223,7 @@ def _series(history: Sequence[Mapping[str, Any]], name: str) -> charts.Series:
         for row in history
         if isinstance(row.get(name), int | float) and math.isfinite(row[name])
     ]
-    # Evenly thinned; the last value, which the legend quotes, always stays.
+    # Thinned evenly; the last value, which the legend quotes, always stays.
     stride = -(-len(points) // MAX_POINTS) or 1
     points = points[::-1][::stride][::-1]
     label = "eval" if name.startswith("eval_") else "train"

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from components.run_report.report import Row
-from serving.grid import draw_grid
+from serving.cli.grid import draw_grid
 
 # Images up to this size go into the page as they are; larger ones as thumbnails, to keep it light.
 LOSSLESS_UP_TO = 32

@@ -13,7 +13,6 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from components.atomic import whole_folder
 from components.dataset import (
     Broken,
     Dataset,
@@ -31,7 +30,8 @@ from components.tfrecords import (
     fingerprint,
 )
 from components.token_transform.encode import METADATA, EncodeFiles, release_model
-from serving.metadata import Metadata
+from serving.export.atomic import atomic_folder
+from serving.export.metadata import Metadata
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -56,7 +56,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         dataset = Dataset.read(images.uri)
         options = dict(exec_properties)
         max_broken = options.pop("max_broken")
-        with whole_folder(examples.uri):
+        with atomic_folder(examples.uri):
             try:
                 with self._make_beam_pipeline() as pipeline:
                     _encode_examples(

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from serving import images
-from serving.export import read_metadata
+from serving.export import images
+from serving.export.signatures import read_metadata
 
 SIGNATURE = "encode_pixels"
 

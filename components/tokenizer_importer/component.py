@@ -34,7 +34,8 @@ class TokenizerImporter(base_component.BaseComponent):
         """Builds the component.
 
         Args:
-          savedmodel: the folder of the SavedModel, with the signatures of `serving.export.export_tokenizer`.
+          savedmodel: the folder of the SavedModel, with the signatures of
+            `serving.export.tokenizer`.
           image_size: pixels a side of the run's images, which must be the tokenizer's.
           version: `saved_tokenizer.version` of the SavedModel. TFX takes a cached copy as long as no
             parameter changes, so this one must change with the model.

@@ -9,8 +9,8 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
-from components.atomic import whole_folder
 from components.tokenizer_importer import saved_tokenizer
+from serving.export.atomic import atomic_folder
 
 
 class Executor(base_executor.BaseExecutor):
@@ -31,5 +31,5 @@ class Executor(base_executor.BaseExecutor):
         path = exec_properties["savedmodel"]
         saved_tokenizer.read(path, image_size=exec_properties["image_size"])
         uri = artifact_utils.get_single_uri(output_dict["model"])
-        with whole_folder(uri):
+        with atomic_folder(uri):
             io_utils.copy_dir(path, path_utils.serving_model_dir(uri))

@@ -8,8 +8,9 @@ from typing import Any
 import tensorflow as tf
 
 from components.model_validator.answers import CONTRACT
-from serving.export import Metadata, read_metadata
-from serving.fingerprint import fingerprint
+from serving.export.fingerprint import fingerprint
+from serving.export.metadata import Metadata
+from serving.export.signatures import read_metadata
 
 
 class TokenizerError(ValueError):
@@ -21,15 +22,15 @@ def read(path: str, *, image_size: int) -> Metadata:
 
     Raises:
       TokenizerError: there is no SavedModel, it is no tokenizer by the signatures of
-        `serving.export.export_tokenizer`, or its images are not of `image_size` pixels.
+        `serving.export.tokenizer`, or its images are not of `image_size` pixels.
     """
     _require_savedmodel(path)
     model = tf.saved_model.load(path)
     missing = sorted(_missing(model.signatures))
     if missing:
         raise TokenizerError(
-            f"stage1.savedmodel {path} is no tokenizer as serving.export.export_tokenizer writes one: "
-            f"missing are {', '.join(missing)}"
+            f"stage1.savedmodel must be a tokenizer as serving.export.tokenizer writes it, got {path} "
+            f"without {', '.join(missing)}"
         )
     metadata = read_metadata(model)
     if metadata.kind != "tokenizer":

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.server import Endpoints, background_server
+from serving.server.server import Endpoints, background_server
 from tests import stand_ins
 
 

@@ -43,7 +43,7 @@ def test_it_survives_json():
         (["stage1.model.patch_size=1"], r"patch_size: .*greater than or equal to 2.*given: 1"),
         (["seed=4294967296"], r"seed: .*less than 2147483648"),
         (
-            ["evaluation.generation.sampling.guidance=.inf"],
+            ["evaluation.generation.sampling.guidance_scale=.inf"],
             r"sampling\.guidance: .*finite number.*given: inf",
         ),
         (["evaluation.generation.sampling.top_k=2147483648"], r"top_k: .*less than 2147483648"),
@@ -73,7 +73,7 @@ def test_it_survives_json():
             "acceptance 0.5 needs classes, and stage2.model.class_conditional is false; allowed is 1.0",
         ),
         (
-            ["evaluation.generation.sampling.guidance=2.0", "stage2.model.label_drop=0"],
+            ["evaluation.generation.sampling.guidance_scale=2.0", "stage2.model.class_dropout=0"],
             "guidance 2.0 needs a model that knows images with and without their class",
         ),
         (

@@ -12,7 +12,7 @@ import yaml
 from kfp.dsl.types import artifact_types
 from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 
-from serving.export import read_metadata
+from serving.export.signatures import read_metadata
 from tests.tfx_pipeline.small_graph import small_graph
 from tfx_pipeline import kubeflow_entrypoint
 from tfx_pipeline.kubeflow_runner import compile_pipeline

@@ -16,7 +16,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from components.image_example_gen.sources import SourceError
 from components.tokenizer_importer.saved_tokenizer import TokenizerError
-from serving.server import background_server
+from serving.server.server import background_server
 from tests import stand_ins
 from tests.components.image_example_gen import pictures
 from tfx_pipeline import config, local_runner
@@ -131,7 +131,7 @@ def draw_inputs() -> dict[str, np.ndarray]:
         "temperature": np.ones(2, np.float32),
         "top_k": np.zeros(2, np.int32),
         "top_p": np.ones(2, np.float32),
-        "guidance": np.ones(2, np.float32),
+        "guidance_scale": np.ones(2, np.float32),
     }
 
 

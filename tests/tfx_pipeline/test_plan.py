@@ -8,7 +8,7 @@ from tests import stand_ins
 from tests.tfx_pipeline.test_cli import call
 from tfx_pipeline.cli import cli
 from tfx_pipeline.config import ConfigError, load
-from tfx_pipeline.plan import Devices, Part, Plan, stage_1, stage_2
+from tfx_pipeline.plan import CostPlan, Devices, Part, stage_1, stage_2
 from trainers.accounting import Cost
 
 DEVICES = Devices(count=4, tflops=2.0, utilization=0.5)
@@ -19,7 +19,7 @@ def planned(*overrides, preset="cifar10", stage=stage_1, devices=DEVICES):
 
 
 def learned(plan):
-    return sum(part.cost.parameters for part in plan.parts.values() if part.rule)
+    return sum(part.cost.parameters for part in plan.parts.values() if part.optimizer)
 
 
 def test_table_2_stands_beside_the_true_parameters():
@@ -64,7 +64,7 @@ def test_an_average_of_weights_half_precision_and_parts_of_a_batch_change_the_me
     before = planned(stage=build).memory
     averaged = planned(f"{stage}.train.ema_decay=0.999", stage=build)
     model = sum(cost.cost.parameters for name, cost in averaged.parts.items() if name != "discriminator")
-    assert (before["average of weights"], averaged.memory["average of weights"]) == (0, 4 * model)
+    assert (before["EMA of weights"], averaged.memory["EMA of weights"]) == (0, 4 * model)
     half = planned(f"{stage}.train.precision=bfloat16", stage=build)
     kept = [
         (part.passes * part.cost.activations, part.passes * part.cost.float32) for part in half.parts.values()
@@ -73,19 +73,19 @@ def test_an_average_of_weights_half_precision_and_parts_of_a_batch_change_the_me
     expected = images * sum(2 * (numbers - float32) + 4 * float32 for numbers, float32 in kept)
     assert half.memory == {**before, "activations": expected}
     assert before["activations"] / 2 < expected < 0.9 * before["activations"]
-    parts = planned(f"{stage}.train.accumulate=2", stage=build).memory
+    parts = planned(f"{stage}.train.gradient_accumulation_steps=2", stage=build).memory
     assert parts["activations"] == before["activations"] // 2
     assert parts["gradients"] == 2 * before["gradients"]
 
 
 def test_each_network_has_the_slots_of_its_own_optimizer():
-    adversary = "stage1.adversary.optimizer={rule: adafactor, learning_rate: 0.001}"
+    adversary = "stage1.adversary.optimizer={optimizer: adafactor, learning_rate: 0.001}"
     before, after = planned(), planned(adversary)
     discriminator = after.parts["discriminator"].cost
     assert after.memory["optimizer, adafactor"] == discriminator.adafactor
     assert after.memory["optimizer, adam"] == 8 * (learned(before) - discriminator.parameters)
     # Not given one, the discriminator has the tokenizer's.
-    both = planned("stage1.train.optimizer.rule=adafactor")
+    both = planned("stage1.train.optimizer.name=adafactor")
     assert both.memory["optimizer, adam"] == 0
     assert learned(both) < both.memory["optimizer, adafactor"] < 1.2 * learned(both)
 
@@ -101,7 +101,7 @@ def test_vim_large_at_the_papers_batch_fits_on_a_chip_of_a_tpu_v4_128_thanks_to_
     assert round(plan.memory["optimizer, adafactor"] / learned(plan), 2) == 1.01
     assert round(sum(plan.memory.values()) / 1e9, 2) == 31.68
     assert plan.verdict == "Fits in 34.36 GB."
-    adam = planned("stage2.train.optimizer.rule=adam", preset="imagenet256_ss", stage=stage_2, devices=CHIPS)
+    adam = planned("stage2.train.optimizer.name=adam", preset="imagenet256_ss", stage=stage_2, devices=CHIPS)
     assert round(sum(adam.memory.values()) / 1e9, 2) == 44.61
     assert adam.verdict == "Too much for 34.36 GB: optimizer would need 4 shards."
 
@@ -128,7 +128,7 @@ def test_a_device_that_is_too_small_is_told_what_would_have_to_be_shared_out(uni
     # One number is learned: 4 bytes of weight, 4 of gradient, 8 of slots, and 6 of activations.
     part = Part(Cost(parameters=1, flops=1, activations=3, adafactor=0), "adam")
     train = load("cifar10", ["stage2.train.precision=bfloat16"]).stage2.train
-    plan = Plan(
+    plan = CostPlan(
         title="",
         train=train.model_copy(update={"batch_size": 4}),
         devices=Devices(4, 1.0, 1.0, memory=units),
@@ -137,7 +137,7 @@ def test_a_device_that_is_too_small_is_told_what_would_have_to_be_shared_out(uni
         averaged={},
         example="",
         example_bytes=0,
-        averaged_parts=frozenset(),
+        ema_parts=frozenset(),
     )
     assert plan.verdict == verdict
 
@@ -145,7 +145,7 @@ def test_a_device_that_is_too_small_is_told_what_would_have_to_be_shared_out(uni
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_recomputing_trades_memory_for_flops(stage):
     build = {"stage1": stage_1, "stage2": stage_2}[stage]
-    before, after = planned(stage=build), planned(f"{stage}.train.recompute=true", stage=build)
+    before, after = planned(stage=build), planned(f"{stage}.train.gradient_checkpointing=true", stage=build)
     assert after.memory["activations"] < before.memory["activations"]
     assert after.step_flops > before.step_flops
     assert after.memory["weights"] == before.memory["weights"]
@@ -165,14 +165,14 @@ def test_tokens_made_on_the_fly_cost_a_frozen_tokenizer_its_forward_pass_and_the
     assert on_the_fly.memory["weights"] - cached.memory["weights"] == 4 * tokenizer
     assert on_the_fly.memory["activations"] == cached.memory["activations"]
     towers = planned().parts
-    encode = sum(towers[name].cost.flops for name in ("encoder", "factorize", "codebook"))
+    encode = sum(towers[name].cost.flops for name in ("encoder", "factorize", "quantizer"))
     assert on_the_fly.step_flops - cached.step_flops == 64 * encode
     assert on_the_fly.example_bytes == planned().example_bytes
 
 
 def test_a_batch_that_cannot_be_shared_out_is_one_line():
     with pytest.raises(ConfigError, match=r"stage1\.train\.batch_size 64 is not a multiple of 6: 3 devices"):
-        planned("stage1.train.accumulate=2", devices=Devices(3, 1.0, 1.0))
+        planned("stage1.train.gradient_accumulation_steps=2", devices=Devices(3, 1.0, 1.0))
 
 
 def test_the_command_prints_both_stages():

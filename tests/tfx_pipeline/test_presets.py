@@ -5,7 +5,7 @@ import pytest
 from tfx_pipeline import config
 from tfx_pipeline.config import load
 from trainers.training.config import Transformer
-from trainers.vit_vqgan.convolutional.config import Convolutional
+from trainers.vit_vqgan.config import Convolutional
 
 SMALL = Transformer(blocks=8, heads=8, width=512, hidden=2048)
 BASE = Transformer(blocks=12, heads=12, width=768, hidden=3072)
@@ -50,7 +50,7 @@ def test_the_tokenizer_trains_as_in_section_5_1(preset):
     stage = load(preset).stage1
     assert (stage.train.batch_size, stage.train.steps) == (256, 500_000)
     assert stage.train.optimizer.model_dump(exclude={"clip_norm"}) == {
-        "rule": "adam",
+        "name": "adam",
         "learning_rate": 1e-4,
         "final_learning_rate": 5e-5,
         "warmup_steps": 50_000,
@@ -124,7 +124,7 @@ def test_the_image_model_trains_as_in_section_5_2(preset):
     assert stage.train.precision == "float32"
     # It names no weight decay and no clipping of gradients for stage 2.
     assert stage.train.optimizer.model_dump() == {
-        "rule": "adafactor",
+        "name": "adafactor",
         "learning_rate": 4.5e-4,
         "final_learning_rate": 1e-5,
         "warmup_steps": 5000,

@@ -9,8 +9,8 @@ from trainers.training.optimizer import DecoupledOptimizer
 
 
 def adafactor_bytes(network: keras.Layer) -> int:
-    """Bytes of Adafactor's slots for all that the network learns; the count of moves is no slot."""
-    options = Optimizer(rule="adafactor", learning_rate=0.1)
+    """Bytes of Adafactor's slots for all trainable variables; the number of steps is no slot."""
+    options = Optimizer(name="adafactor", learning_rate=0.1)
     optimizer = DecoupledOptimizer(options, 10, network.trainable_variables)
-    _moves, *slots = optimizer.state
+    _iterations, *slots = optimizer.variables
     return sum(slot.numpy().nbytes for slot in slots)

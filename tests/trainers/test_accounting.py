@@ -49,12 +49,12 @@ def test_under_bfloat16_the_residual_path_and_the_attention_weights_stay_as_larg
     assert accounting.activation_bytes(cost, low_precision=False) == 4 * 290
     assert accounting.activation_bytes(cost, low_precision=True) == 4 * 90 + 2 * 200
     three = size.model_copy(update={"blocks": 3})
-    assert accounting.blocks(three, tokens=5, recompute=True).float32 == 3 * 20 + 90
+    assert accounting.blocks(three, tokens=5, gradient_checkpointing=True).float32 == 3 * 20 + 90
 
 
 def test_recomputing_keeps_the_inputs_of_blocks_and_one_block():
     size = Transformer(blocks=3, heads=2, width=4, hidden=8)
-    kept = accounting.blocks(size, tokens=5, recompute=True)
+    kept = accounting.blocks(size, tokens=5, gradient_checkpointing=True)
     assert kept.activations == 3 * 20 + 290
     assert kept[:2] == accounting.blocks(size, tokens=5)[:2]
 

@@ -15,7 +15,7 @@ from trainers.classifier import config as classifier
 from trainers.classifier import trainer as classifier_trainer
 from trainers.classifier.model import ResNet
 from trainers.training.config import Optimizer, Train, Transformer
-from trainers.training.step import Learner, descent, training_step
+from trainers.training.step import TrainState, loss_gradients, training_step
 from trainers.vim import config as vim
 from trainers.vim import trainer as vim_trainer
 from trainers.vim.model import VIM
@@ -59,10 +59,10 @@ def tokenizer_step(discriminator=None, *, tower=TOWER, perceptual=None, start_st
     )
     objective = Objective(stage, image_size=16, seed=0)
     step = training_step(
-        objective.learners,
+        objective.states,
         objective.gradients,
-        accumulate=stage.train.accumulate,
-        follow=objective.follow,
+        gradient_accumulation_steps=stage.train.gradient_accumulation_steps,
+        post_step=objective.post_step,
         summarize=objective.summarize,
     )
     return step, pictures()
@@ -70,24 +70,30 @@ def tokenizer_step(discriminator=None, *, tower=TOWER, perceptual=None, start_st
 
 def classifier_step():
     model = ResNet(classifier.Model(blocks_per_stage=1, width=4), image_size=16, classes=2)
-    learner = Learner(model, train())
+    state = TrainState(model, train())
 
     def losses(batch):
         return classifier_trainer._losses(model, batch["pixels"], batch["label"], training=True)
 
-    return training_step([learner], descent(learner, losses)), pictures()
+    return training_step([state], loss_gradients(state, losses)), pictures()
 
 
 def vim_step(**options):
     size = Transformer(blocks=2, heads=2, width=16, hidden=32)
-    model = VIM(vim.Model(transformer=size, **options), tokens=16, codebook_size=8, classes=2, recompute=True)
-    learner = Learner(model, train())
+    model = VIM(
+        vim.Model(transformer=size, **options),
+        tokens=16,
+        codebook_size=8,
+        classes=2,
+        gradient_checkpointing=True,
+    )
+    state = TrainState(model, train())
 
     def losses(batch):
         return vim_trainer.losses(model, batch, training=True)
 
     tokens = tf.random.stateless_uniform([BATCH, 16], seed=[0, 0], maxval=8, dtype=tf.int32)
-    step = training_step([learner], descent(learner, losses))
+    step = training_step([state], loss_gradients(state, losses))
     batch = {"tokens": tokens, "label": tf.range(BATCH) % 2}
     orders = tf.tile(tf.range(16)[tf.newaxis, ::-1], [BATCH, 1])
     return step, {**batch, "order": orders} if model.own_positions is not None else batch
@@ -97,14 +103,14 @@ def on_the_fly_step():
     tokenizer = tf.saved_model.load(written(stand_ins.write_tokenizer))
     size = Transformer(blocks=1, heads=2, width=16, hidden=32)
     model = VIM(vim.Model(transformer=size), tokens=stand_ins.TOKENS, codebook_size=16, classes=2)
-    learner = Learner(model, train())
+    state = TrainState(model, train())
 
     def losses(batch):
         tokens = tokenizer.signatures["encode_pixels"](pixels=batch["pixels"])["tokens"]
         return vim_trainer.losses(model, {**batch, "tokens": tokens}, training=True)
 
     pixels = tf.image.resize(pictures()["pixels"], [stand_ins.SIZE, stand_ins.SIZE])
-    return training_step([learner], descent(learner, losses)), {**pictures(), "pixels": pixels}
+    return training_step([state], loss_gradients(state, losses)), {**pictures(), "pixels": pixels}
 
 
 def written(write) -> str:
@@ -120,9 +126,9 @@ def in_bfloat16(make):
 STEPS = {
     "tokenizer with all its options": lambda: tokenizer_step(
         {"network": "stylegan2", "channel_multiplier": 0.01, "minibatch_stddev": 2},
-        accumulate=2,
+        gradient_accumulation_steps=2,
         ema_decay=0.9,
-        recompute=True,
+        gradient_checkpointing=True,
     ),
     "tokenizer against PatchGAN that comes later": lambda: tokenizer_step(
         {"network": "patchgan", "channels": 4, "layers": 2}, start_step=1

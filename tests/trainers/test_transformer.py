@@ -7,7 +7,15 @@ import pytest
 import tensorflow as tf
 
 from trainers.training.config import Transformer
-from trainers.transformer import Block, Dense, LayerNorm, SelfAttention, run_blocks, softmax_by_row
+from trainers.transformer import (
+    Block,
+    Dense,
+    LayerNorm,
+    SelfAttention,
+    init_cache,
+    run_blocks,
+    softmax_by_row,
+)
 
 SIZE = Transformer(blocks=1, heads=2, width=8, hidden=16)
 
@@ -43,7 +51,7 @@ def stepped(block: Block, x: tf.Tensor) -> tf.Tensor:
 
     @tf.function(input_signature=[tf.TensorSpec([None, *x.shape[1:]])])
     def run(x):
-        cache = block.attention.empty_cache(tf.shape(x)[0], x.shape[1])
+        cache = init_cache(block.attention, tf.shape(x)[0], x.shape[1])
         outputs = []
         for place in range(x.shape[1]):
             output, cache = block.step(x[:, place], cache, tf.constant(place))
@@ -204,7 +212,7 @@ def test_stepping_with_the_cache_works_under_bfloat16(bfloat16):
     np.testing.assert_allclose(block(x), stepped(block, x), atol=0.03)
 
 
-def gradients_of(blocks: list[Block], *, recompute: bool, jit_compile: bool) -> list[np.ndarray]:
+def gradients_of(blocks: list[Block], *, gradient_checkpointing: bool, jit_compile: bool) -> list[np.ndarray]:
     weights = [v.value for block in blocks for v in block.trainable_variables]
     for block in blocks:  # the same dropout in every call
         for seed in block.non_trainable_variables:
@@ -214,7 +222,9 @@ def gradients_of(blocks: list[Block], *, recompute: bool, jit_compile: bool) -> 
     def gradients(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            loss = tf.reduce_sum(run_blocks(blocks, x, training=True, recompute=recompute) ** 2)
+            loss = tf.reduce_sum(
+                run_blocks(blocks, x, training=True, gradient_checkpointing=gradient_checkpointing) ** 2
+            )
         return tape.gradient(loss, [x, *weights])
 
     return [gradient.numpy() for gradient in gradients(random(2, 5, 8))]
@@ -226,14 +236,16 @@ def test_recomputed_blocks_have_the_same_gradients(dropout, jit_compile):
     blocks = [Block(SIZE, dropout=dropout) for _ in range(2)]
     for block in blocks:
         block(random(1, 5, 8))
-    kept = gradients_of(blocks, recompute=False, jit_compile=jit_compile)
-    recomputed = gradients_of(blocks, recompute=True, jit_compile=jit_compile)
+    kept = gradients_of(blocks, gradient_checkpointing=False, jit_compile=jit_compile)
+    recomputed = gradients_of(blocks, gradient_checkpointing=True, jit_compile=jit_compile)
     for one, other in zip(kept, recomputed, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(one).max())
 
 
-@pytest.mark.parametrize(("recompute", "kept"), [(False, 3), (True, 0)])
-def test_recomputed_blocks_keep_no_attention_weights_for_the_way_back(recompute, kept, monkeypatch):
+@pytest.mark.parametrize(("gradient_checkpointing", "kept"), [(False, 3), (True, 0)])
+def test_recomputed_blocks_keep_no_attention_weights_for_the_way_back(
+    gradient_checkpointing, kept, monkeypatch
+):
     seen = []
     softmax = tf.nn.softmax
 
@@ -248,7 +260,9 @@ def test_recomputed_blocks_keep_no_attention_weights_for_the_way_back(recompute,
         block(random(1, 5, 8))
     seen.clear()
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(run_blocks(blocks, random(1, 5, 8), training=True, recompute=recompute))
+        loss = tf.reduce_sum(
+            run_blocks(blocks, random(1, 5, 8), training=True, gradient_checkpointing=gradient_checkpointing)
+        )
         gc.collect()
         assert sum(weights() is not None for weights in seen) == kept
     assert tape.gradient(loss, blocks[0].norm_1.gamma.value) is not None
@@ -259,7 +273,7 @@ def test_the_same_step_gives_the_same_bits(jit_compile):
     blocks = [Block(SIZE, dropout=0.1) for _ in range(2)]
     for block in blocks:
         block(random(1, 5, 8))
-    first = gradients_of(blocks, recompute=False, jit_compile=jit_compile)
-    second = gradients_of(blocks, recompute=False, jit_compile=jit_compile)
+    first = gradients_of(blocks, gradient_checkpointing=False, jit_compile=jit_compile)
+    second = gradients_of(blocks, gradient_checkpointing=False, jit_compile=jit_compile)
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -1,1 +1,1 @@
-"""The domain classifier, in whose feature space drawn images are judged."""
+"""The domain classifier, whose features FID and Inception Score are measured in."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from serving.export.metadata import CHANNELS
 from trainers.classifier import config
 
 STAGES = 3
@@ -45,7 +46,7 @@ class ResNet(keras.Model):
             for index in range(options.blocks_per_stage)
         ]
         self.logits = keras.layers.Dense(classes)
-        self(tf.zeros([1, image_size, image_size, 3]))
+        self(tf.zeros([1, image_size, image_size, CHANNELS]))
 
     def call(self, pixels: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
         """Pixels [B, S, S, 3] to logits float32 [B, C] and mean-pooled features float32 [B, D]."""

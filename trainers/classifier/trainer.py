@@ -1,7 +1,7 @@
 """Trains the domain classifier: the `run_fn` of the Trainer component "classifier".
 
-Its pooled features are the space in which FID compares images of this data set, its probabilities are
-those of the Inception Score, and its verdict on drawn images is the class accuracy.
+Its pooled features are the feature space of FID, its class probabilities those of the Inception Score, and
+its top-1 class of samples gives the class accuracy.
 """
 
 from __future__ import annotations
@@ -11,51 +11,52 @@ from typing import Any
 
 import tensorflow as tf
 
-from serving.export import export_classifier
+from serving.export.classifier import export_classifier
 from trainers.classifier.config import Classifier
 from trainers.classifier.model import ResNet
 from trainers.training import examples, job
 from trainers.training.evaluation import held_out_metrics
 from trainers.training.loop import fit
-from trainers.training.step import Batch, Learner, Metrics, descent, training_step
+from trainers.training.step import Batch, Metrics, loss_gradients, training_step
+from trainers.training.train_state import TrainState
 
-# What is told apart where images have no labels (Gidaris et al. 2018): it takes knowing what they show.
+# The classes for images without labels (Gidaris et al. 2018): to predict them, a network must learn content.
 ROTATIONS = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")
 
-# Held-out images looked at on the way.
+# Held-out images that are evaluated during training.
 EVALUATION_IMAGES = 512
 
 
 def run_fn(fn_args: Any) -> None:
-    """Trains a ResNet on image Examples, or on their rotations where they have no labels."""
+    """Train a ResNet on image Examples, or on their rotations if they have no labels."""
     run, stage = job.read(fn_args.custom_config, Classifier)
     strategy = job.prepare(run.seed, stage.train)
     train_split = examples.open_split(fn_args.train_files)
     eval_split = examples.open_split(fn_args.eval_files)
     class_names = train_split.class_names or ROTATIONS
-    pose = _as_labelled if train_split.class_names else _rotate
+    prepare = _as_labelled if train_split.class_names else _rotate
     held_out = examples.held_out_images(eval_split, run, limit=EVALUATION_IMAGES)
     with strategy.scope():
         model = ResNet(stage.model, image_size=run.image_size, classes=len(class_names))
-        learner = Learner(model, stage.train)
+        state = TrainState(model, stage.train)
         name = job.training_name(run, stage, train_split.fingerprint)
         history = fit(
             "classifier",
             stage.train,
             step=training_step(
-                [learner],
-                descent(learner, lambda batch: _losses(model, *pose(batch), training=True)),
-                accumulate=stage.train.accumulate,
+                [state],
+                loss_gradients(state, lambda batch: _losses(model, *prepare(batch), training=True)),
+                gradient_accumulation_steps=stage.train.gradient_accumulation_steps,
             ),
             batches=examples.image_batches(train_split, run, stage.train.batch_size),
-            state={"classifier": learner.state},
+            variables={"classifier": state.variables},
             evaluate=held_out_metrics(
-                lambda batch: _losses(model, *pose(batch), training=False), held_out, stage.train, [learner]
+                lambda batch: _losses(model, *prepare(batch), training=False), held_out, stage.train, [state]
             ),
             checkpoints=os.path.join(run.checkpoints, name),
             logs=os.path.join(run.logs, name),
         )
-        with job.finished(fn_args, history, [learner]) as directory:
+        with job.export_folder(fn_args, history, [state]) as directory:
             export_classifier(
                 directory,
                 job.exportable(model),
@@ -69,7 +70,7 @@ def _as_labelled(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _rotate(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-    """Turns image i of a whole batch by i quarters, and labels it with that."""
+    """Rotate image i of a whole batch by i quarter turns, and label it with i modulo 4."""
     pixels = batch["pixels"]
     quarters = batch.get("row", tf.range(tf.shape(pixels)[0])) % len(ROTATIONS)
     turned = tf.stack([tf.image.rot90(pixels, k) for k in range(len(ROTATIONS))], axis=1)

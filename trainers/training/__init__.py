@@ -1,1 +1,1 @@
-"""What the trainers share: data, loop, optimizer, configuration."""
+"""What the three trainers share: input, optimizers, the training step and loop, checkpoints."""

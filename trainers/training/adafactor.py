@@ -79,11 +79,11 @@ class Adafactor(keras.optimizers.Optimizer):
         self.beta_2 = beta_2
 
     def build(self, variables: list[keras.Variable]) -> None:
-        """Makes the slots of each variable, all 0."""
+        """Make the slots of each variable, all 0."""
         if self.built:
             return
         super().build(variables)
-        with _made_by_each_worker(tf.distribute.get_strategy()):
+        with _without_broadcast(tf.distribute.get_strategy()):
             self._slots = [self._slots_of(variable) for variable in variables]
 
     def _slots_of(self, variable: keras.Variable) -> dict[str, keras.Variable]:
@@ -102,19 +102,19 @@ class Adafactor(keras.optimizers.Optimizer):
         }
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
-        """Moves one variable down its gradient, and its slots with it."""
+        """Update one variable and its slots."""
         slots = self._slots[self._get_variable_index(variable)]
-        # Of rows that were gathered twice, the sum is to be squared.
+        # Densify embedding gradients: duplicate rows are summed before they are squared.
         gradient = tf.cast(tf.convert_to_tensor(gradient), tf.float32)
         rate = tf.cast(learning_rate, tf.float32)
         decay = second_moment_decay(keras.ops.cast(self.iterations + 1, "float32"), self.beta_2)
-        move = (self._move_matrix if "scale" in slots else self._move_vector)(slots, gradient, rate, decay)
-        self.assign_sub(variable, tf.reshape(move, variable.shape))
+        step = (self._matrix_step if "scale" in slots else self._vector_step)(slots, gradient, rate, decay)
+        self.assign_sub(variable, tf.reshape(step, variable.shape))
 
-    def _move_matrix(
+    def _matrix_step(
         self, slots: dict[str, keras.Variable], gradient: tf.Tensor, rate: tf.Tensor, decay: tf.Tensor
     ) -> tf.Tensor:
-        """What a matrix moves by, [m, n]."""
+        """Update the slots of a matrix; return its step [m, n]."""
         gradient = tf.reshape(gradient, slots["moment"].shape)
         squares = tf.square(gradient) + EPSILON
         row = _mean(slots["row_square"], tf.reduce_mean(squares, axis=1), decay)
@@ -131,10 +131,10 @@ class Adafactor(keras.optimizers.Optimizer):
         self.assign(slots["column_square"], column)
         return moment
 
-    def _move_vector(
+    def _vector_step(
         self, slots: dict[str, keras.Variable], gradient: tf.Tensor, rate: tf.Tensor, decay: tf.Tensor
     ) -> tf.Tensor:
-        """What a vector or a scalar moves by, of its shape."""
+        """Update the slots of a vector or a scalar; return its step, of its shape."""
         square = _mean(slots["square"], tf.square(gradient) + EPSILON, decay)
         before = tf.convert_to_tensor(slots["moment"].value)
         moment = self._first_moment(before, gradient * tf.math.rsqrt(square), rate)
@@ -147,16 +147,16 @@ class Adafactor(keras.optimizers.Optimizer):
         return self.beta_1 * before + (1.0 - self.beta_1) * rate * update / tf.maximum(1.0, size / CLIP)
 
     def get_config(self) -> dict[str, Any]:
-        """What makes the same optimizer, without its slots."""
+        """Arguments that make the same optimizer, without its slots."""
         return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2}
 
 
 @contextmanager
-def _made_by_each_worker(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Within it, workers do not send each other the first values of variables.
+def _without_broadcast(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Keep workers from broadcasting the initial values of variables while the context lasts.
 
-    They would through a collective operation, and TensorFlow has none for int8. Zeros need none. No option
-    says so; the private number of workers is asked for nothing else where a variable is made.
+    The broadcast is a collective operation, which TensorFlow does not have for int8; zeros need none. There
+    is no option for it: the private number of workers is read for nothing else when a variable is made.
     """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         yield
@@ -175,13 +175,13 @@ def second_moment_decay(step: tf.Tensor, beta_2: float) -> tf.Tensor:
 
 
 def quantize(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Float32 [m, n] to int8 [m, n] in [-127, 127] and a scale float32 [n], the largest of a column / 127."""
+    """Float32 [m, n] to int8 [m, n] in [-127, 127] and a scale float32 [n], a column's maximum / 127."""
     scale = tf.reduce_max(tf.abs(x), axis=0) / LEVELS
     return tf.cast(tf.round(x / tf.where(scale > 0.0, scale, 1.0)), tf.int8), scale
 
 
 def dequantize(levels: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """What `quantize` rounded to, float32 [m, n]: within half a scale of what it was given."""
+    """The values that `quantize` rounded to, float32 [m, n]: within half a scale of its input."""
     return tf.cast(levels, tf.float32) * scale
 
 

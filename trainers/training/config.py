@@ -1,4 +1,4 @@
-"""Configuration that every trainer shares: where, how long, how large, how fast it learns."""
+"""Configuration that the trainers share: length, batch, precision, optimizer and devices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Section(pydantic.BaseModel):
 
 
 class Augmentation(Section):
-    """Random resized crop and horizontal flip, drawn anew for each variant of an image."""
+    """Random resized crop and horizontal flip, new for each variant of an image."""
 
     min_scale: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     flip: bool = False
@@ -37,21 +37,21 @@ class Transformer(Section):
     @pydantic.model_validator(mode="after")
     def _heads_divide_width(self) -> Transformer:
         if self.width % self.heads:
-            raise ValueError(f"heads {self.heads} does not divide width {self.width}")
+            raise ValueError(f"width must be a multiple of heads {self.heads}, got {self.width}")
         return self
 
 
-Rule = Literal["adam", "adafactor"]
+OptimizerName = Literal["adam", "adafactor"]
 
 
 class Optimizer(Section):
-    """Adam (section 5.1) or Adafactor (section 5.2), with decoupled weight decay, and the learning rate.
+    """Adam (section 5.1) or Adafactor (section 5.2), with decoupled weight decay and a schedule.
 
-    The rate rises over `warmup_steps` to `learning_rate`, holds until `decay_from` (the end of the warm-up,
-    where none is given) and falls to `final_learning_rate` at the last step.
+    The learning rate rises over `warmup_steps` to `learning_rate`, holds until `decay_from` (by default the
+    end of the warm-up) and falls to `final_learning_rate` at the last step.
     """
 
-    rule: Rule = "adam"
+    name: OptimizerName = "adam"
     learning_rate: Positive
     final_learning_rate: NonNegative = 0.0
     warmup_steps: Count = 0
@@ -63,27 +63,30 @@ class Optimizer(Section):
     clip_norm: Positive | None = None
 
     @pydantic.model_validator(mode="after")
-    def _falls_to_its_floor(self) -> Optimizer:
+    def _schedule_is_possible(self) -> Optimizer:
         if self.final_learning_rate > self.learning_rate:
             raise ValueError(
-                f"final_learning_rate {self.final_learning_rate} is above learning_rate {self.learning_rate}"
+                f"final_learning_rate must be at most learning_rate {self.learning_rate}, "
+                f"got {self.final_learning_rate}"
             )
         if self.decay == "exponential" and not self.final_learning_rate:
-            raise ValueError("decay exponential never reaches 0; it needs a final_learning_rate above 0")
+            raise ValueError("final_learning_rate must be above 0 for decay exponential, got 0")
         if self.decay_from is not None and self.decay_from < self.warmup_steps:
-            raise ValueError(f"decay_from {self.decay_from} is below warmup_steps {self.warmup_steps}")
+            raise ValueError(
+                f"decay_from must be at least warmup_steps {self.warmup_steps}, got {self.decay_from}"
+            )
         return self
 
     def check_length(self, key: str, steps: int, of: str) -> None:
-        """Raises a ValueError, which calls this section `key`, where a training of `steps` is too short."""
+        """Raise a ValueError, which calls this section `key`, if the schedule does not fit into `steps`."""
         for name in ("warmup_steps", "decay_from"):
             value = getattr(self, name)
             if value is not None and value >= steps:
-                raise ValueError(f"{key}.{name} {value} is not below {of} {steps}")
+                raise ValueError(f"{key}.{name} must be below {of} {steps}, got {value}")
 
 
 class Tpu(Section):
-    """Where the TPU is; `name` is `local` on a TPU VM itself, and without it TPU_NAME says."""
+    """Address of the TPU: `name` is `local` on a TPU VM itself; without it, TPU_NAME is read."""
 
     name: str | None = None
     zone: str | None = None
@@ -91,15 +94,15 @@ class Tpu(Section):
 
 
 class Train(Section):
-    """One training run: its length, its batches, its rhythm, and what it runs on.
+    """One training run.
 
-    `batch_size` is that of the whole step, over all replicas and all `accumulate` parts that a replica
-    takes one after the other. `recompute` keeps the input of a Transformer block alone and computes the
-    rest again on the way back (gradient checkpointing); convolutional networks have no such blocks. With
-    `ema_decay` the average of the weights is what is evaluated and exported.
+    `batch_size` counts a whole step: all replicas, and all of the `gradient_accumulation_steps` micro-batches
+    that a replica computes one after the other. `gradient_checkpointing` keeps only the input of each
+    Transformer block and recomputes the rest in the backward pass; convolutional networks have no such
+    blocks. With `ema_decay`, the exponential moving average of the weights is evaluated and exported.
     """
 
-    # What says where and in what rhythm training runs, and nothing of what comes of it.
+    # Keys that say where and at what intervals training runs; the result does not depend on them.
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
         ("strategy", "tpu", "steps_per_call", "log_every", "checkpoint_every", "keep_checkpoints")
     )
@@ -107,10 +110,10 @@ class Train(Section):
     steps: PositiveInt
     batch_size: PositiveInt
     optimizer: Optimizer
-    accumulate: PositiveInt = 1
+    gradient_accumulation_steps: PositiveInt = 1
     ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
-    recompute: bool = False
+    gradient_checkpointing: bool = False
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto"
     tpu: Tpu = Tpu()
     steps_per_call: PositiveInt = 10
@@ -120,26 +123,29 @@ class Train(Section):
     jit_compile: bool = False
 
     @pydantic.model_validator(mode="after")
-    def _calls_meet_the_marks(self) -> Train:
+    def _numbers_fit_together(self) -> Train:
         for key in ("log_every", "checkpoint_every"):
             if getattr(self, key) % self.steps_per_call:
                 raise ValueError(
-                    f"{key} {getattr(self, key)} is not a multiple of steps_per_call {self.steps_per_call}"
+                    f"{key} must be a multiple of steps_per_call {self.steps_per_call}, "
+                    f"got {getattr(self, key)}"
                 )
-        if self.batch_size % self.accumulate:
+        if self.batch_size % self.gradient_accumulation_steps:
             raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}"
+                "batch_size must be a multiple of gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps}, got {self.batch_size}"
             )
         if self.jit_compile and self.strategy not in ("auto", "one_device"):
             raise ValueError(
-                f"jit_compile is for one device; strategy {self.strategy} compiles by itself or not at all"
+                f"jit_compile must be false for strategy {self.strategy}, which compiles by itself or not at "
+                "all, got true"
             )
         self.optimizer.check_length("optimizer", self.steps, of="steps")
         return self
 
 
 class Job(Section):
-    """What a trainer is told beside its own section: the run it belongs to."""
+    """The part of the whole run's configuration that every trainer gets beside its own section."""
 
     preset: str
     seed: Count

@@ -1,4 +1,4 @@
-"""Which devices train: one, several of one host, several hosts, or a TPU."""
+"""Distribution strategies: one device, several on one host, several hosts, or a TPU."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from trainers.training.errors import TrainingError
 
 
 def open_strategy(train: Train) -> tf.distribute.Strategy:
-    """The strategy that the configuration names, its devices made ready.
+    """Set up the devices and return the strategy that the configuration names.
 
-    `auto` takes the TPU where `TPU_NAME` is set, several hosts where `TF_CONFIG` names more than one
-    worker, the GPUs of this host where there are two or more, and one device otherwise. Several hosts and a
-    TPU want to be opened before TensorFlow has done anything else in this process.
+    `auto` takes the TPU if `TPU_NAME` is set, several hosts if `TF_CONFIG` names more than one worker, the
+    GPUs of this host if there are two or more, and one device otherwise. Several hosts and a TPU must be set
+    up before TensorFlow has run anything else in this process.
 
     Raises:
-      TrainingError: the devices cannot be had, or the batch cannot be shared out evenly.
+      TrainingError: the devices are not available, or the batch cannot be split evenly.
     """
     kind = _choose() if train.strategy == "auto" else train.strategy
     if train.jit_compile and kind != "one_device":
-        raise TrainingError(f"jit_compile is for one device, and the strategy here is {kind}")
+        raise TrainingError(f"jit_compile must be false for strategy {kind}, got true")
     try:
         strategy = _open(kind, train.tpu)
     except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
         raise TrainingError(f"strategy {kind}: {' '.join(str(error).split())}") from error
-    shares = strategy.num_replicas_in_sync * train.accumulate
-    if train.batch_size % shares:
+    replicas, parts = strategy.num_replicas_in_sync, train.gradient_accumulation_steps
+    if train.batch_size % (replicas * parts):
         raise TrainingError(
-            f"batch_size {train.batch_size} is not a multiple of {shares}: "
-            f"{strategy.num_replicas_in_sync} replicas, each in {train.accumulate} parts (accumulate)"
+            f"batch_size must be a multiple of {replicas * parts} ({replicas} replicas, "
+            f"{parts} gradient_accumulation_steps each), got {train.batch_size}"
         )
     return strategy
 
 
 def is_chief() -> bool:
-    """Whether this process is the one that writes logs, history and the exported model."""
+    """Whether this process writes logs, history and the exported model."""
     resolver = tf.distribute.get_strategy().cluster_resolver
     if resolver is None or not _worker_hosts():
         return True
@@ -50,7 +50,7 @@ def is_chief() -> bool:
 
 @functools.cache
 def _open(kind: str, tpu: Tpu) -> tf.distribute.Strategy:
-    """Once a process: a second one would count its collective operations anew, and meet the first's."""
+    """One strategy a process: a second one would number its collective operations anew and clash."""
     return _OPEN[kind](tpu)
 
 
@@ -73,14 +73,14 @@ def _one_device(tpu: Tpu) -> tf.distribute.Strategy:
 
 
 def _mirrored(tpu: Tpu) -> tf.distribute.Strategy:
-    # Named in full: left to itself, MirroredStrategy takes one CPU where there is no GPU.
+    # All devices by name: without names, MirroredStrategy takes one CPU if there is no GPU.
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices(kind)])
 
 
 def _multi_worker(tpu: Tpu) -> tf.distribute.Strategy:
     if len(_worker_hosts()) < 2:
-        raise ValueError("TF_CONFIG names fewer than two workers")
+        raise ValueError(f"TF_CONFIG must name two workers or more, got {len(_worker_hosts())}")
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 

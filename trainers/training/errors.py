@@ -1,5 +1,5 @@
-"""What stops a training run."""
+"""The error that stops a training run."""
 
 
 class TrainingError(RuntimeError):
-    """Training that cannot start or go on; the message is one line for the user."""
+    """Training that cannot start or continue; the message is one line for the user."""

@@ -1,4 +1,4 @@
-"""Metrics on held-out examples, taken on the way."""
+"""Metrics on held-out examples during training."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from functools import partial
 import tensorflow as tf
 
 from trainers.training.config import Train
-from trainers.training.step import Batch, Learner, Metrics, averages_in_place
+from trainers.training.step import Batch, Metrics
+from trainers.training.train_state import TrainState, ema_weights
 
 
 def held_out_metrics(
     losses: Callable[[Batch], Metrics],
     examples: Batch,
     train: Train,
-    learners: Sequence[Learner],
+    states: Sequence[TrainState],
     *,
     summarize: Callable[[Metrics], Metrics] = lambda metrics: metrics,
 ) -> Callable[[], Metrics]:
-    """A function that gives the mean metrics over `examples`, with the averaged weights if there are any.
+    """Build a function that returns the mean metrics over `examples`, with EMA weights if there are any.
 
     Args:
       losses: from a batch to metrics of any shape, means over its examples.
       examples: all held-out examples, as one batch in memory.
-      train: says how many examples a device takes at once.
-      learners: the networks that `losses` runs.
+      train: how many examples a device computes at once.
+      states: the networks that `losses` runs.
       summarize: mean metrics to scalars.
     """
     count = len(next(iter(examples.values())))
     strategy = tf.distribute.get_strategy()
-    at_once = train.batch_size // (strategy.num_replicas_in_sync * train.accumulate)
+    at_once = train.batch_size // (strategy.num_replicas_in_sync * train.gradient_accumulation_steps)
 
     @partial(tf.function, autograph=False)
     def on_device(batch: Batch) -> Metrics:
@@ -39,7 +40,7 @@ def held_out_metrics(
 
     def evaluate() -> Metrics:
         means: Metrics = {}
-        with averages_in_place(learners):
+        with ema_weights(states):
             for start in range(0, count, at_once):
                 batch = {name: x[start : start + at_once] for name, x in examples.items()}
                 share = len(next(iter(batch.values()))) / count

@@ -1,7 +1,7 @@
 """Examples to batches, in an order that depends on the seed and the step alone.
 
-The position in the data is no state to be saved: the batches from step n on can be had anew at any
-time, which is what makes a resumed run equal to one that was never stopped.
+The position in the data is therefore no state to be saved: the batches from step n on can be produced at any
+time, so a resumed run equals one that was never stopped.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from serving import images
+from serving.export import images
 from trainers.training.config import Job
 from trainers.training.errors import TrainingError
 
 Example = dict[str, tf.Tensor]
 
-# Records held to shuffle. Shards are shuffled besides, and hold their records in hashed order.
+# Records in the shuffle buffer. Files are shuffled too, and hold their records in hashed order.
 SHUFFLE_BUFFER = 4096
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of an Examples artifact: its files, the records in each, and what its data set is."""
+    """One split of an Examples artifact: its files, the records in each, class names and fingerprint."""
 
     files: tuple[str, ...]
     records: tuple[int, ...]
@@ -34,7 +34,7 @@ class Split:
 
 
 def open_split(patterns: list[str]) -> Split:
-    """The split behind the patterns that TFX's Trainer hands over (`<artifact>/Split-<name>/*`)."""
+    """Open the split behind the file patterns of TFX's Trainer (`<artifact>/Split-<name>/*`)."""
     files = sorted(tf.io.gfile.glob(patterns))
     folder = os.path.dirname(patterns[0])
     with tf.io.gfile.GFile(os.path.join(os.path.dirname(folder), "dataset.json")) as file:
@@ -42,8 +42,8 @@ def open_split(patterns: list[str]) -> Split:
     name = os.path.basename(folder).removeprefix("Split-")
     if "shards" not in dataset["splits"][name]:
         raise TrainingError(
-            f"{folder} comes from an earlier version, which did not count the records of each file; "
-            "run with another --output"
+            f"{folder}: dataset.json must count the records of each file, but was written by an earlier "
+            "version; run with another --output"
         )
     return Split(
         files=tuple(files),
@@ -54,7 +54,7 @@ def open_split(patterns: list[str]) -> Split:
 
 
 def parse_image(record: tf.Tensor) -> Example:
-    """A serialized image Example to `image_bytes` and `label` (-1 when unlabelled)."""
+    """Parse a serialized image Example to `image_bytes` and `label` (-1 if unlabelled)."""
     fields = tf.io.parse_single_example(
         record,
         {
@@ -66,7 +66,7 @@ def parse_image(record: tf.Tensor) -> Example:
 
 
 def token_parser(tokens: int) -> Callable[[tf.Tensor], Example]:
-    """A parser of serialized token Examples to `tokens` int32 [N] and `label` (-1 when unlabelled)."""
+    """A parser of serialized token Examples to `tokens` int32 [N] and `label` (-1 if unlabelled)."""
 
     def parse(record: tf.Tensor) -> Example:
         fields = tf.io.parse_single_example(
@@ -94,24 +94,32 @@ def training_batches(
     host: tf.distribute.InputContext,
     augment: Callable[[Example, tf.Tensor], Example] | None = None,
 ) -> tf.data.Dataset:
-    """Endless shuffled batches of one host, those of step `first_step` (from 0) first.
+    """Endless shuffled batches of one host, starting with those of step `first_step` (from 0).
 
-    `batch_size` is that of a whole step; a batch here holds what one replica takes of it, and the host's
-    replicas take turns. Each host reads files of its own. `augment` takes a parsed record and a seed
-    (int64 [2]) that is its own: it depends on the run's seed and on the record's place in all streams.
+    Args:
+      split: what is read; each host reads its own files.
+      parse: a serialized record to an example.
+      batch_size: of a whole step. A batch here is one replica's share; the host's replicas take turns.
+      seed: of the run.
+      first_step: the step to start from.
+      host: this host's index and the number of hosts.
+      augment: takes a parsed record and its own seed (int64 [2]), which depends on the run's seed and on the
+        record's index in the streams of all hosts.
 
     Raises:
-      TrainingError: there are fewer files than hosts, or nothing in this host's.
+      TrainingError: there are fewer files than hosts, or this host's files are empty.
     """
     hosts, this = host.num_input_pipelines, host.input_pipeline_id
     if len(split.files) < hosts:
         raise TrainingError(
-            f"{len(split.files)} files cannot be shared out among {hosts} hosts; "
-            f"set data.num_shards and tokens.num_shards to {hosts} or more"
+            f"data.num_shards and tokens.num_shards must be at least the number of hosts {hosts}, got "
+            f"{len(split.files)} files"
         )
     own_files, own_records = split.files[this::hosts], sum(split.records[this::hosts])
     if not own_records:
-        raise TrainingError(f"the {len(own_files)} files of host {this + 1} of {hosts} hold no record")
+        raise TrainingError(
+            f"files of host {this + 1} of {hosts} must hold a record, got {len(own_files)} empty files"
+        )
     first_record = first_step * batch_size // hosts
     first_epoch, skipped = divmod(first_record, own_records)
 
@@ -121,7 +129,7 @@ def training_batches(
             tf.data.TFRecordDataset, cycle_length=8, num_parallel_calls=2, deterministic=True
         )
         buffer = min(own_records, SHUFFLE_BUFFER)
-        # Of this graph alone: shuffle mixes its seed with the process's, and takes no tensor beside a 0.
+        # Seeds this graph alone: shuffle mixes its seed with the process's, and takes no tensor beside a 0.
         tf.compat.v1.set_random_seed(seed + 1)
         return records.shuffle(buffer, seed=index * 1_000_003 + seed, reshuffle_each_iteration=False)
 
@@ -136,7 +144,7 @@ def training_batches(
     return (
         stream.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .batch(host.get_per_replica_batch_size(batch_size), drop_remainder=True)
-        # Said outright: where an end is thought possible, several hosts make the batch's shape unknown.
+        # If an end seems possible, several hosts make the batch's shape unknown.
         .apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
         .prefetch(4)
     )
@@ -149,10 +157,10 @@ def image_batches(
     *,
     augment: Callable[[Example, tf.Tensor], Example] = lambda example, seed: example,
 ) -> Callable[[int, tf.distribute.InputContext], tf.data.Dataset]:
-    """From a step and a host to the endless batches of randomly cropped images from there on.
+    """A function from a step and a host to the endless batches of randomly cropped images from that step on.
 
-    A batch holds `pixels` float32 [B, S, S, 3] in [0, 1] and `label` int32 [B], and what `augment`, which
-    follows the crop, makes of them.
+    A batch holds `pixels` float32 [B, S, S, 3] in [0, 1] and `label` int32 [B], after `augment`, which
+    follows the crop.
     """
 
     def crop(example: Example, seed: tf.Tensor) -> Example:
@@ -187,9 +195,9 @@ def token_batches(
     tokens: int,
     augment: Callable[[Example, tf.Tensor], Example],
 ) -> Callable[[int, tf.distribute.InputContext], tf.data.Dataset]:
-    """From a step and a host to the endless batches of rows of N tokens from there on.
+    """A function from a step and a host to the endless batches of rows of N tokens from that step on.
 
-    A batch holds `tokens` int32 [B, N] and `label` int32 [B], and what `augment` makes of them.
+    A batch holds `tokens` int32 [B, N] and `label` int32 [B], after `augment`.
     """
 
     def batches(first_step: int, host: tf.distribute.InputContext) -> tf.data.Dataset:

@@ -1,4 +1,4 @@
-"""What TFX's Trainer hands to a `run_fn`, and what every `run_fn` leaves behind."""
+"""The common frame of every `run_fn`: reads its configuration, sets up the process, exports the model."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from typing import Any, TypeVar
 import keras
 import tensorflow as tf
 
-from serving.export import Metadata
+from serving.export.metadata import Metadata
+from trainers.training.checkpoint import History, write_history
 from trainers.training.config import Job, Section, Train
 from trainers.training.distribution import is_chief, open_strategy
-from trainers.training.loop import write_history
-from trainers.training.step import Learner, averages_in_place
+from trainers.training.train_state import TrainState, ema_weights
 
 Stage = TypeVar("Stage", bound=Section)
 
 
 def read(custom_config: dict[str, Any], stage: type[Stage]) -> tuple[Job, Stage]:
-    """The job and the trainer's own section from `custom_config` ({"job": JSON, "stage": JSON})."""
+    """Parse the job and the trainer's own section from `custom_config` ({"job": JSON, "stage": JSON})."""
     return Job.model_validate_json(custom_config["job"]), stage.model_validate_json(custom_config["stage"])
 
 
 def training_name(job: Job, stage: Section, *inputs: str) -> str:
-    """The name of this training run, under which it keeps checkpoints and logs.
+    """The name of a training run's folders of checkpoints and logs.
 
-    It is a digest of everything in the configuration that decides the result, and of the data
-    (`inputs`, fingerprints): a run that was stopped finds its checkpoints again, on other devices and in
-    another rhythm too, and a run that would come to another result never does.
+    It is a digest of every configuration key that the result depends on, and of the data (`inputs`,
+    fingerprints). A stopped run finds its checkpoints again, also on other devices and with other intervals;
+    a run with another result never does.
     """
     own = job.model_dump_json(exclude={"checkpoints", "logs"})
     learned = stage.model_dump_json(exclude={"train": set(Train.OPERATIONAL), "usage_alarm": True})
@@ -40,7 +40,7 @@ def training_name(job: Job, stage: Section, *inputs: str) -> str:
 
 
 def prepare(seed: int, train: Train) -> tf.distribute.Strategy:
-    """Opens the devices, sets the precision, and seeds initial weights and dropout.
+    """Set up the devices and the precision, and seed initial weights and dropout.
 
     The order of the data has its own seeds.
     """
@@ -53,17 +53,17 @@ def prepare(seed: int, train: Train) -> tf.distribute.Strategy:
 
 
 @contextmanager
-def finished(fn_args: Any, history: list[dict[str, float]], learners: Sequence[Learner]) -> Iterator[str]:
-    """Leaves the history with the `model_run` artifact; within it, networks hold what is to be exported.
+def export_folder(fn_args: Any, history: History, states: Sequence[TrainState]) -> Iterator[str]:
+    """Write the history to the `model_run` artifact, and give networks their exported weights in the context.
 
-    Afterwards precision is float32 again, for whatever else this process does.
+    Afterwards the precision is float32 again, for whatever else this process runs.
 
     Yields:
-      The folder to export to: the Trainer's own, or one that is thrown away on hosts other than the
-      chief, which all have to save so that one of them can.
+      The folder to export to: the Trainer's own, or a temporary one on workers other than the chief, which
+      all have to save so that the chief can.
     """
     try:
-        with averages_in_place(learners):
+        with ema_weights(states):
             if is_chief():
                 write_history(fn_args.model_run_dir, history)
                 yield fn_args.serving_model_dir
@@ -90,10 +90,10 @@ def describe(
 
 
 def exportable(model: keras.Model, **loaded: Any) -> tf.Module:
-    """A model's variables, and SavedModels loaded beside it, for the exporter to hold on to.
+    """A module that holds a model's variables, and SavedModels loaded beside it.
 
-    Not the Keras model itself: Keras adds a signature of its own to whatever it is saved in, which
-    fails for a model of more than one input.
+    Not the Keras model itself: Keras adds a signature of its own to whatever it is saved in, which fails for
+    a model of more than one input.
     """
     module = tf.Module()
     module.variables_of_model = [variable.value for variable in model.variables]

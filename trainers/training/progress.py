@@ -1,4 +1,4 @@
-"""The progress of a training run, for a person at a terminal or for a log."""
+"""Progress of a training run, for a terminal or a log."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-# Where nobody watches a bar move, a line now and then says the same.
+# Without a terminal, a line is printed at this interval instead of a bar.
 SECONDS_BETWEEN_LINES = 30.0
 
 
 class Progress:
-    """A bar with rate, remaining time and loss; lines instead where standard error is no terminal."""
+    """A bar with rate, remaining time and loss, or lines if standard error is not a terminal."""
 
     def __init__(self, title: str, *, total: int, done: int):
         self._title, self._total, self._first, self._done = title, total, done, done
@@ -31,11 +31,11 @@ class Progress:
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task(title, total=total, completed=done, rate=0.0, loss=math.nan)
-        self._started = self._spoken = time.monotonic()
+        self._started = self._last_line = time.monotonic()
 
     def __enter__(self) -> Progress:
         if self._first:
-            self._console.print(f"{self._title}: going on from step {self._first} of {self._total}")
+            self._console.print(f"{self._title}: resuming from step {self._first} of {self._total}")
         self._bar.start()
         return self
 
@@ -46,21 +46,21 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Steps per second since this process began to train."""
+        """Steps per second since this process started to train."""
         return (self._done - self._first) / max(time.monotonic() - self._started, 1e-9)
 
     def say(self, message: str) -> None:
-        """Prints a line that a person should see, above the bar."""
+        """Print a line above the bar."""
         self._console.print(f"{self._title}: {message}")
 
     def update(self, done: int, metrics: Mapping[str, float]) -> None:
-        """Shows that `done` steps are behind us, and the loss they had, if they had one."""
+        """Show the number of steps done, and their mean loss if they have one."""
         self._done = done
         loss = metrics.get("loss", math.nan)
         self._bar.update(self._task, completed=done, rate=self.rate, loss=loss)
         now = time.monotonic()
-        if self._bar.disable and now - self._spoken > SECONDS_BETWEEN_LINES and done < self._total:
-            self._spoken = now
+        if self._bar.disable and now - self._last_line > SECONDS_BETWEEN_LINES and done < self._total:
+            self._last_line = now
             left = (self._total - done) / self.rate
             self._console.print(
                 f"{self._title}: step {done} of {self._total}, {self.rate:.1f} steps/s, "

@@ -1,199 +1,151 @@
-"""One step of training: gradients, their mean over parts and replicas, and a move that is sound.
+"""The training step: compute gradients, average them over micro-batches and replicas, apply them if finite.
 
-A step whose loss or gradient is not finite moves nothing: weights, slots, averages and the statistics
-that the forward pass writes stay what they were, and the step counts as skipped.
+A step whose loss or gradient is not finite is skipped: weights, optimizer slots, EMA, and the statistics that
+the forward pass writes keep their values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from trainers.training.average import Average
-from trainers.training.config import Optimizer, Train
-from trainers.training.optimizer import DecoupledOptimizer
+from trainers.training.train_state import Gradients, TrainState
 
 Batch = dict[str, tf.Tensor]
 Metrics = dict[str, tf.Tensor]
-Gradients = list[tf.Tensor]
-
-
-class Learner:
-    """A network in training: its weights, the optimizer that moves them, and perhaps their average.
-
-    Before the first learner has made `start_step` moves, this one makes none; its learning rate has the
-    steps that are left for its own length.
-    """
-
-    def __init__(
-        self,
-        network: keras.Model,
-        train: Train,
-        optimizer: Optimizer | None = None,
-        *,
-        averaged: bool = True,
-        start_step: int = 0,
-    ):
-        self.start_step = start_step
-        self.optimizer = DecoupledOptimizer(
-            optimizer or train.optimizer, train.steps - start_step, network.trainable_variables
-        )
-        decay = train.ema_decay if averaged else None
-        self.average = Average(network.variables, decay) if decay else None
-        # What a forward pass writes: the moving statistics of batch norm.
-        self.statistics = [v for v in network.non_trainable_variables if v.dtype.startswith("float")]
-        self._network = network
-
-    @property
-    def variables(self) -> list[keras.Variable]:
-        """The weights that gradients are taken for."""
-        return self.optimizer.variables
-
-    @property
-    def state(self) -> list[keras.Variable]:
-        """All that has to be kept for the training to go on."""
-        average = self.average.variables if self.average else []
-        return [*self._network.variables, *self.optimizer.state, *average]
-
-
-@contextmanager
-def averages_in_place(learners: Sequence[Learner]) -> Iterator[None]:
-    """Within it, every learner that has an average of its weights uses that."""
-    with ExitStack() as stack:
-        for learner in learners:
-            if learner.average:
-                stack.enter_context(learner.average.in_place())
-        yield
 
 
 def gradients_of(tape: tf.GradientTape, loss: tf.Tensor, variables: Sequence[keras.Variable]) -> Gradients:
-    """The gradients of a loss, dense, zeros where it does not depend on a variable."""
+    """Dense gradients of a loss, zeros where it does not depend on a variable."""
     gradients = tape.gradient(
         loss, [v.value for v in variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
-    # Dense: of a gathered embedding's rows, Keras would square each occurrence and not their sum.
+    # Densify embedding gradients: for sparse ones Keras squares duplicate rows before summing them.
     return [tf.convert_to_tensor(gradient) for gradient in gradients]
 
 
-def descent(learner: Learner, losses: Callable[[Batch], Metrics]) -> Callable[[Batch], Any]:
-    """The gradients of `losses(batch)["loss"]` for one learner, in the form `training_step` takes."""
+def loss_gradients(state: TrainState, losses: Callable[[Batch], Metrics]) -> Callable[[Batch], Any]:
+    """The gradients of `losses(batch)["loss"]` for one network, in the form that `training_step` takes."""
 
     def gradients(batch: Batch) -> tuple[list[Gradients], Metrics]:
         with tf.GradientTape() as tape:
             metrics = losses(batch)
-        return [gradients_of(tape, metrics["loss"], learner.variables)], metrics
+        return [gradients_of(tape, metrics["loss"], state.trainable_variables)], metrics
 
     return gradients
 
 
 def training_step(
-    learners: Sequence[Learner],
+    states: Sequence[TrainState],
     gradients: Callable[[Batch], tuple[list[Gradients], Metrics]],
     *,
-    accumulate: int = 1,
-    follow: Callable[[Metrics], None] = lambda metrics: None,
+    gradient_accumulation_steps: int = 1,
+    post_step: Callable[[Metrics], None] = lambda metrics: None,
     summarize: Callable[[Metrics], Metrics] = lambda metrics: metrics,
 ) -> Callable[[Batch], Metrics]:
-    """A step on one replica's share of a batch.
+    """Build the step on one replica's share of a batch.
 
-    A batch gets `row` int32 [b] besides: the place of each example in the whole step's batch, for what has
-    to be drawn alike however the batch is shared out.
+    The batch gets another entry `row` int32 [b]: each example's index in the whole step's batch, for random
+    draws that must not depend on how the batch is split.
 
     Args:
-      learners: the networks, each moved by its own optimizer.
-      gradients: from a batch to the gradients of each learner and to metrics (`loss` among them): means
-        over the examples, so that the mean of two parts is that of the whole.
-      accumulate: parts that the share is taken in, one after the other.
-      follow: changes whatever else learns, from the mean metrics of the whole step, after a sound move.
+      states: the networks, each with its own optimizer.
+      gradients: from a batch to the gradients of each network and to metrics (`loss` among them): means
+        over examples, so that the mean over micro-batches is the mean over the batch.
+      gradient_accumulation_steps: micro-batches, computed one after the other.
+      post_step: updates what learns without gradients, from the mean metrics of the whole step; it runs after
+        the gradients were applied, and not after a skipped step.
       summarize: mean metrics of any shape to scalars.
 
     Returns:
-      From a batch to scalars, the same on every replica; `skipped` is 1 where nothing was moved, and
-      all others are then 0.
+      From a batch to scalars, identical on every replica; for a skipped step `skipped` is 1 and all others
+      are 0.
     """
 
     def step(batch: Batch) -> Metrics:
-        before = [[tf.identity(v.value) for v in learner.statistics] for learner in learners]
+        before = [[tf.identity(v.value) for v in state.statistics] for state in states]
         context = tf.distribute.get_replica_context()
         size = next(iter(batch.values())).shape[0]
         batch = {**batch, "row": tf.range(size) + size * context.replica_id_in_sync_group}
-        moves, metrics = _mean_over_parts(gradients, batch, accumulate)
+        means, metrics = _mean_over_micro_batches(gradients, batch, gradient_accumulation_steps)
         if context.num_replicas_in_sync > 1:
-            moves, metrics = context.all_reduce(tf.distribute.ReduceOp.MEAN, (moves, metrics))
-        norms = [tf.linalg.global_norm(move) for move in moves]
-        sound = tf.reduce_all(tf.math.is_finite(tf.stack([*norms, metrics["loss"]])))
-        context.merge_call(_apply, args=(learners, moves, norms, before, sound, metrics, follow))
-        scalars = {name: tf.where(sound, value, 0.0) for name, value in summarize(metrics).items()}
-        return {**scalars, "skipped": 1.0 - tf.cast(sound, tf.float32)}
+            means, metrics = context.all_reduce(tf.distribute.ReduceOp.MEAN, (means, metrics))
+        norms = [tf.linalg.global_norm(mean) for mean in means]
+        all_finite = tf.reduce_all(tf.math.is_finite(tf.stack([*norms, metrics["loss"]])))
+        context.merge_call(
+            _apply_if_finite, args=(states, means, norms, before, all_finite, metrics, post_step)
+        )
+        scalars = {name: tf.where(all_finite, value, 0.0) for name, value in summarize(metrics).items()}
+        return {**scalars, "skipped": 1.0 - tf.cast(all_finite, tf.float32)}
 
     return step
 
 
-def _mean_over_parts(
-    gradients: Callable[[Batch], tuple[list[Gradients], Metrics]], batch: Batch, parts: int
+def _mean_over_micro_batches(
+    gradients: Callable[[Batch], tuple[list[Gradients], Metrics]], batch: Batch, count: int
 ) -> tuple[list[Gradients], Metrics]:
-    if parts == 1:
+    if count == 1:
         return gradients(batch)
-    # As a function: its graph stands once in the step, however many parts there are.
-    of_part = tf.function(gradients, autograph=False)
-    stacked = {name: tf.reshape(x, [parts, -1, *x.shape[1:]]) for name, x in batch.items()}
+    # A function: the step holds its graph once, however many micro-batches there are.
+    of_micro_batch = tf.function(gradients, autograph=False)
+    stacked = {name: tf.reshape(x, [count, -1, *x.shape[1:]]) for name, x in batch.items()}
 
     def take(index: tf.Tensor) -> Batch:
         return {name: x[index] for name, x in stacked.items()}
 
     def add(index: tf.Tensor, sums: Any) -> tuple[tf.Tensor, Any]:
-        return index + 1, tf.nest.map_structure(tf.add, sums, of_part(take(index)))
+        return index + 1, tf.nest.map_structure(tf.add, sums, of_micro_batch(take(index)))
 
     _, sums = tf.while_loop(
-        lambda index, sums: index < parts, add, (1, of_part(take(tf.constant(0)))), parallel_iterations=1
+        lambda index, sums: index < count,
+        add,
+        (1, of_micro_batch(take(tf.constant(0)))),
+        parallel_iterations=1,
     )
-    return tf.nest.map_structure(lambda total: total / parts, sums)
+    return tf.nest.map_structure(lambda total: total / count, sums)
 
 
-def _move(learner: Learner, gradients: Gradients, norm: tf.Tensor) -> bool:
-    learner.optimizer.move(gradients, norm)
-    if learner.average:
-        learner.average.move(learner.optimizer.moves)
-    return True
-
-
-def _apply(
+def _apply_if_finite(
     strategy: tf.distribute.Strategy,
-    learners: Sequence[Learner],
-    moves: list[Gradients],
+    states: Sequence[TrainState],
+    gradients: list[Gradients],
     norms: list[tf.Tensor],
     before: list[list[tf.Tensor]],
-    sound: tf.Tensor,
+    all_finite: tf.Tensor,
     metrics: Metrics,
-    follow: Callable[[Metrics], None],
+    post_step: Callable[[Metrics], None],
 ) -> None:
-    """Moves the learners where the step is sound, for all replicas at once."""
+    """Apply the gradients, or restore the statistics of batch norm; for all replicas at once."""
 
     def of_any_replica(value: Any) -> Any:
         return tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], value)
 
-    def move() -> tf.Tensor:
-        step = learners[0].optimizer.moves
-        for learner, gradients, norm in zip(learners, moves, of_any_replica(norms), strict=True):
-            if learner.start_step:
-                started = step >= learner.start_step
-                tf.cond(started, partial(_move, learner, gradients, norm), lambda: False)
+    def apply() -> tf.Tensor:
+        step = states[0].optimizer.iterations
+        for state, own_gradients, norm in zip(states, gradients, of_any_replica(norms), strict=True):
+            if state.start_step:
+                started = step >= state.start_step
+                tf.cond(started, partial(_apply, state, own_gradients, norm), lambda: False)
             else:
-                _move(learner, gradients, norm)
-        follow(of_any_replica(metrics))
+                _apply(state, own_gradients, norm)
+        post_step(of_any_replica(metrics))
         return True
 
-    def stay() -> tf.Tensor:
-        for learner, values in zip(learners, before, strict=True):
-            for variable, value in zip(learner.statistics, values, strict=True):
+    def skip() -> tf.Tensor:
+        for state, values in zip(states, before, strict=True):
+            for variable, value in zip(state.statistics, values, strict=True):
                 strategy.extended.update(
                     variable.value, lambda v, old: v.assign(old), args=(value,), group=False
                 )
         return False
 
-    tf.cond(of_any_replica(sound), move, stay)
+    tf.cond(of_any_replica(all_finite), apply, skip)
+
+
+def _apply(state: TrainState, gradients: Gradients, norm: tf.Tensor) -> bool:
+    state.apply_gradients(gradients, norm)
+    return True  # tf.cond wants a value

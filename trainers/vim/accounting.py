@@ -1,4 +1,4 @@
-"""What the parts of the image model cost (`trainers.accounting` says what is counted)."""
+"""Costs of the image model's parts (`trainers.accounting` defines what is counted)."""
 
 from __future__ import annotations
 
@@ -7,28 +7,35 @@ from trainers.vim.config import Model
 
 
 def parts(
-    model: Model, *, tokens: int, codebook_size: int, classes: int, recompute: bool = False
+    model: Model, *, tokens: int, codebook_size: int, classes: int, gradient_checkpointing: bool = False
 ) -> dict[str, Cost]:
-    """Costs of `embeddings` (tokens, classes and the start without one, positions), `blocks` and `logits`.
+    """Costs of `embeddings` (tokens, classes and the start without a class, positions), `blocks`, `logits`.
 
-    `classes` is 0 for a model without classes. What the softmax over K codes keeps, N K numbers, stands
-    with `logits`.
+    `classes` is 0 for a model without classes. `logits` includes the N K numbers that the softmax keeps.
     """
     size = model.transformer
-    # In random orders, places as they come and places as they are wanted have a table each.
+    # In random orders, a token's own position and the predicted position have a table each.
     tables = (codebook_size, classes + 1, *[tokens] * (2 if model.random_order else 1))
     head = [norm(size.width, rows=tokens), dense(size.width, codebook_size, rows=tokens, float32=True)]
     return {
         "embeddings": total(tensor(rows, size.width) for rows in tables),
         "blocks": blocks(
-            size, tokens=tokens, dropout=model.dropout > 0, qk_norm=model.qk_norm, recompute=recompute
+            size,
+            tokens=tokens,
+            dropout=model.dropout > 0,
+            qk_norm=model.qk_norm,
+            gradient_checkpointing=gradient_checkpointing,
         ),
         "logits": total([*head, loss(tokens * codebook_size)]),
     }
 
 
-def step_flops(model: Model, *, tokens: int, codebook_size: int, recompute: bool = False) -> dict[str, int]:
-    """FLOPs of a training step for each of its rows: `image model`, 3 forward passes, and `recompute`."""
+def step_flops(
+    model: Model, *, tokens: int, codebook_size: int, gradient_checkpointing: bool = False
+) -> dict[str, int]:
+    """FLOPs of a training step for each of its rows: 3 forward passes, and `gradient checkpointing`."""
     costs = parts(model, tokens=tokens, codebook_size=codebook_size, classes=0)
     flops = {"image model": 3 * total(costs.values()).flops}
-    return {**flops, "recompute": costs["blocks"].flops} if recompute else flops
+    if gradient_checkpointing:
+        flops["gradient checkpointing"] = costs["blocks"].flops
+    return flops

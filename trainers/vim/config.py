@@ -13,8 +13,8 @@ from trainers.training.config import Count, Fraction, Section, Train, Transforme
 class RandomOrder(Section):
     """Random-order annealing (RAR, Yu et al. 2024).
 
-    A training row has its tokens in an order of its own with a probability that is 1 until step
-    `anneal_from`, falls linearly, and is 0 from step `anneal_until` on. Raster order stands at the end.
+    The probability that a training row has its tokens in a random order is 1 until step `anneal_from`, falls
+    linearly, and is 0 from step `anneal_until` on, so that training ends in raster order.
     """
 
     anneal_from: Count
@@ -23,22 +23,24 @@ class RandomOrder(Section):
     @pydantic.model_validator(mode="after")
     def _falls(self) -> RandomOrder:
         if self.anneal_until <= self.anneal_from:
-            raise ValueError(f"anneal_until {self.anneal_until} is not above anneal_from {self.anneal_from}")
+            raise ValueError(
+                f"anneal_until must be above anneal_from {self.anneal_from}, got {self.anneal_until}"
+            )
         return self
 
 
 class Model(Section):
     """A decoder-only Transformer over image tokens.
 
-    `label_drop` is the share of training rows that start without their class. It teaches the start
-    that the linear probe and guidance need; without it a class-conditional model knows neither.
-    `qk_norm` normalizes queries and keys in every attention.
+    `class_dropout` is the share of training rows that start without their class. It trains the start that
+    classifier-free guidance and the linear probe use; a class-conditional model needs it for both. `qk_norm`
+    normalizes queries and keys in every attention.
     """
 
     transformer: Transformer
     dropout: Fraction = 0.1
     class_conditional: bool = True
-    label_drop: Fraction = 0.1
+    class_dropout: Fraction = 0.1
     qk_norm: bool = False
     random_order: RandomOrder | None = None
 
@@ -46,9 +48,9 @@ class Model(Section):
 class Stage2(Section):
     """The image model and its training.
 
-    Its tokens are `cached`, once and for all by TokenTransform, or made `on_the_fly` in the training step
-    from a crop that is new each time: endless variants, for one pass of the encoder a step. What the section
-    `tokens` says is then of no concern.
+    Tokens are `cached`: computed once by TokenTransform. Or `on_the_fly`: computed in the training step from
+    a new crop each time, an unlimited number of variants for one encoder pass a step; the section `tokens` is
+    then not used.
     """
 
     model: Model
@@ -60,7 +62,7 @@ class Stage2(Section):
         order = self.model.random_order
         if order and order.anneal_until > self.train.steps:
             raise ValueError(
-                f"model.random_order.anneal_until {order.anneal_until} is above train.steps "
-                f"{self.train.steps}; images are drawn in raster order, so training has to end in it"
+                f"model.random_order.anneal_until must be at most train.steps {self.train.steps}, got "
+                f"{order.anneal_until}: images are sampled in raster order, so training must end in it"
             )
         return self

@@ -12,11 +12,12 @@ from trainers.vim import config
 class VIM(keras.Model):
     """Models p(tokens | class) = prod_i p(token_i | tokens before i, class).
 
-    The sequence is a start followed by all tokens but the last, so that the output at place i predicts
-    token i. The start is the class's own embedding, or one learned vector where there is no class.
+    The sequence is a start followed by all tokens but the last, so that the output at position i predicts
+    token i. The start is the class's embedding, or one trained vector without a class.
 
-    Trained in random orders (RAR, Yu et al. 2024), the model has to be told of each input where in the image
-    it comes from and which place is wanted next: two tables of positions, whose sum is raster order's one.
+    Trained in random orders (RAR, Yu et al. 2024), each input needs two position embeddings: its own position
+    and the position that is predicted next. In raster order both follow from the step, and their sum acts as
+    one table.
     """
 
     def __init__(
@@ -26,9 +27,9 @@ class VIM(keras.Model):
         tokens: int,
         codebook_size: int,
         classes: int,
-        recompute: bool = False,
+        gradient_checkpointing: bool = False,
     ):
-        # Whose layers keep their own policy: the path that begins here is float32 (trainers.transformer).
+        # The residual stream is float32; layers follow the global policy (trainers.transformer).
         super().__init__(name="vim", dtype="float32")
         self.options = options
         self.tokens = tokens
@@ -42,7 +43,7 @@ class VIM(keras.Model):
         self.class_embedding = self.add_weight(
             name="class_embedding", shape=(self.classes + 1, width), initializer=_small_normal()
         )
-        # One vector for each place of the grid: the full 2D table, in raster order.
+        # One vector for each position of the grid: the full 2D table, in raster order.
         self.positions = self.add_weight(name="positions", shape=(tokens, width), initializer=_small_normal())
         self.own_positions = (
             self.add_weight(name="own_positions", shape=(tokens, width), initializer=_small_normal())
@@ -59,10 +60,10 @@ class VIM(keras.Model):
             )
             for index in range(options.transformer.blocks)
         ]
-        self.recompute = recompute
+        self.gradient_checkpointing = gradient_checkpointing
         self.norm = LayerNorm(name="norm")
-        # Logits near 0 at first: the untrained model is uniform and its loss is ln K.
-        # Under any policy: bfloat16 would round what is compared and drawn from.
+        # Logits start near 0: the untrained model is uniform and its loss is ln K. float32 under any policy:
+        # bfloat16 would round what is compared and sampled from.
         self.logits = Dense(codebook_size, kernel_initializer=_small_normal(), dtype="float32", name="logits")
         self(tf.zeros([1, tokens], tf.int32), tf.zeros([1], tf.int32))
 
@@ -83,15 +84,16 @@ class VIM(keras.Model):
         Args:
           tokens: int32 [B, N], raster order.
           class_id: int32 [B].
-          order: int32 [B, N], a permutation of the places for each row: logits i are then those of token
-            order[i], from the tokens order[0] to order[i - 1]. Raster order where there is none.
-          training: whether to drop out.
+          order: int32 [B, N], a permutation of the positions for each row: logits i are then those of token
+            order[i], given the tokens order[0] to order[i - 1]. Raster order by default.
+          training: whether to apply dropout.
         """
         x = self._embed(tokens, class_id, order)
-        return self.head(run_blocks(self.blocks, x, training=training, recompute=self.recompute))
+        x = run_blocks(self.blocks, x, training=training, gradient_checkpointing=self.gradient_checkpointing)
+        return self.head(x)
 
     def features(self, tokens: tf.Tensor) -> tf.Tensor:
-        """The mean over places of every block's output, without a class: float32 [B, L, D]."""
+        """The mean over positions of every block's output, without a class: float32 [B, L, D]."""
         class_id = tf.fill(tf.shape(tokens)[:1], self.no_class)
         x = self._embed(tokens, class_id, order=None)
         means = []
@@ -108,31 +110,31 @@ class VIM(keras.Model):
         )
 
     def start(self, class_id: tf.Tensor) -> tf.Tensor:
-        """Class ids as given, or all `no_class` where the model knows no classes."""
+        """The class ids as given, or all `no_class` for a model without classes."""
         return class_id if self.classes else tf.fill(tf.shape(class_id), self.no_class)
 
     def head(self, x: tf.Tensor) -> tf.Tensor:
         """The last block's output [..., D] to logits, float32 [..., K]."""
         return self.logits(self.norm(x))
 
-    def places(self, order: tf.Tensor | None = None) -> tf.Tensor:
-        """What is added to the inputs: [N, D] in raster order, [B, N, D] in orders int32 [B, N]."""
-        wanted = self.positions if order is None else tf.gather(self.positions, order)
+    def position_embeddings(self, order: tf.Tensor | None = None) -> tf.Tensor:
+        """The sum of position embeddings: [N, D] in raster order, [B, N, D] in orders int32 [B, N]."""
+        predicted = self.positions if order is None else tf.gather(self.positions, order)
         if self.own_positions is None:
-            return tf.convert_to_tensor(wanted)
+            return tf.convert_to_tensor(predicted)
         own = self.own_positions[:-1] if order is None else tf.gather(self.own_positions, order[:, :-1])
-        # The start comes from no place.
-        return wanted + tf.concat([tf.zeros_like(wanted[..., :1, :]), own], axis=-2)
+        # The start has no position of its own.
+        return predicted + tf.concat([tf.zeros_like(predicted[..., :1, :]), own], axis=-2)
 
     def _embed(self, tokens: tf.Tensor, class_id: tf.Tensor, order: tf.Tensor | None) -> tf.Tensor:
-        """The start and all tokens but the last in order, with their places: [B, N, D]."""
+        """Embeddings of the start and of all tokens but the last, with their positions: [B, N, D]."""
         if order is not None:
             tokens = tf.gather(tokens, order, batch_dims=1)
         start = tf.gather(self.class_embedding, class_id)[:, tf.newaxis]
         seen = tf.gather(self.token_embedding, tokens[:, :-1])
-        return tf.concat([start, seen], axis=1) + self.places(order)
+        return tf.concat([start, seen], axis=1) + self.position_embeddings(order)
 
 
 def _small_normal() -> keras.initializers.Initializer:
-    # A new one for each weight: an initializer that is used twice gives the same numbers twice.
+    # A new instance for each weight: an initializer that is used twice returns the same numbers twice.
     return keras.initializers.RandomNormal(stddev=0.02)

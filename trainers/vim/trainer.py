@@ -9,23 +9,25 @@ from typing import Any
 
 import tensorflow as tf
 
-from serving.export import export_generator, read_metadata
-from serving.fingerprint import fingerprint
+from serving.export.fingerprint import fingerprint
+from serving.export.generator import Generator, export_generator
+from serving.export.signatures import read_metadata
 from trainers.training import examples, job
 from trainers.training.evaluation import held_out_metrics
 from trainers.training.loop import fit
-from trainers.training.step import Batch, Learner, Metrics, descent, training_step
+from trainers.training.step import Batch, Metrics, loss_gradients, training_step
+from trainers.training.train_state import TrainState
 from trainers.vim.config import Stage2
 from trainers.vim.model import VIM
 from trainers.vim.rows import row_augmentation
 from trainers.vim.sampling import sample
 
-# Held-out rows looked at on the way.
+# Held-out rows that are evaluated during training.
 EVALUATION_ROWS = 512
 
 
 def run_fn(fn_args: Any) -> None:
-    """Trains a VIM on token Examples and exports it with its tokenizer as the generator SavedModel.
+    """Train a VIM on token Examples and export it with its tokenizer as the generator SavedModel.
 
     With `tokens: on_the_fly` the Examples are images, and the tokenizer runs in the step.
     """
@@ -34,7 +36,7 @@ def run_fn(fn_args: Any) -> None:
     train_split = examples.open_split(fn_args.train_files)
     eval_split = examples.open_split(fn_args.eval_files)
     on_the_fly = stage.tokens == "on_the_fly"
-    # In a strategy's scope every device gets a copy of its own, which only a tokenizer in the step needs.
+    # In a strategy's scope every device gets a copy, which only a tokenizer in the step needs.
     with strategy.scope() if on_the_fly else nullcontext():
         tokenizer = tf.saved_model.load(fn_args.base_model)
     metadata = read_metadata(tokenizer)
@@ -46,9 +48,9 @@ def run_fn(fn_args: Any) -> None:
             tokens=metadata.tokens,
             codebook_size=metadata.codebook_size,
             classes=classes,
-            recompute=stage.train.recompute,
+            gradient_checkpointing=stage.train.gradient_checkpointing,
         )
-        learner = Learner(model, stage.train)
+        state = TrainState(model, stage.train)
         augment = row_augmentation(
             stage.model,
             tokens=metadata.tokens,
@@ -72,20 +74,20 @@ def run_fn(fn_args: Any) -> None:
             )
             held_out = examples.held_out_tokens(eval_split, tokens=metadata.tokens, limit=EVALUATION_ROWS)
 
-        # The fingerprint of cached tokens tells of their tokenizer, that of images does not.
+        # The fingerprint of cached tokens depends on their tokenizer, that of images does not.
         inputs = [fingerprint(fn_args.base_model)] if on_the_fly else []
         name = job.training_name(run, stage, train_split.fingerprint, *inputs)
         history = fit(
             "vim",
             stage.train,
             step=training_step(
-                [learner],
-                descent(learner, partial(on_tokens, training=True)),
-                accumulate=stage.train.accumulate,
+                [state],
+                loss_gradients(state, partial(on_tokens, training=True)),
+                gradient_accumulation_steps=stage.train.gradient_accumulation_steps,
             ),
             batches=batches,
-            state={"vim": learner.state},
-            evaluate=held_out_metrics(partial(on_tokens, training=False), held_out, stage.train, [learner]),
+            variables={"vim": state.variables},
+            evaluate=held_out_metrics(partial(on_tokens, training=False), held_out, stage.train, [state]),
             checkpoints=os.path.join(run.checkpoints, name),
             logs=os.path.join(run.logs, name),
         )
@@ -93,29 +95,28 @@ def run_fn(fn_args: Any) -> None:
         def decode(tokens: tf.Tensor) -> tf.Tensor:
             return tokenizer.signatures["decode_pixels"](tokens=tokens)["pixels"]
 
-        with job.finished(fn_args, history, [learner]) as directory:
-            export_generator(
-                directory,
-                job.exportable(model, tokenizer=tokenizer),
-                job.describe(
-                    "generator",
-                    run,
-                    tokens=metadata.tokens,
-                    codebook_size=metadata.codebook_size,
-                    class_names=train_split.class_names if classes else (),
-                ),
-                encode=encode,
-                decode=decode,
-                sample=partial(sample, model),
-                log_likelihood=model.log_likelihood,
-                features=model.features,
-            )
+        generator = Generator(
+            job.describe(
+                "generator",
+                run,
+                tokens=metadata.tokens,
+                codebook_size=metadata.codebook_size,
+                class_names=train_split.class_names if classes else (),
+            ),
+            encode=encode,
+            decode=decode,
+            sample=partial(sample, model),
+            log_likelihood=model.log_likelihood,
+            features=model.features,
+        )
+        with job.export_folder(fn_args, history, [state]) as directory:
+            export_generator(directory, job.exportable(model, tokenizer=tokenizer), generator)
 
 
 def losses(model: VIM, batch: Batch, *, training: bool) -> Metrics:
-    """The negative log-likelihood in nats a token (equation 2), and the accuracy of the first guess.
+    """The negative log-likelihood in nats a token (equation 2), and the top-1 accuracy of tokens.
 
-    Where a batch has orders, logits and tokens are both in them: the likelihood factors in any order.
+    If a batch has orders, logits and tokens are both permuted by them: the likelihood factors in any order.
     """
     tokens, order = batch["tokens"], batch.get("order")
     logits = model(tokens, model.start(batch["label"]), order=order, training=training)

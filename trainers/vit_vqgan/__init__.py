@@ -1,1 +1,1 @@
-"""Stage 1: the image tokenizer ViT-VQGAN."""
+"""Stage 1: the tokenizer ViT-VQGAN."""

@@ -1,6 +1,6 @@
-"""ViT-VQGAN: image -> encoder -> codebook -> decoder -> image (section 3.1, figure 1 left).
+"""ViT-VQGAN: image -> encoder -> quantizer -> decoder -> image (section 3.1, figure 1 left).
 
-A tower is a Vision Transformer, or VQGAN's convolutions where the configuration says so.
+A tower is a Vision Transformer (`vit.py`), or VQGAN's convolutions (`cnn.py`) if the configuration says so.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from serving.export.metadata import CHANNELS
 from trainers.transformer import Dense
-from trainers.vit_vqgan import config, losses, vision_transformer
-from trainers.vit_vqgan.codebook import Codebook, Quantized
-from trainers.vit_vqgan.convolutional import towers
-from trainers.vit_vqgan.convolutional.config import Convolutional
+from trainers.vit_vqgan import cnn, config, losses, vit
+from trainers.vit_vqgan.quantizer import QUANTIZERS, Quantized
 
-CHANNELS = 3
 # A scale b outside e^-4 .. e^2 means that a pixel was fitted to the last bit or given up.
 LOG_SCALE_RANGE = (-4.0, 2.0)
 
 
 class Distribution(NamedTuple):
-    """The decoder's output for every sub-pixel: location mu (logits) and ln b, [B, S, S, 3] each."""
+    """The decoder's output for every value: location mu (logits) and ln b, [B, S, S, 3] each."""
 
     mu: tf.Tensor
     log_scale: tf.Tensor
@@ -36,29 +34,31 @@ class Distribution(NamedTuple):
 class ViTVQGAN(keras.Model):
     """The tokenizer: S x S images to (S / patch)^2 tokens in raster order, and back."""
 
-    def __init__(self, options: config.Model, *, image_size: int, seed: int, recompute: bool = False):
-        # Pixels are centred in float32 under any policy; the layers keep theirs.
+    def __init__(
+        self, options: config.Model, *, image_size: int, seed: int, gradient_checkpointing: bool = False
+    ):
+        # Pixels are centred in float32 under any policy; the layers follow the global policy.
         super().__init__(name="vit_vqgan", dtype="float32")
         self.options = options
         self.tokens = (image_size // options.patch_size) ** 2
-        self.encoder = _encoder(options, self.tokens, recompute)
+        self.encoder = _encoder(options, self.tokens, gradient_checkpointing)
         self.factorize = Dense(options.codebook.dim, dtype="float32", name="factorize")
-        self.codebook = Codebook(options.codebook, seed=seed, name="codebook")
-        self.decoder = _decoder(options, self.tokens, recompute)
+        self.quantizer = QUANTIZERS[options.codebook.kind](options.codebook, seed=seed, name="quantizer")
+        self.decoder = _decoder(options, self.tokens, gradient_checkpointing)
         self(tf.zeros([1, image_size, image_size, CHANNELS]))
 
     def call(self, pixels: tf.Tensor, training: bool = False) -> tuple[Distribution, Quantized]:
-        """Pixels float32 [B, S, S, 3] in [0, 1] to their reconstruction and what the codebook said."""
-        quantized = self.codebook(self._latents(pixels), training=training)
+        """Pixels float32 [B, S, S, 3] in [0, 1] to their reconstruction and the quantizer's output."""
+        quantized = self.quantizer(self._latents(pixels), training=training)
         return self._distribution(quantized.codes), quantized
 
     def encode(self, pixels: tf.Tensor) -> tf.Tensor:
         """Pixels float32 [B, S, S, 3] in [0, 1] to tokens int32 [B, N], raster order."""
-        return self.codebook(self._latents(pixels)).tokens
+        return self.quantizer(self._latents(pixels)).tokens
 
     def decode(self, tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Tokens int32 [B, N] to pixels in [0, 1], mu and ln b, float32 [B, S, S, 3] each."""
-        distribution = self._distribution(self.codebook.lookup(tokens))
+        distribution = self._distribution(self.quantizer.lookup(tokens))
         return tf.clip_by_value(distribution.pixels(), 0.0, 1.0), *distribution
 
     def _latents(self, pixels: tf.Tensor) -> tf.Tensor:
@@ -73,33 +73,36 @@ class ViTVQGAN(keras.Model):
         return Distribution(mu, tf.clip_by_value(output[..., CHANNELS:], *LOG_SCALE_RANGE))
 
 
-def _encoder(options: config.Model, tokens: int, recompute: bool) -> keras.layers.Layer:
+def _encoder(options: config.Model, tokens: int, gradient_checkpointing: bool) -> keras.layers.Layer:
     """[B, S, S, 3] in [-1, 1] to [B, N, *]."""
-    if isinstance(options.encoder, Convolutional):
-        return towers.Encoder(options.encoder, units=options.encoder.widths[-1], name="encoder")
-    return vision_transformer.Encoder(
-        options.encoder, patch_size=options.patch_size, tokens=tokens, recompute=recompute, name="encoder"
+    if isinstance(options.encoder, config.Convolutional):
+        return cnn.Encoder(options.encoder, units=options.encoder.widths[-1], name="encoder")
+    return vit.Encoder(
+        options.encoder,
+        patch_size=options.patch_size,
+        tokens=tokens,
+        gradient_checkpointing=gradient_checkpointing,
+        name="encoder",
     )
 
 
-def _decoder(options: config.Model, tokens: int, recompute: bool) -> keras.layers.Layer:
+def _decoder(options: config.Model, tokens: int, gradient_checkpointing: bool) -> keras.layers.Layer:
     """Codes [B, N, dim] to [B, S, S, output channels]."""
-    code_norm = 1.0 if options.codebook.l2_normalized else options.codebook.dim**0.5
-    channels = options.output_channels
-    if isinstance(options.decoder, Convolutional):
-        return towers.Decoder(
+    channels, code_norm = options.output_channels, options.codebook.code_norm
+    if isinstance(options.decoder, config.Convolutional):
+        return cnn.Decoder(
             options.decoder,
             channels_out=channels,
             side=math.isqrt(tokens),
             input_scale=code_norm,
             name="decoder",
         )
-    return vision_transformer.Decoder(
+    return vit.Decoder(
         options.decoder,
         patch_size=options.patch_size,
         channels=channels,
         tokens=tokens,
         input_scale=code_norm,
-        recompute=recompute,
+        gradient_checkpointing=gradient_checkpointing,
         name="decoder",
     )

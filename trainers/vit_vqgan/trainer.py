@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from serving.export import export_tokenizer
+from serving.export.tokenizer import export_tokenizer
 from trainers.training import examples, job
 from trainers.training.evaluation import held_out_metrics
 from trainers.training.loop import Alarm, fit
@@ -13,12 +13,12 @@ from trainers.training.step import training_step
 from trainers.vit_vqgan.config import Stage1
 from trainers.vit_vqgan.objective import Objective
 
-# Held-out images looked at on the way; the evaluator sees them all.
+# Held-out images that are evaluated during training; the evaluator uses all.
 EVALUATION_IMAGES = 256
 
 
 def run_fn(fn_args: Any) -> None:
-    """Trains a ViT-VQGAN on image Examples and exports it as the tokenizer SavedModel."""
+    """Train a ViT-VQGAN on image Examples and export it as the tokenizer SavedModel."""
     run, stage = job.read(fn_args.custom_config, Stage1)
     strategy = job.prepare(run.seed, stage.train)
     train_split = examples.open_split(fn_args.train_files)
@@ -31,19 +31,19 @@ def run_fn(fn_args: Any) -> None:
             "tokenizer",
             stage.train,
             step=training_step(
-                objective.learners,
+                objective.states,
                 objective.gradients,
-                accumulate=stage.train.accumulate,
-                follow=objective.follow,
+                gradient_accumulation_steps=stage.train.gradient_accumulation_steps,
+                post_step=objective.post_step,
                 summarize=objective.summarize,
             ),
             batches=examples.image_batches(train_split, run, stage.train.batch_size),
-            state=objective.state,
+            variables=objective.variables,
             evaluate=held_out_metrics(
                 objective.held_out,
                 held_out,
                 stage.train,
-                objective.learners,
+                objective.states,
                 summarize=objective.summarize,
             ),
             checkpoints=os.path.join(run.checkpoints, name),
@@ -51,7 +51,7 @@ def run_fn(fn_args: Any) -> None:
             alarms=[Alarm("codebook_usage", below=stage.usage_alarm)],
         )
         model = objective.model
-        with job.finished(fn_args, history, objective.learners) as directory:
+        with job.export_folder(fn_args, history, objective.states) as directory:
             export_tokenizer(
                 directory,
                 job.exportable(model),

@@ -1,1 +1,1 @@
-"""How close drawn images come to real ones."""
+"""GenerationEvaluator: sampled images against real ones."""

@@ -7,22 +7,18 @@ from tfx.types import BaseChannel, Channel, component_spec, standard_artifacts
 
 from components.evaluators import blessing
 from components.evaluators.generation import executor
-from serving.queries import GUIDANCE_SCHEDULES
+from components.metrics import registry
+from serving.export.sampling_params import SamplingParams
 
 
 class GenerationEvaluatorSpec(component_spec.ComponentSpec):
-    """What goes in and comes out."""
+    """Parameters, inputs and outputs."""
 
     PARAMETERS = {
         "samples": component_spec.ExecutionParameter(type=int),
         "batch_size": component_spec.ExecutionParameter(type=int),
-        "seed": component_spec.ExecutionParameter(type=int),
         "acceptance": component_spec.ExecutionParameter(type=float),
-        "temperature": component_spec.ExecutionParameter(type=float),
-        "top_k": component_spec.ExecutionParameter(type=int),
-        "top_p": component_spec.ExecutionParameter(type=float),
-        "guidance": component_spec.ExecutionParameter(type=float),
-        "guidance_schedule": component_spec.ExecutionParameter(type=str),
+        "sampling": component_spec.ExecutionParameter(type=str),
         "thresholds": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
@@ -37,7 +33,7 @@ class GenerationEvaluatorSpec(component_spec.ComponentSpec):
 
 
 class GenerationEvaluator(base_beam_component.BaseBeamComponent):
-    """Draws from an image model, compares with real images, and blesses it, or not, for Pusher."""
+    """Samples from an image model, compares with real images, and blesses the model for Pusher, or not."""
 
     SPEC_CLASS = GenerationEvaluatorSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
@@ -50,42 +46,28 @@ class GenerationEvaluator(base_beam_component.BaseBeamComponent):
         *,
         samples: int = 1000,
         batch_size: int = 100,
-        seed: int = 0,
         acceptance: float = 1.0,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        guidance: float = 1.0,
-        guidance_schedule: str = "constant",
+        sampling: SamplingParams = SamplingParams(),
         thresholds: blessing.Thresholds | None = None,
     ):
-        """Builds the component.
+        """Build the component.
 
         Args:
           examples: image Examples with splits `train` and `eval`.
-          model: a generator SavedModel (`generate`).
+          model: a generator SavedModel (`generate`, and `generate_linear` for that guidance schedule).
           classifier: a classifier SavedModel (`classify_pixels`).
           samples: how many images are scored, the classes in turn.
           batch_size: images in one call of a model.
-          seed: of the whole set; every image has its own seed from it.
-          acceptance: in (0, 1]; of each class 1 / acceptance times as many are drawn as are scored, and
-            those are kept that the classifier takes for that class most surely. 1.0 keeps all.
-          temperature: of the softmax; 1.0 draws from the model itself.
-          top_k: only the k likeliest codes; 0 is off.
-          top_p: only the likeliest codes of that much probability; 1.0 is off.
-          guidance: classifier-free guidance scale; 1.0 is off.
-          guidance_schedule: `constant`, or `linear`, which rises from 1 at the first token to `guidance`
-            at the last and needs the generator's signature `generate_linear`.
+          acceptance: in (0, 1]; of each class 1 / acceptance times as many are sampled as are scored, and
+            those with the highest probability of that class are kept. 1.0 keeps all.
+          sampling: temperature, filters, guidance, and the seed of the whole set.
           thresholds: metric -> {"min": bound, "max": bound}; all must hold for a blessing.
 
         Raises:
-          ValueError: an acceptance, a schedule, a metric or a bound that is not allowed.
+          ValueError: an acceptance, a metric or a bound that is not valid.
         """
         if not 0 < acceptance <= 1:
-            raise ValueError(f"acceptance {acceptance} is not allowed, it is in (0, 1]")
-        if guidance_schedule not in GUIDANCE_SCHEDULES:
-            allowed = ", ".join(GUIDANCE_SCHEDULES)
-            raise ValueError(f"unknown guidance_schedule {guidance_schedule!r}, allowed are {allowed}")
+            raise ValueError(f"acceptance must be in (0, 1], got {acceptance}")
         super().__init__(
             spec=GenerationEvaluatorSpec(
                 examples=examples,
@@ -93,14 +75,9 @@ class GenerationEvaluator(base_beam_component.BaseBeamComponent):
                 classifier=classifier,
                 samples=samples,
                 batch_size=batch_size,
-                seed=seed,
                 acceptance=acceptance,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                guidance=guidance,
-                guidance_schedule=guidance_schedule,
-                thresholds=blessing.thresholds_to_json(thresholds, executor.METRICS),
+                sampling=sampling.model_dump_json(),
+                thresholds=blessing.thresholds_to_json(thresholds, registry.names(registry.GENERATION)),
                 evaluation=Channel(type=standard_artifacts.ModelEvaluation),
                 blessing=Channel(type=standard_artifacts.ModelBlessing),
             )

@@ -1,4 +1,4 @@
-"""Images drawn from the generator against real ones: how alike the sets are, how clear the classes."""
+"""Compares sampled images with real ones: distance of the sets, and clarity of the classes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import Artifact, artifact_utils
 
 from components.evaluators import blessing, examples, features, files, scores
-from components.evaluators.generation.draw import Draw, DrawAgain, Drawn, Plan
 from components.evaluators.generation.rejection import KeepLikeliest
+from components.evaluators.generation.sampling import DrawSamples, RedrawImages, Samples, SamplingPlan
 from components.evaluators.models import SavedModel
-from components.metrics.frechet import frechet_distance
-from components.metrics.inception import mean_and_deviation
-from components.metrics.moments import Moments, MomentsFn
-from serving.queries import GUIDANCE_SCHEDULES
-
-METRICS = ("fid", "fid_eval", "is", "is_std", "class_accuracy")
+from components.metrics import registry
+from components.metrics.moments import MomentsFn
+from serving.export.sampling_params import SamplingParams
 
 SAMPLES_FILE = "samples.npz"
 SHOWN_CLASSES = 16
@@ -31,7 +28,7 @@ SHOWN_WITHOUT_CLASS = 64
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
-    """Does the work of GenerationEvaluator."""
+    """Executor of GenerationEvaluator."""
 
     def Do(
         self,
@@ -39,99 +36,98 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Draws, measures, writes `evaluation.json` and `samples.npz`, and blesses.
+        """Sample, measure, write `evaluation.json` and `samples.npz`, and bless.
 
-        `fid` is the drawn set's distance from the train split, and `fid_eval` the eval split's: what
-        real images reach, as Table 6's row "validation data" has it. `class_accuracy`, the share in
-        which the classifier sees the wanted class, exists only where the generator takes the classes
-        that the classifier knows.
+        `fid` is the distance of the samples from the train split, and `fid_eval` that of the eval split: the
+        value for real images, as in Table 6's row "validation data". `class_accuracy`, the share of samples
+        that the classifier assigns to the requested class, exists only if generator and classifier have the
+        same classes.
 
-        With an acceptance below 1 all scores are of the candidates that were kept. The classifier that
-        keeps them also gives the features, so all scores but `fid_eval` gain from it by construction; the
-        paper keeps by one network, ResNet-101, and scores by another, Inception.
+        With an acceptance below 1 all scores are of the kept candidates. The classifier that selects them
+        also provides the features, so all scores but `fid_eval` gain by construction; the paper selects by
+        ResNet-101 and scores by Inception.
 
         Args:
           input_dict: `examples`, `model` (a generator), `classifier`.
           output_dict: `evaluation`, `blessing`.
-          exec_properties: `samples`, `batch_size`, `seed`, `acceptance`, `temperature`, `top_k`, `top_p`,
-            `guidance`, `guidance_schedule`, `thresholds` (JSON).
+          exec_properties: `samples`, `batch_size`, `acceptance`, `sampling` (SamplingParams as JSON),
+            `thresholds` (JSON).
 
         Raises:
-          ValueError: a split is empty; the model has no signature for the guidance schedule; acceptance
-            is below 1, and the model takes no classes or the classifier does not know them.
+          ValueError: a split is empty; the model has no signature for the guidance schedule; acceptance is
+            below 1, and generator and classifier do not have the same classes.
         """
         started = time.monotonic()
         evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
-        scores_path = os.path.join(evaluation.uri, "scores.json")
+        statistics_path = os.path.join(evaluation.uri, "scores.json")
         real, batch_size = input_dict["examples"], exec_properties["batch_size"]
         counts = {f"{split}_images": examples.count(real, split) for split in ("train", "eval")}
-        generator, classifier = SavedModel(input_dict["model"]), SavedModel(input_dict["classifier"])
+        generator, network = SavedModel(input_dict["model"]), features.feature_network(input_dict)
         metadata = generator.metadata()
-        labelled = bool(metadata.class_names) and metadata.class_names == classifier.metadata().class_names
-        plan = Plan(
+        same_classes = bool(metadata.class_names) and metadata.class_names == network.class_names
+        plan = SamplingPlan(
+            samples=exec_properties["samples"],
             classes=len(metadata.class_names),
-            **{field: exec_properties[field] for field in Plan._fields if field != "classes"},
+            batch_size=batch_size,
+            acceptance=exec_properties["acceptance"],
+            params=SamplingParams.model_validate_json(exec_properties["sampling"]),
         )
-        _check(plan, generator, labelled)
+        _check(plan, generator, same_classes)
         splits = features.inception_splits(plan.samples)
+        needs = registry.available_needs(plan.classes if same_classes else 0)
 
         with self._make_beam_pipeline() as pipeline:
-            drawn = (
+            samples = (
                 pipeline
                 | beam.Create(plan.starts())
                 | beam.Reshuffle()
-                | beam.ParDo(Draw(generator, classifier, plan, metadata.image_size))
+                | beam.ParDo(DrawSamples(generator, network, plan, metadata.image_size))
             )
             if plan.acceptance < 1:
-                drawn |= KeepLikeliest(plan)
-            reals = {
-                f"real_{split}": pipeline
+                samples |= KeepLikeliest(plan)
+            train, held_out = (
+                pipeline
                 | f"Read {split}" >> examples.ReadImages(real, split, batch_size)
-                | f"Describe {split}" >> beam.ParDo(features.Describe(classifier, metadata.image_size))
+                | f"Extract {split}" >> beam.ParDo(features.ExtractFeatures(network, metadata.image_size))
                 | f"Combine {split}" >> scores.Combine("features", MomentsFn())
                 for split in ("train", "eval")
-            }
+            )
             scores.write_scores(
                 pipeline,
-                scores_path,
-                _score,
-                drawn=drawn | scores.Combine("description.features", MomentsFn()),
-                recognized=drawn | scores.Combine("recognized", MomentsFn()),
-                inception=drawn | beam.Map(_answers, plan.samples, splits) | scores.InceptionScores(),
-                **reals,
+                statistics_path,
+                lambda **statistics: registry.compute(
+                    registry.GENERATION, registry.GenerationStatistics(**statistics), needs
+                ),
+                samples=samples | scores.Combine("features.features", MomentsFn()),
+                train=train,
+                held_out=held_out,
+                recognized=samples | scores.Combine("recognized", MomentsFn()),
+                inception_scores=samples
+                | beam.Map(_probabilities, plan.samples, splits)
+                | scores.InceptionScores(),
             )
             _ = (
-                drawn
+                samples
                 | beam.FlatMap(_shown, plan.classes)
                 | "ListShown" >> beam.combiners.ToList()
                 | beam.FlatMap(_batches, plan.batch_size)
-                | beam.ParDo(DrawAgain(generator, plan, metadata.image_size))
+                | beam.ParDo(RedrawImages(generator, plan, metadata.image_size))
                 | "ListImages" >> beam.combiners.ToList()
                 | beam.Map(_write_samples, plan, os.path.join(evaluation.uri, SAMPLES_FILE))
             )
 
-        measured = scores.take_scores(scores_path)
-        if not labelled:
-            del measured["class_accuracy"]
         blessing.judge(
             evaluation,
             artifact_utils.get_single_instance(output_dict["blessing"]),
             artifact_utils.get_single_instance(input_dict["model"]),
-            metrics=measured,
+            metrics=scores.take_scores(statistics_path),
             thresholds=json.loads(exec_properties["thresholds"]),
             protocol={
-                "features": features.PROTOCOL,
+                "features": network.protocol,
                 "reference": "train split",
                 "classes": "in turn" if plan.classes else "none",
-                "seed": plan.seed,
                 "acceptance": plan.acceptance,
-                "sampling": {
-                    "temperature": plan.temperature,
-                    "top_k": plan.top_k,
-                    "top_p": plan.top_p,
-                    "guidance": plan.guidance,
-                    "guidance_schedule": plan.guidance_schedule,
-                },
+                "sampling": plan.params.model_dump(),
                 "inception_splits": splits,
             },
             counts={"samples": plan.samples, "candidates": plan.candidates, **counts},
@@ -139,39 +135,28 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         )
 
 
-def _check(plan: Plan, generator: SavedModel, labelled: bool) -> None:
-    """That the models can draw and keep what is planned, before anything is drawn."""
-    signature = GUIDANCE_SCHEDULES[plan.guidance_schedule]
-    if signature not in generator.load().signatures:
+def _check(plan: SamplingPlan, generator: SavedModel, same_classes: bool) -> None:
+    """Check that the models can do what is planned, before anything is sampled."""
+    params = plan.params
+    if params.signature not in generator.load().signatures:
         raise ValueError(
-            f"guidance_schedule {plan.guidance_schedule} needs the signature {signature}, which this model "
-            "does not have; allowed is constant"
+            "evaluation.generation.sampling.guidance_schedule must be constant for this model, which has no "
+            f"signature {params.signature}, got {params.guidance_schedule}"
         )
-    if plan.acceptance < 1 and not labelled:
-        reason = "the classifier does not know the model's" if plan.classes else "the model takes no"
-        raise ValueError(f"acceptance {plan.acceptance} needs classes, and {reason} classes; allowed is 1.0")
+    if plan.acceptance < 1 and not same_classes:
+        reason = "whose classes are not the classifier's" if plan.classes else "which has no classes"
+        raise ValueError(
+            f"evaluation.generation.acceptance must be 1.0 for a model {reason}, got {plan.acceptance}"
+        )
 
 
-def _score(
-    drawn: Moments, recognized: Moments, inception: list[float], real_train: Moments, real_eval: Moments
-) -> dict[str, float]:
-    mean, deviation = mean_and_deviation(inception)
-    return {
-        "fid": frechet_distance(drawn, real_train),
-        "fid_eval": frechet_distance(real_eval, real_train),
-        "is": mean,
-        "is_std": deviation,
-        "class_accuracy": float(recognized.mean[0]),
-    }
-
-
-def _answers(batch: Drawn, samples: int, splits: int) -> tuple[np.ndarray, np.ndarray]:
+def _probabilities(batch: Samples, samples: int, splits: int) -> tuple[np.ndarray, np.ndarray]:
     # Neighbours share a split, so each split is balanced over the classes.
-    return batch.places * splits // samples, batch.description.probabilities
+    return batch.places * splits // samples, batch.features.probabilities
 
 
-def _shown(batch: Drawn, classes: int) -> Iterator[int]:
-    """The image numbers of those that are shown: the first of the first classes."""
+def _shown(batch: Samples, classes: int) -> Iterator[int]:
+    """The image numbers of the samples to show: the first of the first classes."""
     shown = SHOWN_PER_CLASS * classes if classes else SHOWN_WITHOUT_CLASS
     yield from batch.indices[(batch.places < shown) & (batch.class_ids < SHOWN_CLASSES)].tolist()
 
@@ -182,7 +167,7 @@ def _batches(indices: list[int], batch_size: int) -> Iterator[list[int]]:
         yield ordered[start : start + batch_size]
 
 
-def _write_samples(samples: list[tuple[int, np.ndarray]], plan: Plan, path: str) -> None:
+def _write_samples(samples: list[tuple[int, np.ndarray]], plan: SamplingPlan, path: str) -> None:
     numbers = np.array([number for number, _ in samples])
     class_ids = plan.class_ids(numbers)
     order = np.lexsort((numbers, class_ids))

@@ -1,1 +1,1 @@
-"""How much of the classes the image model's blocks know, unasked."""
+"""LinearProbeEvaluator: linear-probe evaluation of VIM features."""

@@ -9,13 +9,13 @@ from components.evaluators.linear_probe import executor
 
 
 class LinearProbeEvaluatorSpec(component_spec.ComponentSpec):
-    """What goes in and comes out."""
+    """Parameters, inputs and outputs."""
 
     PARAMETERS = {
         "batch_size": component_spec.ExecutionParameter(type=int),
         "epochs": component_spec.ExecutionParameter(type=int),
         "learning_rate": component_spec.ExecutionParameter(type=float),
-        "label_drop": component_spec.ExecutionParameter(type=float),
+        "class_dropout": component_spec.ExecutionParameter(type=float),
         "seed": component_spec.ExecutionParameter(type=int),
     }
     INPUTS = {
@@ -38,20 +38,20 @@ class LinearProbeEvaluator(base_component.BaseComponent):
         examples: BaseChannel,
         model: BaseChannel,
         *,
-        label_drop: float,
+        class_dropout: float,
         batch_size: int = 64,
         epochs: int = 90,
         learning_rate: float = 1e-2,
         seed: int = 0,
     ):
-        """Builds the component.
+        """Build the component.
 
         Args:
-          examples: image Examples with splits `train` and `eval`; unlabelled ones are passed over.
+          examples: image Examples with splits `train` and `eval`; unlabelled ones are skipped.
           model: a generator SavedModel (`features`), of any tokenizer and image model.
-          label_drop: the share of the image model's training rows that started without their class, which
-            the model does not say of itself. A class-conditional one knows the start that features come
-            from by these rows alone; at 0 the evaluation warns. Without classes it plays no part.
+          class_dropout: the share of the image model's training rows that started without their class; the
+            SavedModel does not state it. Only these rows train the start that the features of a
+            class-conditional model begin with; at 0 the evaluation warns. Not used without classes.
           batch_size: images in one call of the model and in one step of the probe.
           epochs: passes over the train split.
           learning_rate: Adam's peak.
@@ -64,7 +64,7 @@ class LinearProbeEvaluator(base_component.BaseComponent):
                 batch_size=batch_size,
                 epochs=epochs,
                 learning_rate=learning_rate,
-                label_drop=label_drop,
+                class_dropout=class_dropout,
                 seed=seed,
                 evaluation=Channel(type=standard_artifacts.ModelEvaluation),
             )

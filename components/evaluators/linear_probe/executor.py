@@ -1,4 +1,4 @@
-"""The linear probe (section 5.3, appendix A): what a linear layer reads off each block of the image model."""
+"""The linear probe (section 5.3, appendix A): a linear classifier on each block of the image model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from tfx.types import Artifact, artifact_utils
 from components.evaluators import blessing, examples
 from components.evaluators.linear_probe import probe
 from components.evaluators.models import SavedModel
-from serving.metadata import Metadata
+from components.metrics import registry
+from serving.export.metadata import Metadata
 
 
 class Executor(base_executor.BaseExecutor):
-    """Does the work of LinearProbeEvaluator."""
+    """Executor of LinearProbeEvaluator."""
 
     def Do(
         self,
@@ -26,18 +27,18 @@ class Executor(base_executor.BaseExecutor):
         output_dict: dict[str, list[Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Trains on the train split, measures on the eval split, writes `evaluation.json`.
+        """Train on the train split, measure on the eval split, write `evaluation.json`.
 
-        Where images have no labels the evaluation says `"skipped": "no labels"` and nothing else.
-        `warnings` lists what makes the scores say less than they seem to.
+        Without labels the evaluation holds `"skipped": "no labels"` and no metrics. `warnings` lists reasons
+        to distrust the scores.
 
-        Each image is encoded once. Its features, L D float32 numbers, wait in a temporary folder (TMPDIR)
-        for the epochs: 6 MB for the digits' preset, 189 GB for VIM-Base on ImageNet.
+        Each image is encoded once. Its features, L D float32 numbers, are cached in a temporary folder
+        (TMPDIR) for all epochs: 6 MB for the digits' preset, 189 GB for VIM-Base on ImageNet.
 
         Args:
           input_dict: `examples`, `model` (a generator).
           output_dict: `evaluation`.
-          exec_properties: `batch_size`, `epochs`, `learning_rate`, `label_drop`, `seed`.
+          exec_properties: `batch_size`, `epochs`, `learning_rate`, `class_dropout`, `seed`.
 
         Raises:
           ValueError: a split is empty.
@@ -93,16 +94,16 @@ class Executor(base_executor.BaseExecutor):
             protocol=protocol,
             counts=counts,
             seconds=time.monotonic() - started,
-            warnings=_warnings(saved.metadata(), exec_properties["label_drop"]),
+            warnings=_warnings(saved.metadata(), exec_properties["class_dropout"]),
         )
 
 
-def _warnings(metadata: Metadata, label_drop: float) -> list[str]:
-    if not metadata.class_names or label_drop:
+def _warnings(metadata: Metadata, class_dropout: float) -> list[str]:
+    if not metadata.class_names or class_dropout:
         return []
     return [
-        "The image model was trained with a class in front of every image (label_drop 0), and never saw the "
-        "start without one that these features come from."
+        "The image model was trained with class_dropout 0, so the start without a class, with which these "
+        "features begin, was never trained."
     ]
 
 
@@ -115,17 +116,11 @@ def _features(model: Any, images: list[Artifact], split: str, batch_size: int) -
 
 
 def _metrics(accuracy: probe.Accuracy, classes: int) -> dict[str, Any]:
-    best = int(accuracy.top1.argmax())
-    metrics: dict[str, Any] = {
-        "top1": float(accuracy.top1[best]),
-        "top5": float(accuracy.top5[best]),
-        "best_block": best + 1,
-        "by_block": [
-            {"block": block, "top1": float(top1), "top5": float(top5)}
-            for block, (top1, top5) in enumerate(zip(*accuracy, strict=True), start=1)
-        ],
-    }
-    if classes <= 5:  # everything is among the five likeliest
-        for scores in (metrics, *metrics["by_block"]):
-            del scores["top5"]
-    return metrics
+    needs = registry.available_needs(classes)
+    metrics = registry.compute(registry.LINEAR_PROBE, registry.ProbeStatistics(*accuracy), needs)
+    shown = [name for name in ("top1", "top5") if name in metrics]
+    by_block = [
+        {"block": block, **{name: float(getattr(accuracy, name)[block - 1]) for name in shown}}
+        for block in range(1, len(accuracy.top1) + 1)
+    ]
+    return {**metrics, "by_block": by_block}

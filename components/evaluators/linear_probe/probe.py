@@ -12,12 +12,12 @@ import tensorflow as tf
 # The share of the steps that warm up: 10 of 90 epochs at full scale.
 WARMUP = 1 / 9
 
-# Examples lie in an order of their own hashes already; the buffer makes it another in every epoch.
+# Examples are stored in hashed order already; the buffer reorders them in every epoch.
 SHUFFLE_BYTES = 2**28
 
 
 class Accuracy(NamedTuple):
-    """Shares of the images whose class is the likeliest, or among the five likeliest, by block."""
+    """Top-1 and top-5 accuracy by block."""
 
     top1: np.ndarray  # float64 [L]
     top5: np.ndarray  # float64 [L]
@@ -33,11 +33,11 @@ def train(
     learning_rate: float,
     seed: int,
 ) -> keras.Model:
-    """Trains the probes.
+    """Train the probes.
 
-    Features are standardized by the train split's mean and variance: batch norm without affine or epsilon,
-    at the statistics that it converges to on features that do not change. Weights start at zero and
-    the problem is convex, so `seed` only orders the images.
+    Features are standardized by the train split's mean and variance: batch norm without affine parameters and
+    epsilon, at the statistics that it converges to for fixed features. Weights start at zero and the problem
+    is convex, so `seed` only orders the images.
 
     Args:
       features: (features float32 [L, D], label int64 []), one image an element.
@@ -72,8 +72,8 @@ def train(
     model.compile(
         optimizer=keras.optimizers.Adam(schedule),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        steps_per_execution=32,  # calls from Python would take longer than the steps
-        jit_compile=False,  # a step of this size is over before XLA has compiled it
+        steps_per_execution=32,  # a call from Python takes longer than a step
+        jit_compile=False,  # compiling would take longer than all steps of this size
     )
     batches = (
         features.shuffle(min(count, max(SHUFFLE_BYTES // (4 * blocks * width), batch_size)), seed=seed)
@@ -87,13 +87,13 @@ def train(
 
 
 def evaluate(model: keras.Model, features: tf.data.Dataset, batch_size: int) -> Accuracy:
-    """Accuracy by block on features as `train` takes them."""
+    """Accuracy by block, on features as for `train`."""
 
     @tf.function(reduce_retracing=True)
     def ranks(feature: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         logits = model(feature, training=False)
         wanted = tf.gather(tf.transpose(logits, [0, 2, 1]), label, batch_dims=1)
-        # Counted from below, so that a tie, or a logit that is not a number, is no success.
+        # Counted from below, so that a tie or a NaN is not a hit.
         below = tf.reduce_sum(tf.cast(logits < wanted[:, :, None], tf.int32), axis=2)
         return tf.shape(logits)[2] - 1 - below
 

@@ -1,1 +1,1 @@
-"""How well the tokenizer gives held-out images back."""
+"""ReconstructionEvaluator: held-out images against their reconstructions."""

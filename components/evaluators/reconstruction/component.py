@@ -7,10 +7,11 @@ from tfx.types import BaseChannel, Channel, component_spec, standard_artifacts
 
 from components.evaluators import blessing
 from components.evaluators.reconstruction import executor
+from components.metrics import registry
 
 
 class ReconstructionEvaluatorSpec(component_spec.ComponentSpec):
-    """What goes in and comes out."""
+    """Parameters, inputs and outputs."""
 
     PARAMETERS = {
         "batch_size": component_spec.ExecutionParameter(type=int),
@@ -28,7 +29,7 @@ class ReconstructionEvaluatorSpec(component_spec.ComponentSpec):
 
 
 class ReconstructionEvaluator(base_beam_component.BaseBeamComponent):
-    """Measures a tokenizer on the eval split and blesses it, or not, for Pusher."""
+    """Measures a tokenizer on the eval split and blesses it for Pusher, or not."""
 
     SPEC_CLASS = ReconstructionEvaluatorSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
@@ -42,7 +43,7 @@ class ReconstructionEvaluator(base_beam_component.BaseBeamComponent):
         batch_size: int = 64,
         thresholds: blessing.Thresholds | None = None,
     ):
-        """Builds the component.
+        """Build the component.
 
         Args:
           examples: image Examples with a split `eval`.
@@ -57,7 +58,7 @@ class ReconstructionEvaluator(base_beam_component.BaseBeamComponent):
                 model=model,
                 classifier=classifier,
                 batch_size=batch_size,
-                thresholds=blessing.thresholds_to_json(thresholds, executor.METRICS),
+                thresholds=blessing.thresholds_to_json(thresholds, registry.names(registry.RECONSTRUCTION)),
                 evaluation=Channel(type=standard_artifacts.ModelEvaluation),
                 blessing=Channel(type=standard_artifacts.ModelBlessing),
             )

@@ -1,4 +1,4 @@
-"""Held-out images through the tokenizer and back: how much is lost, how much of the codebook serves."""
+"""Reconstructs held-out images with the tokenizer, and measures distances and codebook usage."""
 
 from __future__ import annotations
 
@@ -16,44 +16,33 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import Artifact, artifact_utils
 
 from components.evaluators import blessing, examples, features, files, scores
+from components.evaluators.features import FeatureNetwork, Features
 from components.evaluators.models import SavedModel
-from components.metrics import pixels
+from components.metrics import registry
 from components.metrics.codebook import CodebookUsageFn, Usage
-from components.metrics.frechet import frechet_distance
-from components.metrics.inception import mean_and_deviation
 from components.metrics.moments import Moments, MomentsFn
-
-METRICS = (
-    "l1",
-    "l2",
-    "logit_laplace",
-    "psnr",
-    "codebook_usage",
-    "codebook_perplexity",
-    "fid",
-    "is",
-    "is_std",
-)
 
 PAIRS_FILE = "pairs.npz"
 PAIRS = 32
 
+PER_IMAGE = [metric for metric in registry.RECONSTRUCTION if metric.per_image]
+
 
 class Reconstructed(NamedTuple):
-    """B images before and after, and what was measured on them."""
+    """B images, their reconstructions, and what was measured on them."""
 
     keys: np.ndarray  # object [B], bytes
     labels: np.ndarray  # int64 [B]
     originals: np.ndarray  # uint8 [B, S, S, 3]
     reconstructions: np.ndarray  # uint8 [B, S, S, 3]
     tokens: np.ndarray  # int32 [B, N]
-    distances: np.ndarray  # float64 [B, 4]: l1, l2, logit-laplace, PSNR
-    before: features.Description
-    after: features.Description
+    per_image: np.ndarray  # float64 [B, M], one column a metric of `PER_IMAGE`
+    original_features: Features
+    reconstruction_features: Features
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
-    """Does the work of ReconstructionEvaluator."""
+    """Executor of ReconstructionEvaluator."""
 
     def Do(
         self,
@@ -61,7 +50,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Measures, writes `evaluation.json` and `pairs.npz`, and blesses.
+        """Measure, write `evaluation.json` and `pairs.npz`, and bless.
 
         Args:
           input_dict: `examples`, `model` (a tokenizer), `classifier`.
@@ -75,7 +64,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
         scores_path = os.path.join(evaluation.uri, "scores.json")
         count = examples.count(input_dict["examples"], "eval")
-        tokenizer, classifier = SavedModel(input_dict["model"]), SavedModel(input_dict["classifier"])
+        tokenizer, network = SavedModel(input_dict["model"]), features.feature_network(input_dict)
         metadata = tokenizer.metadata()
         splits = features.inception_splits(count)
 
@@ -83,17 +72,17 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             batches = (
                 pipeline
                 | examples.ReadImages(input_dict["examples"], "eval", exec_properties["batch_size"])
-                | beam.ParDo(Reconstruct(tokenizer, classifier, metadata.image_size))
+                | beam.ParDo(Reconstruct(tokenizer, network, metadata.image_size))
             )
             scores.write_scores(
                 pipeline,
                 scores_path,
                 _score,
-                distances=batches | scores.Combine("distances", MomentsFn()),
-                codes=batches | scores.Combine("tokens", CodebookUsageFn(metadata.codebook_size)),
-                before=batches | scores.Combine("before.features", MomentsFn()),
-                after=batches | scores.Combine("after.features", MomentsFn()),
-                inception=batches | beam.Map(_answers, splits) | scores.InceptionScores(),
+                per_image=batches | scores.Combine("per_image", MomentsFn()),
+                usage=batches | scores.Combine("tokens", CodebookUsageFn(metadata.codebook_size)),
+                originals=batches | scores.Combine("original_features.features", MomentsFn()),
+                reconstructions=batches | scores.Combine("reconstruction_features.features", MomentsFn()),
+                inception_scores=batches | beam.Map(_probabilities, splits) | scores.InceptionScores(),
             )
             _ = (
                 batches
@@ -107,11 +96,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             evaluation,
             artifact_utils.get_single_instance(output_dict["blessing"]),
             artifact_utils.get_single_instance(input_dict["model"]),
-            metrics={name: measured[name] for name in METRICS},
+            metrics={name: measured[name] for name in registry.names(registry.RECONSTRUCTION)},
             thresholds=json.loads(exec_properties["thresholds"]),
             protocol={
                 "split": "eval",
-                "features": features.PROTOCOL,
+                "features": network.protocol,
                 "reference": "the originals of the eval split",
                 "usage_batch": measured["usage_batch"],
                 "inception_splits": splits,
@@ -125,73 +114,68 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 class Reconstruct(beam.DoFn):
     """`ImageBatch` -> `Reconstructed`."""
 
-    def __init__(self, tokenizer: SavedModel, classifier: SavedModel, image_size: int):
-        self._handles = tokenizer, classifier
+    def __init__(self, tokenizer: SavedModel, network: FeatureNetwork, image_size: int):
+        self._handle = tokenizer
+        self._network = network
         self._image_size = image_size
 
     def setup(self) -> None:
-        """Loads both models."""
-        self._tokenizer, self._classifier = (handle.load() for handle in self._handles)
-        if "mu" not in self._tokenizer.signatures["decode_pixels"].structured_outputs:
+        """Load tokenizer and feature network."""
+        self._tokenizer, self._extract = self._handle.load(), self._network.load()
+        outputs = self._tokenizer.signatures["decode_pixels"].structured_outputs
+        if "mu" not in outputs:
             raise ValueError(
-                "the tokenizer comes from an earlier version, whose decode_pixels gives no mu; run with "
-                "another --output"
+                f"the tokenizer's signature decode_pixels must have the output mu, got {sorted(outputs)}; it "
+                "comes from an earlier version: run with another --output"
             )
 
     def process(self, batch: examples.ImageBatch) -> Iterator[Reconstructed]:
-        """Encodes, decodes and measures one batch."""
+        """Encode, decode and measure one batch."""
         original = features.decode(tf.constant(batch.image_bytes), self._image_size)
         tokens = self._tokenizer.signatures["encode_pixels"](pixels=original)["tokens"]
         decoded = self._tokenizer.signatures["decode_pixels"](tokens=tokens)
-        x, p = original.numpy(), decoded["pixels"].numpy()
-        levels_x, levels_p = features.to_8_bits(x), features.to_8_bits(p)
-        distances = (
-            pixels.l1(x, p),
-            pixels.l2(x, p),
-            pixels.logit_laplace(x, decoded["mu"].numpy(), decoded["log_scale"].numpy()),
-            pixels.psnr(x, p),
+        images = registry.ReconstructedImages(
+            original.numpy(), decoded["pixels"].numpy(), decoded["mu"].numpy(), decoded["log_scale"].numpy()
         )
+        originals, reconstructions = (features.to_8_bits(pixels) for pixels in images[:2])
         yield Reconstructed(
             batch.keys,
             batch.labels,
-            levels_x,
-            levels_p,
+            originals,
+            reconstructions,
             tokens.numpy(),
-            np.stack(distances, axis=1),
-            features.look(self._classifier, levels_x),
-            features.look(self._classifier, levels_p),
+            np.stack([metric.per_image(images) for metric in PER_IMAGE if metric.per_image], axis=1),
+            self._extract(originals),
+            self._extract(reconstructions),
         )
 
 
 def _score(
-    distances: Moments, codes: Usage, before: Moments, after: Moments, inception: list[float]
+    per_image: Moments,
+    usage: Usage,
+    originals: Moments,
+    reconstructions: Moments,
+    inception_scores: list[float],
 ) -> dict[str, float]:
-    l1, l2, logit_laplace, psnr = distances.mean.tolist()
-    mean, deviation = mean_and_deviation(inception)
+    statistics = registry.ReconstructionStatistics(usage, originals, reconstructions, inception_scores)
     return {
-        "l1": l1,
-        "l2": l2,
-        "logit_laplace": logit_laplace,
-        "psnr": psnr,
-        "codebook_usage": codes.usage,
-        "codebook_perplexity": codes.perplexity,
-        "fid": frechet_distance(before, after),
-        "is": mean,
-        "is_std": deviation,
-        "usage_batch": codes.batch_size,
-        "usage_batches": codes.batches,
+        **dict(zip(registry.names(PER_IMAGE), per_image.mean.tolist(), strict=True)),
+        **registry.compute(registry.RECONSTRUCTION, statistics, available=()),
+        "usage_batch": usage.batch_size,
+        "usage_batches": usage.batches,
     }
 
 
-def _answers(batch: Reconstructed, splits: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([zlib.crc32(key) % splits for key in batch.keys]), batch.after.probabilities
+def _probabilities(batch: Reconstructed, splits: int) -> tuple[np.ndarray, np.ndarray]:
+    split_of_each = np.array([zlib.crc32(key) % splits for key in batch.keys])
+    return split_of_each, batch.reconstruction_features.probabilities
 
 
 def _pairs(batch: Reconstructed) -> Iterator[dict[str, Any]]:
     for key, label, original, reconstruction in zip(
         batch.keys, batch.labels, batch.originals, batch.reconstructions, strict=True
     ):
-        # In the order of a hash, pairs are of all classes, and the same ones in every run.
+        # In the order of a hash, pairs are of all classes, and the same in every run.
         yield {
             "rank": zlib.crc32(key),
             "labels": label,

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
+
+from components.image_example_gen.source_kinds import parse_source
 from components.image_example_gen.sources.base import Source, SourceError
-from components.image_example_gen.sources.digits import Digits
-from components.image_example_gen.sources.folder import Folder
-from components.image_example_gen.sources.tfds import Tfds
-from components.image_example_gen.sources.tfrecord import TfRecord
 
 __all__ = ["Source", "SourceError", "open_source", "source_version"]
 
 
 def open_source(source: str, tfds_data_dir: str | None = None) -> Source:
-    """The source that `source` names: digits, folder:DIR, tfds:NAME or tfrecord:PATTERN.
+    """Open the source that `source` names (`source_kinds.SOURCE_KINDS`).
 
     Raises:
-      SourceError: where it is unknown, missing, empty or unreadable.
+      SourceError: it is unknown, missing, empty or unreadable.
     """
-    kind, _, rest = source.partition(":")
-    match kind:
-        case "digits" if not rest:
-            return Digits()
-        case "folder" if rest:
-            return Folder(rest)
-        case "tfds" if rest:
-            return Tfds(rest, tfds_data_dir)
-        case "tfrecord" if rest:
-            return TfRecord(rest)
-    raise SourceError(
-        f"unknown source {source!r}: allowed are digits, folder:DIR, tfds:NAME and tfrecord:PATTERN"
-    )
+    try:
+        kind, parameter = parse_source(source)
+    except ValueError as error:
+        raise SourceError(f"source {error}, got {source!r}") from None
+    module, _, name = kind.opener.partition(":")
+    arguments = [parameter] if parameter else []
+    if kind.takes_data_dir:
+        return getattr(importlib.import_module(module), name)(*arguments, tfds_data_dir)
+    return getattr(importlib.import_module(module), name)(*arguments)
 
 
 def source_version(source: str, tfds_data_dir: str | None = None) -> str:
-    """A cheap fingerprint of what `source` holds now; nothing is decoded and nothing downloaded.
+    """A cheap fingerprint of the source's current content; nothing is decoded and nothing downloaded.
 
-    Given to `ImageExampleGen` as `dataset_version`, it makes TFX's cache notice changed data.
+    Passed to `ImageExampleGen` as `dataset_version`, it makes TFX's cache notice changed data.
 
     Raises:
       SourceError: as `open_source` does, so that a run can stop before it starts.

@@ -25,6 +25,7 @@ import tensorflow as tf
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import lists
 from components.image_example_gen.sources.base import SourceError
+from serving.wire.errors import one_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -59,8 +60,7 @@ class Folder:
             if self._lists:
                 lists.check(directory, chain.from_iterable(map(self._files, self._parts)))
         except (tf.errors.OpError, UnicodeDecodeError) as error:
-            reason = str(error).splitlines()[0]
-            raise SourceError(f"folder:{directory} cannot be read: {reason}") from error
+            raise SourceError(f"folder:{directory} cannot be read: {one_line(error)}") from error
 
     def version(self) -> str:
         """16 hex digits over names, sizes and modification times."""

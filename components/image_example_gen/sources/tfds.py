@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources.base import SourceError
+from serving.wire.errors import one_line
 
 EVAL_SPLITS = ("validation", "valid", "val", "eval", "test")
 
@@ -31,7 +32,7 @@ class Tfds:
             features = self._builder.info.features
         # Neither the many data sets' code nor the registry promises what it raises.
         except Exception as error:
-            raise SourceError(f"tfds:{name} cannot be had: {str(error).splitlines()[0]}") from error
+            raise SourceError(f"tfds:{name} cannot be loaded: {one_line(error)}") from error
         image = _first(features, tfds.features.Image)
         if image is None:
             raise SourceError(f"tfds:{name} has no image among its features {sorted(features)}")
@@ -49,8 +50,7 @@ class Tfds:
             try:
                 self._builder.download_and_prepare()
             except Exception as error:
-                reason = str(error).splitlines()[0]
-                raise SourceError(f"tfds:{self._name} cannot be downloaded: {reason}") from error
+                raise SourceError(f"tfds:{self._name} cannot be downloaded: {one_line(error)}") from error
         return _ReadImages(self._builder, self._image, self._label, self.class_names)
 
 

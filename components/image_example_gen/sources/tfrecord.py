@@ -18,6 +18,7 @@ import tensorflow as tf
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources.base import SourceError
 from components.tfrecords import DamagedFile, read_records
+from serving.wire.errors import one_line
 
 LABELS = ("image/label", "image/class/label")
 CLASSES = ("image/class", "image/class/text")
@@ -32,7 +33,7 @@ class TfRecord:
         try:
             self._files = sorted(tf.io.gfile.glob(os.path.expanduser(pattern)))
         except tf.errors.OpError as error:
-            raise SourceError(f"tfrecord:{pattern} cannot be read: {error.message}") from error
+            raise SourceError(f"tfrecord:{pattern} cannot be read: {one_line(error)}") from error
         if not self._files:
             raise SourceError(f"tfrecord:{pattern} matches no file")
 

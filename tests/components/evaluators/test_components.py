@@ -21,12 +21,12 @@ def test_a_judge_puts_out_an_evaluation_and_a_blessing(component):
 
 @pytest.mark.parametrize("component", [ReconstructionEvaluator, GenerationEvaluator])
 def test_an_unknown_metric_is_found_before_anything_runs(component):
-    with pytest.raises(ValueError, match="unknown metric 'speed'"):
+    with pytest.raises(ValueError, match=r"must name one of .*fid.*, got 'speed'"):
         component(EXAMPLES, MODEL, MODEL, thresholds={"speed": {"min": 1.0}})
 
 
 def test_a_probe_puts_out_an_evaluation_alone():
-    node = LinearProbeEvaluator(EXAMPLES, MODEL, label_drop=0.1, epochs=3)
+    node = LinearProbeEvaluator(EXAMPLES, MODEL, class_dropout=0.1, epochs=3)
     assert set(node.outputs) == {"evaluation"}
     assert node.exec_properties["epochs"] == 3
 
@@ -34,9 +34,8 @@ def test_a_probe_puts_out_an_evaluation_alone():
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"acceptance": 0.0}, r"acceptance 0\.0 is not allowed, it is in \(0, 1\]"),
-        ({"acceptance": 2.0}, r"acceptance 2\.0 is not allowed"),
-        ({"guidance_schedule": "cosine"}, "unknown guidance_schedule 'cosine', allowed are constant, linear"),
+        ({"acceptance": 0.0}, r"acceptance must be in \(0, 1\], got 0\.0"),
+        ({"acceptance": 2.0}, r"acceptance must be in \(0, 1\], got 2\.0"),
     ],
 )
 def test_what_cannot_be_drawn_is_found_before_anything_runs(given, line):

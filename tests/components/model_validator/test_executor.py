@@ -1,5 +1,6 @@
 """ModelValidator blesses whole models, and names what is wrong with broken ones."""
 
+import functools
 import json
 
 import pytest
@@ -8,7 +9,7 @@ from tfx.components.util import model_utils
 from tfx.types import standard_artifacts
 
 from components.model_validator import executor
-from serving.export import export_generator, export_tokenizer
+from serving.export.tokenizer import export_tokenizer
 from tests import stand_ins
 
 
@@ -41,19 +42,7 @@ def _tokenizer(encode=stand_ins.encode, decode=stand_ins.decode, metadata=None):
 
 
 def _generator(sample):
-    def write(directory):
-        export_generator(
-            directory,
-            tf.Module(),
-            stand_ins.metadata("generator"),
-            encode=stand_ins.encode,
-            decode=stand_ins.paint,
-            sample=sample,
-            log_likelihood=stand_ins.log_likelihood,
-            features=stand_ins.features,
-        )
-
-    return write
+    return functools.partial(stand_ins.write_generator, sample=sample)
 
 
 def _bare(metadata, **signatures):

@@ -38,13 +38,13 @@ def test_classes_are_the_first_the_middle_and_the_last():
 
 
 def test_sampling_inputs_have_the_dtypes_of_the_signature():
-    rows = _rows("seed", "temperature", "top_k", "top_p", "guidance")
+    rows = _rows("seed", "temperature", "top_k", "top_p", "guidance_scale")
     assert {name: row.dtype for name, row in rows.items()} == {
         "seed": tf.int64,
         "temperature": tf.float32,
         "top_k": tf.int32,
         "top_p": tf.float32,
-        "guidance": tf.float32,
+        "guidance_scale": tf.float32,
     }
     assert len(set(rows["seed"].numpy())) == queries.ROWS
 

@@ -94,7 +94,7 @@ def test_the_probe_is_a_curve_over_blocks_with_its_best_block_marked():
 
 
 def test_samples_that_were_chosen_are_not_shown_as_unchosen():
-    assert "not chosen: the first of each class" in text(page.render(sample.report()))
+    assert "not selected: the first of each class" in text(page.render(sample.report()))
     words = text(
         page.render(
             sample.report(
@@ -105,8 +105,8 @@ def test_samples_that_were_chosen_are_not_shown_as_unchosen():
             )
         )
     )
-    assert "not chosen" not in words
-    assert "chosen by the classifier: of 24 it kept the 6 that it was surest of" in words
+    assert "not selected" not in words
+    assert "selected by the classifier: of 24 it kept the 6 with the highest probability" in words
     assert "of 6 samples kept of 24" in words
 
 
@@ -150,7 +150,7 @@ def test_skipped_steps_and_low_codebook_usage_are_told_above_the_curves():
     report = sample.report()
     words = text(page.render(report))
     assert "skipped" not in words
-    assert "Codebook usage was under" not in words
+    assert "Codebook usage was below" not in words
     report.histories["tokenizer"][0] |= {"skipped": 3.0, "codebook_usage": 0.02}
     words = text(page.render(report)).replace("\N{NO-BREAK SPACE}", " ")
     step = report.histories["tokenizer"][0]["step"]

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from components.token_transform.tokenizer import Row, Tokenizer, crop_seed, decodable
-from serving import images
+from serving.export import images
 from tests import stand_ins
 from tests.components.image_example_gen import pictures
 

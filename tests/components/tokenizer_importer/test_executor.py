@@ -7,7 +7,7 @@ from tfx.utils import path_utils
 
 from components.tokenizer_importer import saved_tokenizer
 from components.tokenizer_importer.executor import Executor
-from serving.export import read_metadata
+from serving.export.signatures import read_metadata
 from tests import stand_ins
 
 

@@ -48,12 +48,12 @@ def stage(strategy: str, accumulate: int, steps: int) -> Stage1:
                 "discriminator": {"network": "stylegan2", "channel_multiplier": 0.01},
                 "r1_every": 2,
                 "lecam": 0.1,
-                "optimizer": {"rule": "adafactor", "learning_rate": 1e-3},
+                "optimizer": {"name": "adafactor", "learning_rate": 1e-3},
             },
             "train": {
                 "steps": steps,
                 "batch_size": 8,
-                "accumulate": accumulate,
+                "gradient_accumulation_steps": accumulate,
                 "ema_decay": 0.9,
                 "strategy": strategy,
                 "steps_per_call": 2,
@@ -74,7 +74,7 @@ def classifier_stage(strategy: str) -> Classifier:
 
 def vim_stage(strategy: str) -> Stage2:
     """An image model of two steps, in each of which every replica encodes its own images."""
-    optimizer = Optimizer(learning_rate=1e-3, rule="adafactor")
+    optimizer = Optimizer(learning_rate=1e-3, name="adafactor")
     train = Train(steps=2, batch_size=8, strategy=strategy, optimizer=optimizer)
     return Stage2.model_validate(
         {"model": {"transformer": TOWER}, "tokens": "on_the_fly", "train": train.model_dump()}
@@ -121,7 +121,7 @@ def main(folder: Path, strategy: str, devices: int, accumulate: int, steps: int)
     name = f"{task['type']}-{task['index']}" if task else "alone"
     state = {
         f"{part}/{index}/{variable.path}": np.array(variable)
-        for part, variables in objectives[0].state.items()
+        for part, variables in objectives[0].variables.items()
         for index, variable in enumerate(variables)
     }
     np.savez(folder / f"state-{name}.npz", **state)

@@ -6,7 +6,7 @@ import tensorflow as tf
 from trainers.training.adafactor import Adafactor, dequantize, quantize, second_moment_decay
 from trainers.training.config import Optimizer, Train, Transformer
 from trainers.training.optimizer import DecoupledOptimizer
-from trainers.training.step import Learner, descent, training_step
+from trainers.training.step import TrainState, loss_gradients, training_step
 from trainers.vim.config import Model
 from trainers.vim.model import VIM
 
@@ -178,15 +178,17 @@ def test_a_row_gathered_twice_moves_by_its_summed_gradient():
 
 def optimizer_of(**options: float | str) -> DecoupledOptimizer:
     names = (("kernel", (6, 4)), ("bias", (4,)))
-    settings = Optimizer(rule="adafactor", learning_rate=RATE, weight_decay=0.0, **options)
+    settings = Optimizer(name="adafactor", learning_rate=RATE, weight_decay=0.0, **options)
     return DecoupledOptimizer(settings, 100, [variable(shape, name) for name, shape in names])
 
 
 def steps(optimizer: DecoupledOptimizer, seeds: range, *, compiled: bool = False) -> list[np.ndarray]:
-    move = tf.function(lambda gradients: optimizer.move(gradients, tf.constant(1.0)), jit_compile=compiled)
+    move = tf.function(
+        lambda gradients: optimizer.apply_gradients(gradients, tf.constant(1.0)), jit_compile=compiled
+    )
     for seed in seeds:
         move([tf.constant(normal(v.shape, seed=seed + 10 * len(v.shape))) for v in optimizer.variables])
-    return [np.array(v) for v in [*optimizer.variables, *optimizer.state]]
+    return [np.array(v) for v in [*optimizer.trainable_variables, *optimizer.variables]]
 
 
 def test_compiled_by_xla_it_moves_as_in_the_graph():
@@ -200,12 +202,12 @@ def test_compiled_by_xla_it_moves_as_in_the_graph():
 def test_a_run_taken_up_from_a_checkpoint_goes_on_to_the_same_bits(tmp_path):
     whole = optimizer_of()
     steps(whole, range(4))
-    checkpoint = tf.train.Checkpoint(all=[v.value for v in [*whole.variables, *whole.state]])
+    checkpoint = tf.train.Checkpoint(all=[v.value for v in [*whole.trainable_variables, *whole.variables]])
     path = checkpoint.save(tmp_path / "ckpt")
     expected = steps(whole, range(4, 8))
 
     resumed = optimizer_of()
-    restored = tf.train.Checkpoint(all=[v.value for v in [*resumed.variables, *resumed.state]])
+    restored = tf.train.Checkpoint(all=[v.value for v in [*resumed.trainable_variables, *resumed.variables]])
     restored.restore(path).assert_consumed()
     for one, other in zip(expected, steps(resumed, range(4, 8)), strict=True):
         assert one.dtype == other.dtype
@@ -237,19 +239,19 @@ def held_out_loss(rule: str) -> float:
     size = Transformer(blocks=2, heads=2, width=32, hidden=64)
     model = VIM(Model(transformer=size, dropout=0.0), tokens=TOKENS, codebook_size=CODES, classes=CLASSES)
     options = Optimizer(
-        rule=rule,
+        name=rule,
         learning_rate=3e-3,
         final_learning_rate=3e-4,
         warmup_steps=20,
         beta_2=0.96,
         weight_decay=0.0,
     )
-    learner = Learner(model, Train(steps=STEPS, batch_size=64, optimizer=options))
+    state = TrainState(model, Train(steps=STEPS, batch_size=64, optimizer=options))
 
     def losses(batch):
         return {"loss": -tf.reduce_mean(model.log_likelihood(batch["tokens"], batch["label"])) / TOKENS}
 
-    step = tf.function(training_step([learner], descent(learner, losses)), autograph=False)
+    step = tf.function(training_step([state], loss_gradients(state, losses)), autograph=False)
     for index in range(STEPS):
         step(drawn(index, 64))
     return float(losses(drawn(STEPS, 2048))["loss"])

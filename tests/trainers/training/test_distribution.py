@@ -22,8 +22,10 @@ from trainers.training.errors import TrainingError
 STEPS = 4
 
 
-def start(folder: Path, strategy: str, *, devices=1, accumulate=1, steps=STEPS, cluster=None):
-    arguments = [str(folder), strategy, str(devices), str(accumulate), str(steps)]
+def start(
+    folder: Path, strategy: str, *, devices=1, gradient_accumulation_steps=1, steps=STEPS, cluster=None
+):
+    arguments = [str(folder), strategy, str(devices), str(gradient_accumulation_steps), str(steps)]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.trainers.training.replicas", *arguments],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_CONFIG": json.dumps(cluster or {})},
@@ -67,7 +69,7 @@ def alone(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(("devices", "accumulate"), [(4, 1), (2, 2)])
 def test_replicas_and_parts_train_as_one_device_does(alone, tmp_path, devices, accumulate):
     shutil.copytree(alone / "images", tmp_path / "images")
-    finish(start(tmp_path, "mirrored", devices=devices, accumulate=accumulate))
+    finish(start(tmp_path, "mirrored", devices=devices, gradient_accumulation_steps=accumulate))
     assert_alike(state(alone), state(tmp_path))
     # But what a replica drops is its own: the same rows come out different on each.
     assert len(np.unique(np.load(tmp_path / "dropped.npy"), axis=0)) == devices
@@ -108,7 +110,7 @@ def test_hosts_that_do_not_share_a_folder_say_so(tmp_path):
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert all(process.returncode != 0 for process in processes)
     # The first to stop takes the other down, perhaps before that one has spoken.
-    assert any("this host found the checkpoint of step" in output for output in outputs)
+    assert any("Workers found different checkpoints" in output for output in outputs)
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(alone, tmp_path):
@@ -142,8 +144,8 @@ def settings(**options) -> Train:
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
-    with pytest.raises(ValueError, match="batch_size 4 is not a multiple of accumulate 3"):
-        settings(accumulate=3)
+    with pytest.raises(ValueError, match="batch_size must be a multiple of gradient_accumulation_steps 3, got 4"):
+        settings(gradient_accumulation_steps=3)
 
 
 def test_a_strategy_whose_devices_are_not_there_says_so_in_one_line(monkeypatch):

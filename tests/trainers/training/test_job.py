@@ -5,7 +5,7 @@ import pytest
 
 from tfx_pipeline.config import load
 from trainers.training.config import Augmentation, Job
-from trainers.training.job import finished, prepare, training_name
+from trainers.training.job import export_folder, prepare, training_name
 
 
 def name(*overrides: str, job: dict | None = None, data: str = "f00d") -> str:
@@ -49,7 +49,7 @@ def test_precision_does_not_outlive_the_training(tmp_path):
     prepare(0, own)
     assert keras.mixed_precision.dtype_policy().name == "mixed_bfloat16"
     folders = SimpleNamespace(model_run_dir=str(tmp_path), serving_model_dir="model")
-    with finished(folders, [], []) as directory:
+    with export_folder(folders, [], []) as directory:
         assert directory == "model"
         assert keras.mixed_precision.dtype_policy().name == "mixed_bfloat16"
     assert keras.mixed_precision.dtype_policy().name == "float32"

@@ -9,7 +9,8 @@ import tensorflow as tf
 from trainers.training.config import Optimizer, Train
 from trainers.training.errors import TrainingError
 from trainers.training.loop import Alarm, fit
-from trainers.training.step import Learner, descent, training_step
+from trainers.training.step import loss_gradients, training_step
+from trainers.training.train_state import TrainState
 
 
 def settings(steps: int) -> Train:
@@ -171,7 +172,7 @@ def steps_of(folder) -> list[int]:
 def train_wobbly(folder, steps: int, **options) -> list[np.ndarray]:
     keras.backend.clear_session()
     keras.utils.set_random_seed(1)
-    learner = Learner(model := Wobbly(), settings(16).model_copy(update={"ema_decay": 0.9}))
+    state = TrainState(model := Wobbly(), settings(16).model_copy(update={"ema_decay": 0.9}))
 
     def losses(batch):
         return {"loss": tf.reduce_mean(tf.square(model(batch["x"], training=True) - 1.0))}
@@ -179,14 +180,14 @@ def train_wobbly(folder, steps: int, **options) -> list[np.ndarray]:
     fit(
         "wobbly",
         settings(steps).model_copy(update=options),
-        step=training_step([learner], descent(learner, losses)),
+        step=training_step([state], loss_gradients(state, losses)),
         batches=noise,
-        state={"wobbly": learner.state},
+        variables={"wobbly": state.variables},
         evaluate=lambda: {"loss": tf.constant(0.0)},
         checkpoints=str(folder),
         logs=str(folder),
     )
-    return [variable.numpy() for variable in learner.state]
+    return [variable.numpy() for variable in state.variables]
 
 
 def noise(first_step: int, host: tf.distribute.InputContext) -> tf.data.Dataset:

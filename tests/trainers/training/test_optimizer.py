@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from trainers.training.config import Optimizer, Train
-from trainers.training.optimizer import DecoupledOptimizer, Schedule
+from trainers.training.optimizer import DecoupledOptimizer, LearningRateSchedule
 
 OPTIONS = Optimizer(learning_rate=1e-4, final_learning_rate=5e-5, warmup_steps=50)
 
@@ -16,7 +16,7 @@ OPTIONS = Optimizer(learning_rate=1e-4, final_learning_rate=5e-5, warmup_steps=5
     [(0, 0.0), (25, 0.5e-4), (50, 1e-4), (275, 0.75e-4), (500, 5e-5), (1000, 5e-5)],
 )
 def test_schedule_at_its_corners(step, rate):
-    assert float(Schedule(OPTIONS, 500)(step)) == pytest.approx(rate, rel=1e-5, abs=1e-12)
+    assert float(LearningRateSchedule(OPTIONS, 500)(step)) == pytest.approx(rate, rel=1e-5, abs=1e-12)
 
 
 # Section 5.2: 5,000 steps of warm-up, the peak until 80,000, an exponential to the last of 450,000.
@@ -44,18 +44,18 @@ STAGE_2 = Optimizer(
     ],
 )
 def test_the_image_models_schedule_holds_and_then_falls_exponentially(step, rate):
-    assert float(Schedule(STAGE_2, 450_000)(step)) == pytest.approx(rate, rel=5e-5, abs=1e-12)
+    assert float(LearningRateSchedule(STAGE_2, 450_000)(step)) == pytest.approx(rate, rel=5e-5, abs=1e-12)
 
 
 @pytest.mark.parametrize(("step", "rate"), [(0, 0.1), (6, 0.1), (8, 0.05), (10, 0.0)])
 def test_a_cosine_too_may_be_held_off(step, rate):
     held = Optimizer(learning_rate=0.1, decay_from=6)
-    assert float(Schedule(held, 10)(step)) == pytest.approx(rate, abs=1e-8)
+    assert float(LearningRateSchedule(held, 10)(step)) == pytest.approx(rate, abs=1e-8)
 
 
 def test_a_schedule_comes_back_from_its_configuration():
-    again = Schedule.from_config(Schedule(STAGE_2, 450_000).get_config())
-    assert float(again(265_000)) == float(Schedule(STAGE_2, 450_000)(265_000))
+    again = LearningRateSchedule.from_config(LearningRateSchedule(STAGE_2, 450_000).get_config())
+    assert float(again(265_000)) == float(LearningRateSchedule(STAGE_2, 450_000)(265_000))
 
 
 @pytest.mark.parametrize(
@@ -76,19 +76,19 @@ def test_a_schedule_that_does_not_fit_is_refused(options, complaint):
 
 
 def test_without_warm_up_the_first_step_has_the_peak_rate():
-    assert float(Schedule(Optimizer(learning_rate=0.1), 10)(0)) == pytest.approx(0.1)
+    assert float(LearningRateSchedule(Optimizer(learning_rate=0.1), 10)(0)) == pytest.approx(0.1)
 
 
 def number(name: str, value: float) -> keras.Variable:
     return keras.Variable(np.full([2], value, "float32"), name=name)
 
 
-@pytest.mark.parametrize("rule", ["adam", "adafactor"])
-def test_decay_is_decoupled_from_the_gradient_and_spares_what_has_no_neutral_0(rule):
-    options = Optimizer(rule=rule, learning_rate=0.1, weight_decay=0.01)
-    kernel, *spared = (number(name, 3.0) for name in ("kernel", "bias", "gamma", "token_embedding"))
+@pytest.mark.parametrize("name", ["adam", "adafactor"])
+def test_decay_is_decoupled_from_the_gradient_and_spares_what_has_no_neutral_0(name):
+    options = Optimizer(name=name, learning_rate=0.1, weight_decay=0.01)
+    kernel, *spared = (number(each, 3.0) for each in ("kernel", "bias", "gamma", "token_embedding"))
     optimizer = DecoupledOptimizer(options, 10, [kernel, *spared])
-    optimizer.move([tf.zeros([2])] * 4, tf.constant(0.0))
+    optimizer.apply_gradients([tf.zeros([2])] * 4, tf.constant(0.0))
     # No gradient, no step of the rule's: what moves is the decay alone, w - rate * decay * w.
     np.testing.assert_allclose(kernel.numpy(), 3.0 * (1 - 0.1 * 0.01), rtol=1e-6)
     np.testing.assert_array_equal([variable.numpy() for variable in spared], 3.0)
@@ -99,25 +99,25 @@ def test_moves_as_keras_adamw_does():
     ours, theirs = number("kernel", 3.0), number("kernel", 3.0)
     optimizer = DecoupledOptimizer(options, 10, [ours])
     reference = keras.optimizers.AdamW(
-        Schedule(options, 10), beta_1=0.9, beta_2=0.99, weight_decay=0.02, global_clipnorm=1.0
+        LearningRateSchedule(options, 10), beta_1=0.9, beta_2=0.99, weight_decay=0.02, global_clipnorm=1.0
     )
     for step in range(5):
         gradient = tf.constant([step - 1.0, 2.0])
-        optimizer.move([gradient], tf.linalg.global_norm([gradient]))
+        optimizer.apply_gradients([gradient], tf.linalg.global_norm([gradient]))
         reference.apply([gradient], [theirs])
     np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-6)
-    assert optimizer.moves == 5
+    assert optimizer.iterations == 5
 
 
-@pytest.mark.parametrize("rule", ["adam", "adafactor"])
+@pytest.mark.parametrize("name", ["adam", "adafactor"])
 def test_gradients_longer_than_the_clip_are_shortened_to_it(rule):
     # Neither rule sees a gradient's length, but its second moment does when the lengths differ.
     def after(gradients, clip_norm) -> np.ndarray:
         weight = number("kernel", 0.0)
-        options = Optimizer(rule=rule, learning_rate=0.1, clip_norm=clip_norm)
+        options = Optimizer(name=name, learning_rate=0.1, clip_norm=clip_norm)
         optimizer = DecoupledOptimizer(options, 10, [weight])
         for gradient in gradients:
-            optimizer.move([tf.constant(gradient)], tf.linalg.global_norm([tf.constant(gradient)]))
+            optimizer.apply_gradients([tf.constant(gradient)], tf.linalg.global_norm([tf.constant(gradient)]))
         return weight.numpy()
 
     np.testing.assert_allclose(

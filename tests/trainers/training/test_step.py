@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from trainers.training.config import Optimizer, Train
-from trainers.training.step import Learner, averages_in_place, descent, training_step
+from trainers.training.step import loss_gradients, training_step
+from trainers.training.train_state import TrainState, ema_weights
 
 
 def settings(**options) -> Train:
@@ -40,19 +41,21 @@ def points(count: int = 4, *, seed: int = 0, broken: bool = False) -> dict[str, 
     return {"x": tf.where(broken, math.nan, x), "y": tf.reduce_sum(x, axis=-1, keepdims=True) * 3.0}
 
 
-def trained(learner: Learner) -> list[np.ndarray]:
-    return [np.array(variable) for variable in learner.state]
+def trained(state: TrainState) -> list[np.ndarray]:
+    return [np.array(variable) for variable in state.variables]
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_parts_of_a_batch_move_the_weights_as_the_whole_does(compiled):
     def after(parts: int) -> tuple[list[np.ndarray], dict[str, float]]:
-        learner = Learner(model := Regression(), settings())
-        step = training_step([learner], descent(learner, losses_of(model)), accumulate=parts)
+        state = TrainState(model := Regression(), settings())
+        step = training_step(
+            [state], loss_gradients(state, losses_of(model)), gradient_accumulation_steps=parts
+        )
         step = tf.function(step, jit_compile=compiled)
         for seed in range(3):
             metrics = step(points(seed=seed))
-        return trained(learner), {name: float(value) for name, value in metrics.items()}
+        return trained(state), {name: float(value) for name, value in metrics.items()}
 
     whole, in_parts = after(1), after(4)
     assert whole[1] == pytest.approx(in_parts[1], rel=1e-5)
@@ -62,26 +65,29 @@ def test_parts_of_a_batch_move_the_weights_as_the_whole_does(compiled):
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_step_that_is_not_finite_changes_nothing_and_says_so(parts):
-    learner = Learner(model := Regression(normed=True), settings(ema_decay=0.9))
+    state = TrainState(model := Regression(normed=True), settings(ema_decay=0.9))
     followed = []
     step = training_step(
-        [learner], descent(learner, losses_of(model)), accumulate=parts, follow=lambda m: followed.append(m)
+        [state],
+        loss_gradients(state, losses_of(model)),
+        gradient_accumulation_steps=parts,
+        post_step=lambda m: followed.append(m),
     )
     assert step(points())["skipped"] == 0.0
-    before = trained(learner)
+    before = trained(state)
     metrics = step(points(broken=True))
     assert {name: float(value) for name, value in metrics.items()} == {
         "loss": 0.0,
         "error": 0.0,
         "skipped": 1.0,
     }
-    for one, other in zip(before, trained(learner), strict=True):
+    for one, other in zip(before, trained(state), strict=True):
         np.testing.assert_array_equal(one, other)
     assert len(followed) == 1
 
 
 def test_every_example_has_its_row_in_the_whole_batch():
-    learner = Learner(model := Regression(), settings())
+    state = TrainState(model := Regression(), settings())
     line = losses_of(model)
 
     def losses(batch):
@@ -91,12 +97,14 @@ def test_every_example_has_its_row_in_the_whole_batch():
 
     batch = {**points(), "index": tf.range(4.0)}
     for parts in (1, 2, 4):
-        metrics = training_step([learner], descent(learner, losses), accumulate=parts)(batch)
+        metrics = training_step([state], loss_gradients(state, losses), gradient_accumulation_steps=parts)(
+            batch
+        )
         assert float(metrics["product"]) == pytest.approx(14 / 4)
 
 
 def test_networks_move_by_their_own_gradients_and_optimizers():
-    one, other = (Learner(Regression(), settings(), Optimizer(learning_rate=rate)) for rate in (0.1, 0.2))
+    one, other = (TrainState(Regression(), settings(), Optimizer(learning_rate=rate)) for rate in (0.1, 0.2))
     still = [tf.zeros_like(v.value) for v in one.variables]
     pushed = [tf.ones_like(v.value) for v in other.variables]
     step = training_step([one, other], lambda batch: ([still, pushed], {"loss": tf.constant(0.0)}))
@@ -109,15 +117,15 @@ def test_networks_move_by_their_own_gradients_and_optimizers():
 
 
 def test_the_average_follows_the_weights_and_takes_their_place_for_a_while():
-    learner = Learner(model := Regression(), settings(ema_decay=0.5))
+    state = TrainState(model := Regression(), settings(ema_decay=0.5))
     expected = np.array(model.line.bias)
-    step = training_step([learner], descent(learner, losses_of(model)))
+    step = training_step([state], loss_gradients(state, losses_of(model)))
     for move in range(1, 4):
         step(points(seed=move))
         decay = min(0.5, (1 + move) / (10 + move))
         expected = decay * expected + (1 - decay) * model.line.bias.numpy()
     weights = np.array(model.line.bias)
-    with averages_in_place([learner]):
+    with ema_weights([state]):
         np.testing.assert_allclose(model.line.bias.numpy(), expected, rtol=1e-6)
     np.testing.assert_array_equal(model.line.bias.numpy(), weights)
 
@@ -129,12 +137,12 @@ def test_a_row_gathered_twice_moves_by_its_summed_gradient():
             self.rows = self.add_weight(name="rows", shape=(3, 2), initializer="ones")
 
     def moved(gather) -> np.ndarray:
-        learner = Learner(table := Table(), settings())
-        losses = descent(
-            learner, lambda batch: {"loss": tf.reduce_sum(gather(table.rows.value) * batch["w"])}
+        state = TrainState(table := Table(), settings())
+        losses = loss_gradients(
+            state, lambda batch: {"loss": tf.reduce_sum(gather(table.rows.value) * batch["w"])}
         )
         for w in ([[1.0, 2.0], [3.0, 4.0]], [[-1.0, 0.5], [2.0, 0.0]]):
-            training_step([learner], losses)({"w": tf.constant(w)})
+            training_step([state], losses)({"w": tf.constant(w)})
         return table.rows.numpy()
 
     sparse = moved(lambda rows: tf.gather(rows, [1, 1]))

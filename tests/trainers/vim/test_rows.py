@@ -23,11 +23,11 @@ def rows(step: int, **options) -> dict[str, np.ndarray]:
 
 
 def test_a_share_of_the_labels_is_dropped():
-    labels = rows(0, label_drop=0.3)["label"]
+    labels = rows(0, class_dropout=0.3)["label"]
     assert set(labels) == {1, NO_CLASS}
     assert np.mean(labels == NO_CLASS) == pytest.approx(0.3, abs=0.06)
-    assert set(rows(0, label_drop=0.0)["label"]) == {1}
-    assert set(rows(0, label_drop=1.0, class_conditional=False)["label"]) == {1}
+    assert set(rows(0, class_dropout=0.0)["label"]) == {1}
+    assert set(rows(0, class_dropout=1.0, class_conditional=False)["label"]) == {1}
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_orders_are_random_less_and_less_often(step, share):
 
 
 def test_orders_are_permutations_and_all_alike_at_first():
-    order = rows(0, random_order=ANNEALED, label_drop=0.0)["order"]
+    order = rows(0, random_order=ANNEALED, class_dropout=0.0)["order"]
     np.testing.assert_array_equal(np.sort(order, axis=1), np.tile(np.arange(TOKENS), [1000, 1]))
     # Each place comes first as often as any other.
     assert np.bincount(order[:, 0]) == pytest.approx(200, abs=60)
@@ -53,7 +53,7 @@ def test_half_way_some_are_in_raster_order_and_at_the_end_all_are():
 
 
 def test_whether_a_label_is_dropped_says_nothing_of_the_order():
-    made = rows(200, random_order=ANNEALED, label_drop=0.5)
+    made = rows(200, random_order=ANNEALED, class_dropout=0.5)
     dropped, raster = made["label"] == NO_CLASS, np.all(made["order"] == np.arange(TOKENS), axis=1)
     assert abs(np.corrcoef(dropped, raster)[0, 1]) < 0.1
 

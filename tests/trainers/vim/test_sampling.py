@@ -5,11 +5,13 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
+from serving.export.sampling_params import BatchSamplingParams
 from tests.trainers.vim.test_model import CLASSES, CODES, PLACES, model, rows
 from trainers.training.config import Transformer
+from trainers.transformer import init_cache
 from trainers.vim.config import Model
 from trainers.vim.model import VIM
-from trainers.vim.sampling import _uniforms, draw, sample, step
+from trainers.vim.sampling import _uniforms, sample, sample_token, step
 
 PROBABILITIES = np.array([0.1, 0.4, 0.05, 0.3, 0.15])
 DRAWS = 20_000
@@ -40,25 +42,36 @@ def ask(
     return compiled(vim)(
         tf.constant(class_id, tf.int32),
         tf.constant(seed, tf.int64),
-        tf.fill([count], temperature),
-        tf.fill([count], top_k),
-        tf.fill([count], top_p),
-        tf.constant(guidance if first is None else np.full([count], first, np.float32)),
-        tf.constant(guidance),
+        BatchSamplingParams(
+            tf.fill([count], temperature),
+            tf.fill([count], top_k),
+            tf.fill([count], top_p),
+            tf.constant(guidance if first is None else np.full([count], first, np.float32)),
+            tf.constant(guidance),
+        ),
         tf.zeros([count, PLACES], tf.int32) if given is None else tf.constant(given),
         tf.constant(np.broadcast_to(np.int32(kept), [count])),
     ).numpy()
 
 
+def params(rows, temperature=1.0, top_k=0, top_p=1.0) -> BatchSamplingParams:
+    one = tf.ones([rows])
+    return BatchSamplingParams(
+        tf.broadcast_to(tf.cast(temperature, tf.float32), [rows]),
+        tf.broadcast_to(tf.cast(top_k, tf.int32), [rows]),
+        tf.broadcast_to(tf.cast(top_p, tf.float32), [rows]),
+        one,
+        one,
+    )
+
+
 def distribution(temperature=1.0, top_k=0, top_p=1.0) -> np.ndarray:
     """What many draws with evenly spread randomness give."""
     uniform = (np.arange(DRAWS) + 0.5) / DRAWS
-    tokens = draw(
+    tokens = sample_token(
         tf.tile(tf.math.log(tf.constant(PROBABILITIES[None], tf.float32)), [DRAWS, 1]),
         tf.constant(uniform, tf.float32),
-        tf.fill([DRAWS], temperature),
-        tf.fill([DRAWS], top_k),
-        tf.fill([DRAWS], top_p),
+        params(DRAWS, temperature, top_k, top_p),
     )
     return np.bincount(tokens, minlength=5) / DRAWS
 
@@ -91,12 +104,10 @@ def test_a_tiny_top_p_still_keeps_the_likeliest():
 
 
 def test_filters_are_taken_from_each_row():
-    tokens = draw(
+    tokens = sample_token(
         tf.math.log(tf.constant([PROBABILITIES] * 3, tf.float32)),
         tf.fill([3], 0.99),
-        tf.constant([1.0, 0.0, 1.0]),
-        tf.constant([0, 0, 2]),
-        tf.constant([1.0, 1.0, 1.0]),
+        params(3, temperature=[1.0, 0.0, 1.0], top_k=[0, 0, 2]),
     )
     # The last of all codes, the likeliest, the last of the two likeliest.
     assert tokens.numpy().tolist() == [4, 1, 3]
@@ -121,11 +132,10 @@ def of_every_seed() -> tf.Tensor:
 @pytest.mark.parametrize("filters", FILTERS)
 def test_draws_of_20000_seeds_pass_a_chi_square_test_against_the_filtered_softmax(filters, of_every_seed):
     options, expected = FILTERS[filters]
-    settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, **options}
-    tokens = draw(
+    tokens = sample_token(
         tf.tile(tf.math.log(tf.constant(PROBABILITIES[None], tf.float32)), [DRAWS, 1]),
         of_every_seed,
-        *(tf.fill([DRAWS], value) for value in settings.values()),
+        params(DRAWS, **options),
     )
     counts = np.bincount(tokens, minlength=5)
     possible = expected > 0
@@ -155,9 +165,8 @@ def assert_follows(counts: np.ndarray, expected: np.ndarray) -> None:
 def test_a_filtered_row_beside_them_leaves_the_others_as_they_are():
     uniform = tf.constant((np.arange(100) + 0.5) / 100, tf.float32)
     logits = tf.tile(tf.math.log(tf.constant(PROBABILITIES[None], tf.float32)), [100, 1])
-    ones, none = tf.ones([100]), tf.zeros([100], tf.int32)
-    alone = draw(logits, uniform, ones, none, ones)
-    beside = draw(logits, uniform, ones, tf.concat([none[1:], [2]], axis=0), ones)
+    alone = sample_token(logits, uniform, params(100))
+    beside = sample_token(logits, uniform, params(100, top_k=[0] * 99 + [2]))
     np.testing.assert_array_equal(alone[:-1], beside[:-1])
 
 
@@ -165,7 +174,7 @@ def test_numbers_next_to_one_draw_what_has_a_share():
     logits = tf.constant([[0.0, 0.0, -1e9], [-1e9, 0.0, -1e9]])
     almost = tf.fill([2], np.nextafter(np.float32(1), np.float32(0)))
     for top_k in (0, 3):
-        tokens = draw(logits, almost, tf.ones([2]), tf.fill([2], top_k), tf.ones([2]))
+        tokens = sample_token(logits, almost, params(2, top_k=top_k))
         assert tokens.numpy().tolist() == [1, 1]
 
 
@@ -177,7 +186,7 @@ def test_cached_logits_are_those_of_the_uncached_model(qk_norm, annealed):
     )
     tokens, class_id = rows(), tf.constant([0, 1, 2])
     whole = vim(tokens, class_id)
-    caches = [block.attention.empty_cache(tf.constant(3), PLACES) for block in vim.blocks]
+    caches = [init_cache(block.attention, tf.constant(3), PLACES) for block in vim.blocks]
     x = tf.gather(vim.class_embedding, class_id)
     for place in range(PLACES):
         logits, caches = step(vim, x, caches, tf.constant(place))
@@ -212,7 +221,7 @@ def test_the_logits_of_a_row_are_the_same_bits_in_any_batch(qk_norm):
 
     @tf.function(reduce_retracing=True)
     def logits_of(tokens):
-        caches = [block.attention.empty_cache(tf.shape(tokens)[0], 9) for block in vim.blocks]
+        caches = [init_cache(block.attention, tf.shape(tokens)[0], 9) for block in vim.blocks]
         outputs = []
         for place in range(3):
             x = tf.gather(vim.token_embedding, tokens[:, place])

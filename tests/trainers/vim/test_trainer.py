@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving import images
+from serving.export import images
 from tests import stand_ins
 from tests.trainers.examples import write_images, write_tokens
 from tests.trainers.training.replicas import Arguments
 from tests.trainers.vim.test_sampling import ask
 from trainers.training import loop
 from trainers.training.config import Optimizer, Train
-from trainers.training.step import Learner, descent, training_step
+from trainers.training.step import TrainState, loss_gradients, training_step
 from trainers.vim import trainer
 from trainers.vim.config import Model, Stage2
 from trainers.vim.model import VIM
@@ -24,10 +24,12 @@ def test_eight_fixed_sequences_are_learned_and_come_back_greedily():
     keras.utils.set_random_seed(0)
     tokens = tf.random.stateless_uniform([8, 6], seed=[4, 4], maxval=50, dtype=tf.int32)
     model = VIM(Model(transformer=SIZE, dropout=0.0), tokens=6, codebook_size=50, classes=8)
-    learner = Learner(model, Train(steps=150, batch_size=8, optimizer=Optimizer(learning_rate=1e-2)))
+    state = TrainState(model, Train(steps=150, batch_size=8, optimizer=Optimizer(learning_rate=1e-2)))
     batch = {"tokens": tokens, "label": tf.range(8)}
     step = tf.function(
-        training_step([learner], descent(learner, lambda batch: trainer.losses(model, batch, training=True)))
+        training_step(
+            [state], loss_gradients(state, lambda batch: trainer.losses(model, batch, training=True))
+        )
     )
     assert float(step(batch)["loss"]) == pytest.approx(np.log(50), rel=0.01)
     for _ in range(149):
@@ -53,7 +55,7 @@ def test_in_random_orders_the_likelihood_is_that_of_the_same_tokens():
 
 def train(folder, examples, **options) -> list[dict[str, float]]:
     stage = Stage2(
-        model=Model(transformer=SIZE, label_drop=0.2, random_order={"anneal_from": 2, "anneal_until": 8}),
+        model=Model(transformer=SIZE, class_dropout=0.2, random_order={"anneal_from": 2, "anneal_until": 8}),
         train=Train(
             steps=8,
             batch_size=4,
@@ -117,14 +119,14 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     write_tokens(tmp_path / "tokens", rows)
     train(tmp_path / "whole", tmp_path / "tokens")
 
-    save = loop._Keeper.save
+    save = loop.Checkpointer.save
 
-    def save_the_first(keeper, step, streak):
+    def save_the_first(keeper, step, consecutive_skips):
         if step > 4:
             raise KeyboardInterrupt
-        save(keeper, step, streak)
+        save(keeper, step, consecutive_skips)
 
-    monkeypatch.setattr(loop._Keeper, "save", save_the_first)
+    monkeypatch.setattr(loop.Checkpointer, "save", save_the_first)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "stopped", tmp_path / "tokens")
     monkeypatch.undo()

@@ -5,12 +5,11 @@ import tensorflow as tf
 from tests.trainers.products import flops
 from tests.trainers.slots import adafactor_bytes
 from trainers.accounting import total
-from trainers.vit_vqgan import accounting, adversarial
-from trainers.vit_vqgan.config import Model, Stage1
-from trainers.vit_vqgan.discriminator import config, stylegan2
-from trainers.vit_vqgan.discriminator import network as networks
+from trainers.vit_vqgan import accounting, discriminators, losses, quantizer
+from trainers.vit_vqgan.accounting import vgg16
+from trainers.vit_vqgan.config import Model, PatchGAN, Stage1, StyleGAN2
+from trainers.vit_vqgan.discriminators import build_discriminator
 from trainers.vit_vqgan.model import ViTVQGAN
-from trainers.vit_vqgan.perceptual.accounting import vgg16
 
 TRANSFORMERS = {
     "encoder": {"blocks": 2, "heads": 2, "width": 8, "hidden": 12},
@@ -31,9 +30,10 @@ def learned(layer):
     return sum(int(tf.size(variable)) for variable in layer.trainable_variables)
 
 
+@pytest.mark.parametrize("codebook", [{}, {"kind": "fsq", "levels": [5, 4, 3]}], ids=["vq", "fsq"])
 @pytest.mark.parametrize("towers", [TRANSFORMERS, CONVOLUTIONS], ids=["transformers", "convolutions"])
-def test_every_part_costs_what_the_model_that_is_built_does(towers):
-    size = Model.model_validate(options(towers))
+def test_every_part_costs_what_the_model_that_is_built_does(towers, codebook):
+    size = Model.model_validate({**options(towers), **({"codebook": codebook} if codebook else {})})
     model = ViTVQGAN(size, image_size=16, seed=0)
     parts = accounting.parts(size, image_size=16)
     for name, cost in parts.items():
@@ -58,18 +58,18 @@ def test_small_small_encodes_an_image_of_256_pixels_with_74_billion_flops():
 @pytest.mark.parametrize(
     "size",
     [
-        config.StyleGAN2(channel_multiplier=0.01, max_channels=9),
-        config.StyleGAN2(channel_multiplier=0.01, minibatch_stddev=2),
-        config.PatchGAN(channels=4, layers=2),
-        config.PatchGAN(channels=2, layers=3),
+        StyleGAN2(channel_multiplier=0.01, max_channels=9),
+        StyleGAN2(channel_multiplier=0.01, minibatch_stddev=2),
+        PatchGAN(channels=4, layers=2),
+        PatchGAN(channels=2, layers=3),
     ],
     ids=["stylegan2", "with spread", "patchgan", "deeper patchgan"],
 )
 def test_a_discriminator_costs_what_the_one_that_is_built_does(size, monkeypatch):
     # A blur is written as products and counted as none: on other devices it is a few additions.
-    monkeypatch.setattr(stylegan2, "blur", _thinned)
-    network = networks.build(size, image_size=32)
-    cost = accounting.discriminator(size, image_size=32)
+    monkeypatch.setattr(discriminators, "blur", _thinned)
+    network = build_discriminator(size, image_size=32)
+    cost = accounting.DISCRIMINATORS[size.network](size, 32)
     assert cost.parameters == learned(network)
     assert cost.adafactor == adafactor_bytes(network)
     assert cost.flops == flops(network.call, tf.zeros([1, 32, 32, 3]))
@@ -100,7 +100,7 @@ def test_networks_whose_loss_has_weight_0_cost_nothing():
 
 def test_a_step_costs_three_forward_passes_of_the_tokenizer_and_one_look_up():
     parts = accounting.parts(stage().model, image_size=16)
-    look_up = parts.pop("codebook").flops
+    look_up = parts.pop("quantizer").flops
     expected = 3 * total(parts.values()).flops + look_up
     assert accounting.step_flops(stage(), image_size=16)["tokenizer"] == expected
 
@@ -113,10 +113,10 @@ def test_the_adversary_of_a_step_costs_7_of_its_forward_passes_and_6_more_with_r
 
 
 def test_backward_passes_cost_what_is_said_of_them(monkeypatch):
-    monkeypatch.setattr(stylegan2, "blur", _thinned)
+    monkeypatch.setattr(discriminators, "blur", _thinned)
     options = stage(adversary={"discriminator": {"network": "stylegan2", "channel_multiplier": 0.02}})
     model = ViTVQGAN(options.model, image_size=16, seed=0)
-    network = networks.build(options.adversary.discriminator, image_size=16)
+    network = build_discriminator(options.adversary.discriminator, image_size=16)
     weights = [variable.value for variable in network.trainable_variables]
 
     def reconstruct(pixels):
@@ -134,7 +134,7 @@ def test_backward_passes_cost_what_is_said_of_them(monkeypatch):
 
     def penalize(real):
         with tf.GradientTape() as tape:
-            penalty = adversarial.r1_penalty(network, real)
+            penalty = losses.r1_penalty(network, real)
         return tape.gradient(penalty, weights, unconnected_gradients="zero")
 
     step = accounting.step_flops(options, image_size=16)
@@ -147,15 +147,22 @@ def test_backward_passes_cost_what_is_said_of_them(monkeypatch):
 def test_entropy_regularization_keeps_probabilities_and_their_logarithms_of_every_code():
     def kept(**codebook) -> int:
         size = Model.model_validate(options(TRANSFORMERS, **codebook))
-        return accounting.parts(size, image_size=16)["codebook"].activations
+        return accounting.parts(size, image_size=16)["quantizer"].activations
 
     # 16 tokens, 10 codes.
     assert kept(entropy=0.1) == kept() + 2 * 16 * 10
 
 
 def test_recomputing_costs_one_more_forward_pass_of_the_blocks():
-    step = accounting.step_flops(stage(train={"recompute": True}), image_size=16)
+    step = accounting.step_flops(stage(train={"gradient_checkpointing": True}), image_size=16)
     # 16 tokens: two blocks of width 8 and hidden 12, one of width 6 and hidden 20.
     wide = 2 * 16 * (4 * 8**2 + 2 * 8 * 12) + 4 * 16**2 * 8
     narrow = 2 * 16 * (4 * 6**2 + 2 * 6 * 20) + 4 * 16**2 * 6
-    assert step["recompute"] == 2 * wide + narrow
+    assert step["gradient checkpointing"] == 2 * wide + narrow
+
+
+def test_every_kind_that_can_be_configured_has_a_layer_and_a_cost():
+    assert quantizer.QUANTIZERS.keys() == accounting.QUANTIZERS.keys() == {"vq", "fsq"}
+    assert (
+        discriminators.DISCRIMINATORS.keys() == accounting.DISCRIMINATORS.keys() == {"stylegan2", "patchgan"}
+    )

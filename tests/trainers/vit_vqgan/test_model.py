@@ -4,8 +4,7 @@ import tensorflow as tf
 
 from tests.trainers.precision import bfloat16
 from trainers.training.config import Transformer
-from trainers.vit_vqgan.config import Codebook, Model
-from trainers.vit_vqgan.convolutional.config import Convolutional
+from trainers.vit_vqgan.config import VQ, Convolutional, Model
 from trainers.vit_vqgan.model import ViTVQGAN
 
 SMALL = Transformer(blocks=1, heads=2, width=16, hidden=32)
@@ -14,7 +13,7 @@ CONVOLUTIONS = Convolutional(channels=8, multipliers=(1, 1, 2), residual_blocks=
 
 
 def model(**options) -> ViTVQGAN:
-    merged = {"patch_size": 4, "encoder": SMALL, "decoder": LARGE, "codebook": Codebook(size=32, dim=4)}
+    merged = {"patch_size": 4, "encoder": SMALL, "decoder": LARGE, "codebook": VQ(size=32, dim=4)}
     return ViTVQGAN(Model(**{**merged, **options}), image_size=16, seed=0)
 
 
@@ -73,18 +72,20 @@ def test_positions_are_all_that_tells_places_apart():
 
 def test_the_decoder_starts_at_unit_variance_so_that_codes_are_not_drowned():
     vit_vqgan = model(
-        codebook=Codebook(size=32, dim=8), decoder=Transformer(blocks=1, heads=1, width=512, hidden=8)
+        codebook=VQ(size=32, dim=8), decoder=Transformer(blocks=1, heads=1, width=512, hidden=8)
     )
     codes = tf.math.l2_normalize(tf.random.stateless_normal([1, 16, 8], seed=[0, 0]), axis=-1)
     assert np.std(vit_vqgan.decoder.tower.project(codes)) == pytest.approx(1.0, rel=0.1)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_low_precision_and_recomputing_change_the_picture_by_little_and_keep_outputs_float32(recompute):
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_low_precision_and_recomputing_change_the_picture_by_little_and_keep_outputs_float32(
+    gradient_checkpointing,
+):
     exact = model()
     with bfloat16():
-        options = Model(patch_size=4, encoder=SMALL, decoder=LARGE, codebook=Codebook(size=32, dim=4))
-        rough = ViTVQGAN(options, image_size=16, seed=0, recompute=recompute)
+        options = Model(patch_size=4, encoder=SMALL, decoder=LARGE, codebook=VQ(size=32, dim=4))
+        rough = ViTVQGAN(options, image_size=16, seed=0, gradient_checkpointing=gradient_checkpointing)
     for variable, value in zip(rough.variables, exact.variables, strict=True):
         variable.assign(value)
     codes = exact(pictures())[1].codes

@@ -9,7 +9,7 @@ from tests.trainers.vit_vqgan import distances, photographs
 from tfx_pipeline import config
 from trainers.training.errors import TrainingError
 from trainers.training.step import gradients_of, training_step
-from trainers.vit_vqgan import adversarial, losses
+from trainers.vit_vqgan import losses
 from trainers.vit_vqgan import objective as module
 from trainers.vit_vqgan.config import Stage1
 from trainers.vit_vqgan.objective import Objective
@@ -58,7 +58,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
     # The adversary's part is descended and not shown in it, as held-out images have none.
     with tf.GradientTape() as tape:
         parts, reconstruction, _ = game._reconstruct(batch()["pixels"], training=True)
-        fooled = adversarial.generator_loss(game._discriminator(reconstruction))
+        fooled = losses.generator_loss(game._discriminator(reconstruction))
         descended = parts["loss"] + weights["adversarial"] * fooled
     for one, other in zip(gradients_of(tape, descended, game.tokenizer.variables), tokenizer, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
@@ -72,8 +72,8 @@ def test_a_part_of_weight_0_is_not_computed(part):
 
 def test_without_an_adversary_there_is_no_discriminator():
     alone = objective(loss={"adversarial": 0.0})
-    assert list(alone.state) == ["tokenizer"]
-    assert len(alone.learners) == 1
+    assert list(alone.variables) == ["tokenizer"]
+    assert len(alone.states) == 1
     assert len(alone.gradients(batch())[0]) == 1
 
 
@@ -81,15 +81,15 @@ def test_both_sides_pull_on_the_logits_in_opposite_directions():
     parts = {"l2": 1e-6, "logit_laplace": 0.0, "vq": 0.0, "adversarial": 1.0}
     game = objective(loss=parts, adversary={"r1_gamma": 0.0})
     (tokenizer, discriminator), before = game.gradients(batch())
-    for learner, move, better in (
+    for state, move, better in (
         (game.tokenizer, tokenizer, "adversarial"),
         (game.adversary, discriminator, "discriminator"),
     ):
-        held = [np.array(v) for v in learner.variables]
-        for variable, gradient in zip(learner.variables, move, strict=True):
+        held = [np.array(v) for v in state.variables]
+        for variable, gradient in zip(state.variables, move, strict=True):
             variable.assign_sub(1e-3 * gradient)
         assert float(game.gradients(batch())[1][better]) < float(before[better])
-        for variable, value in zip(learner.variables, held, strict=True):
+        for variable, value in zip(state.variables, held, strict=True):
             variable.assign(value)
 
 
@@ -106,16 +106,16 @@ def test_before_its_start_the_adversary_is_neither_heard_nor_taught_nor_asked(mo
     monkeypatch.setattr(late, "_discriminator", lambda pixels: pytest.fail("it looks at pictures"))
     late.gradients(batch())
     monkeypatch.undo()
-    step = training_step(late.learners, late.gradients, follow=late.follow, summarize=late.summarize)
+    step = training_step(late.states, late.gradients, post_step=late.follow, summarize=late.summarize)
     given = {name: value for name, value in batch().items() if name != "row"}
     before = [np.array(v) for v in late.adversary.variables]
     for _ in range(2):
         step(given)
     for variable, value in zip(late.adversary.variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
-    assert late.adversary.optimizer.moves == 0
+    assert late.adversary.optimizer.iterations == 0
     step(given)
-    assert late.adversary.optimizer.moves == 1
+    assert late.adversary.optimizer.iterations == 1
     assert any(np.any(np.array(v) != w) for v, w in zip(late.adversary.variables, before, strict=True))
 
 
@@ -125,7 +125,7 @@ def test_a_late_adversary_goes_through_its_whole_schedule_in_the_steps_that_are_
     prompt = objective(adversary={"start_step": 0}, train={"optimizer": rates, "steps": 4})
     for moves in (0, 2, 3, 4):
         for game in (late, prompt):
-            game.adversary.optimizer.state[0].assign(moves)
+            game.adversary.optimizer.variables[0].assign(moves)
         assert float(late.adversary.optimizer.learning_rate) == pytest.approx(
             float(prompt.adversary.optimizer.learning_rate)
         )
@@ -134,7 +134,7 @@ def test_a_late_adversary_goes_through_its_whole_schedule_in_the_steps_that_are_
 
 def test_lecam_counts_no_logits_of_a_discriminator_that_has_not_begun():
     game = objective(adversary={"start_step": 2, "lecam": 0.1})
-    step = training_step(game.learners, game.gradients, follow=game.follow, summarize=game.summarize)
+    step = training_step(game.states, game.gradients, post_step=game.follow, summarize=game.summarize)
     given = {name: value for name, value in batch().items() if name != "row"}
     for _ in range(2):
         step(given)
@@ -149,7 +149,7 @@ def test_lecam_counts_no_logits_of_a_discriminator_that_has_not_begun():
 def test_parts_and_replicas_that_split_a_group_of_minibatch_stddev_are_refused(monkeypatch):
     grouped = {"discriminator": {"network": "stylegan2", "minibatch_stddev": 4}}
     with pytest.raises(ValueError, match="minibatch_stddev 4 does not divide the 2 images of"):
-        stage(adversary=grouped, train={"accumulate": 2})
+        stage(adversary=grouped, train={"gradient_accumulation_steps": 2})
     whole = stage(adversary=grouped)
     module._check_groups(whole)
     # How many replicas there are, the configuration does not know.
@@ -198,7 +198,7 @@ def test_lazy_r1_is_r1_of_every_step_in_the_mean():
     def of_steps(every: int) -> list[np.ndarray]:
         keras.utils.set_random_seed(1)
         game = objective(adversary={"r1_every": every})
-        moves = game.adversary.optimizer.state[0]
+        moves = game.adversary.optimizer.variables[0]
         sums = [np.zeros(v.shape, "float32") for v in game.adversary.variables]
         penalties = 0.0
         for move in range(4):
@@ -237,9 +237,9 @@ def test_an_unsupervised_preset_trains_with_no_weight_that_saw_a_label(preset, m
     assert len(asked) == 1
     game = Objective(without_sizes(f"{preset}_unsupervised"), image_size=32, seed=0)
     assert len(asked) == 1
-    step = tf.function(training_step(game.learners, game.gradients), autograph=False)
+    step = tf.function(training_step(game.states, game.gradients), autograph=False)
     graph = step.get_concrete_function({"pixels": tf.TensorSpec([16, 32, 32, 3])}).graph
-    own = {id(variable.value.handle) for variables in game.state.values() for variable in variables}
+    own = {id(variable.value.handle) for variables in game.variables.values() for variable in variables}
     assert {id(variable.handle) for variable in graph.variables} <= own
     # Nor is a trained network hidden in a constant.
     constants = [op.outputs[0].shape.num_elements() for op in graph.get_operations() if op.type == "Const"]
@@ -269,14 +269,17 @@ def test_a_tokenizer_trains_through_a_perceptual_network_in_one_or_in_parts(fold
         keras.utils.set_random_seed(0)
         game = seen_by(network, **options)
         step = training_step(
-            game.learners, game.gradients, accumulate=options.get("accumulate", 1), follow=game.follow
+            game.states,
+            game.gradients,
+            gradient_accumulation_steps=options.get("gradient_accumulation_steps", 1),
+            post_step=game.follow,
         )
         compiled = tf.function(step, autograph=False)
         return [float(compiled(given)["perceptual"]) for _ in range(40)]
 
     whole = train()
     assert whole[-1] < 0.8 * whole[0]
-    assert train(accumulate=2)[:3] == pytest.approx(whole[:3], rel=1e-3)
+    assert train(gradient_accumulation_steps=2)[:3] == pytest.approx(whole[:3], rel=1e-3)
 
 
 def test_one_photograph_is_learned_by_heart():
@@ -290,7 +293,7 @@ def test_one_photograph_is_learned_by_heart():
         "optimizer": {"learning_rate": 3e-3, "warmup_steps": 10, "clip_norm": 1.0},
     }
     game = Objective(stage(model=model, loss={"adversarial": 0.0}, train=train), image_size=32, seed=0)
-    step = tf.function(training_step(game.learners, game.gradients, follow=game.follow))
+    step = tf.function(training_step(game.states, game.gradients, post_step=game.follow))
     picture = {"pixels": photographs.crop(32)[np.newaxis]}
     assert float(game.held_out(picture)["psnr"]) < 15.0
     for _ in range(400):

@@ -10,8 +10,8 @@ import tensorflow as tf
 from tests.trainers.precision import bfloat16
 from tests.trainers.vit_vqgan.distances import LPIPS, PHOTOS, needs_lpips, saved, untrained_vgg16
 from trainers.training.errors import TrainingError
-from trainers.vit_vqgan.perceptual import distance as perceptual
-from trainers.vit_vqgan.perceptual.config import Perceptual
+from trainers.vit_vqgan import perceptual as perceptual
+from trainers.vit_vqgan.config import Perceptual
 
 
 @pytest.fixture(scope="module")

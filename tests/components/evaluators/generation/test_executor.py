@@ -9,6 +9,7 @@ import tensorflow as tf
 from components.evaluators.generation.executor import Executor
 from components.metrics.frechet import frechet_distance
 from components.metrics.moments import moments
+from serving.export.sampling_params import SamplingParams
 from tests import stand_ins
 from tests.components.evaluators import artifacts
 
@@ -23,7 +24,13 @@ def evaluate(tmp_path_factory):
     def model(write, **options):
         return artifacts.write_model(tmp_path_factory.mktemp("model"), write, **options)
 
-    def run(class_names=stand_ins.CLASSES, write=stand_ins.write_generator, beam_args=(), **properties):
+    def run(
+        class_names=stand_ins.CLASSES,
+        write=stand_ins.write_generator,
+        beam_args=(),
+        sampling=None,
+        **properties,
+    ):
         folder = tmp_path_factory.mktemp("evaluation")
         made = artifacts.outputs(folder)
         splits = {"train": REAL, "eval": REAL}
@@ -37,13 +44,8 @@ def evaluate(tmp_path_factory):
             {
                 "samples": 30,
                 "batch_size": 4,
-                "seed": 0,
                 "acceptance": 1.0,
-                "temperature": 1.0,
-                "top_k": 0,
-                "top_p": 1.0,
-                "guidance": 1.0,
-                "guidance_schedule": "constant",
+                "sampling": SamplingParams(**(sampling or {})).model_dump_json(),
                 "thresholds": "{}",
                 **properties,
             },
@@ -66,7 +68,7 @@ def nothing_runs(monkeypatch):
 def greedy(evaluate):
     """The stand-in generator without scatter draws exactly the real images."""
     thresholds = json.dumps({"class_accuracy": {"min": 0.9}})
-    return evaluate(temperature=0.0, thresholds=thresholds)
+    return evaluate(sampling={"temperature": 0.0}, thresholds=thresholds)
 
 
 def test_a_generator_of_real_images_is_as_close_as_its_count_allows(greedy):
@@ -104,8 +106,8 @@ def test_eight_samples_of_each_class_are_kept(greedy):
 
 def test_a_seed_draws_one_set_whatever_the_batch_and_another_seed_another(evaluate):
     sets = [
-        evaluate(samples=10, **properties)
-        for properties in ({"seed": 3}, {"seed": 3, "batch_size": 7}, {"seed": 4})
+        evaluate(samples=10, sampling={"seed": seed}, batch_size=batch_size)
+        for seed, batch_size in ((3, 4), (3, 7), (4, 4))
     ]
     np.testing.assert_array_equal(sets[0][1]["images"], sets[1][1]["images"])
     assert sets[0][0]["metrics"] == pytest.approx(sets[1][0]["metrics"], rel=1e-3)
@@ -132,7 +134,7 @@ def straight(tmp_path_factory):
         temperature=tf.ones([48]),
         top_k=tf.zeros([48], tf.int32),
         top_p=tf.ones([48]),
-        guidance=tf.ones([48]),
+        guidance_scale=tf.ones([48]),
     )
     images = np.stack([tf.io.decode_image(png).numpy() for png in answer["image_bytes"]])
     logits, _ = stand_ins.classify(tf.constant(images / 255.0, tf.float32))
@@ -182,10 +184,10 @@ def test_two_workers_keep_the_same_images_as_one(evaluate, rejected):
 @pytest.mark.parametrize(
     ("class_names", "line"),
     [
-        ((), r"^acceptance 0\.5 needs classes, and the model takes no classes; allowed is 1\.0$"),
+        ((), r"acceptance must be 1\.0 for a model which has no classes, got 0\.5$"),
         (
             ("a", "b"),
-            r"^acceptance 0\.5 needs classes, and the classifier does not know the model's classes;",
+            r"acceptance must be 1\.0 for a model whose classes are not the classifier's, got 0\.5$",
         ),
     ],
 )
@@ -216,13 +218,13 @@ def write_two_schedules(directory, class_names):
             "temperature": tf.float32,
             "top_k": tf.int32,
             "top_p": tf.float32,
-            "guidance": tf.float32,
+            "guidance_scale": tf.float32,
         }.items()
     }
     model = Generator()
     metadata = stand_ins.metadata("generator", class_names).to_json()
-    constant = tf.function(lambda **inputs: model.draw(0.0 * inputs["guidance"]))
-    linear = tf.function(lambda **inputs: model.draw(inputs["guidance"]))
+    constant = tf.function(lambda **inputs: model.draw(0.0 * inputs["guidance_scale"]))
+    linear = tf.function(lambda **inputs: model.draw(inputs["guidance_scale"]))
     tf.saved_model.save(
         model,
         directory,
@@ -237,7 +239,9 @@ def write_two_schedules(directory, class_names):
 @pytest.mark.parametrize(("schedule", "level"), [("constant", 0), ("linear", 200)])
 def test_the_guidance_schedule_chooses_the_signature(evaluate, schedule, level):
     evaluation, samples = evaluate(
-        write=write_two_schedules, samples=4, guidance=200.0, guidance_schedule=schedule
+        write=write_two_schedules,
+        samples=4,
+        sampling={"guidance_scale": 200.0, "guidance_schedule": schedule},
     )
     assert samples["images"].min() == samples["images"].max() == level
     assert evaluation["protocol"]["sampling"]["guidance_schedule"] == schedule
@@ -251,5 +255,8 @@ def test_a_model_without_the_schedule_is_one_line(evaluate):
         signatures = {name: loaded.signatures[name] for name in ("generate", "metadata")}
         tf.saved_model.save(loaded, directory, signatures=signatures)
 
-    with pytest.raises(ValueError, match="guidance_schedule linear needs the signature generate_linear"):
-        evaluate(write=write_constant_only, guidance_schedule="linear")
+    with pytest.raises(
+        ValueError,
+        match=r"guidance_schedule must be constant .* no signature generate_linear, got linear",
+    ):
+        evaluate(write=write_constant_only, sampling={"guidance_schedule": "linear"})

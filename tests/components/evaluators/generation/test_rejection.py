@@ -4,11 +4,12 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 
-from components.evaluators.features import Description
-from components.evaluators.generation.draw import Drawn, Plan
+from components.evaluators.features import Features
 from components.evaluators.generation.rejection import KeepLikeliest, LikeliestFn
+from components.evaluators.generation.sampling import Samples, SamplingPlan
+from serving.export.sampling_params import SamplingParams
 
-PLAN = Plan(5, 2, 4, 0, 0.5, 1.0, 0, 1.0, 1.0, "constant")  # 3 and 2 samples from 6 and 4
+PLAN = SamplingPlan(5, 2, 4, 0.5, SamplingParams())  # 3 and 2 samples from 6 and 4
 
 
 def candidates(indices, wanted):
@@ -18,7 +19,7 @@ def candidates(indices, wanted):
     wanted = np.asarray(wanted, np.float32)
     probabilities = np.where(np.arange(2) == class_ids[:, None], wanted[:, None], 1 - wanted[:, None])
     features = indices[:, None].astype(np.float32)
-    return Drawn(np.arange(len(indices)), indices, class_ids, Description(features, probabilities))
+    return Samples(np.arange(len(indices)), indices, class_ids, Features(features, probabilities))
 
 
 ALL = candidates([0, 1, 2, 3, 4, 5, 6, 7, 8, 10], [0.1, 0.9, 0.8, 0.2, 0.7, 0.6, 0.9, 0.5, 0.3, 0.4])
@@ -31,7 +32,7 @@ def check(plan, batches, **expected):
         found = {("even", "odd")[one.class_ids[0]]: one for one in sets}
         assert {name: (one.indices.tolist(), one.places.tolist()) for name, one in found.items()} == expected
         for one in sets:  # what was seen of an image stays with it
-            np.testing.assert_array_equal(one.description.features[:, 0], one.indices)
+            np.testing.assert_array_equal(one.features.features[:, 0], one.indices)
 
     with TestPipeline() as pipeline:
         assert_that(pipeline | beam.Create(batches) | KeepLikeliest(plan), matches)

@@ -5,7 +5,8 @@ import numpy as np
 import tensorflow as tf
 
 from components.evaluators.linear_probe import executor
-from serving.export import Metadata, export_generator
+from serving.export.generator import Generator, export_generator
+from serving.export.metadata import Metadata
 from tests import stand_ins
 from tests.components.evaluators import artifacts
 
@@ -21,7 +22,7 @@ def evaluate(tmp_path, rows=ROWS, class_names=stand_ins.CLASSES, write=stand_ins
             model=artifacts.write_model(tmp_path / "model", write),
         ),
         artifacts.as_lists(evaluation=made["evaluation"]),
-        {"batch_size": 8, "epochs": 40, "learning_rate": 0.1, "label_drop": 0.1, "seed": 0, **options},
+        {"batch_size": 8, "epochs": 40, "learning_rate": 0.1, "class_dropout": 0.1, "seed": 0, **options},
     )
     return json.loads(Path(made["evaluation"].uri, "evaluation.json").read_text())
 
@@ -68,7 +69,7 @@ def test_features_are_asked_for_without_a_class(tmp_path):
 
 
 def test_a_start_that_was_never_trained_is_warned_of(tmp_path):
-    evaluation = evaluate(tmp_path, ROWS[:6], epochs=1, label_drop=0.0)
+    evaluation = evaluate(tmp_path, ROWS[:6], epochs=1, class_dropout=0.0)
     (warning,) = evaluation["warnings"]
     assert "never saw the start without one" in warning
 
@@ -84,9 +85,7 @@ def write_another_generator(directory):
         share = tf.reduce_mean(tf.cast(tokens, tf.float32), axis=1)
         return tf.stack([tf.stack([share, -share], axis=-1)] * 3, axis=1)
 
-    export_generator(
-        directory,
-        tf.Module(),
+    generator = Generator(
         Metadata("generator", "another", size, size * size, 2, (), stand_ins.VERSIONS),
         encode=encode,
         decode=lambda tokens: tf.zeros([tf.shape(tokens)[0], size, size, 3]),
@@ -94,6 +93,7 @@ def write_another_generator(directory):
         log_likelihood=lambda tokens, _: tf.zeros([tf.shape(tokens)[0]]),
         features=features,
     )
+    export_generator(directory, tf.Module(), generator)
 
 
 def test_any_tokenizer_and_image_model_with_these_signatures_are_probed(tmp_path):

@@ -1,0 +1,246 @@
+"""Every metric, declared once: its name, how it is computed, its unit and direction, and what it needs.
+
+Evaluators compute what stands here, thresholds and the report know the same names, and docs/evaluation.md
+lists them. docs/extending.md adds one step by step. Nothing here imports Beam or TensorFlow, so that the
+configuration can check thresholds before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.metrics import pixels
+from components.metrics.frechet import frechet_distance
+
+if TYPE_CHECKING:
+    from components.metrics.codebook import Usage
+    from components.metrics.moments import Moments
+
+Array = NDArray[Any]
+Need = Literal["classes", "more than 5 classes"]
+Statistics = TypeVar("Statistics")
+
+
+class ReconstructedImages(NamedTuple):
+    """B held-out images and their reconstructions, float32 [B, S, S, 3] each."""
+
+    originals: Array  # in [0, 1]
+    reconstructions: Array  # in [0, 1]
+    mu: Array  # location of the decoder's logit-laplace density, in logits
+    log_scale: Array  # its ln b
+
+
+class ReconstructionStatistics(NamedTuple):
+    """Statistics of all held-out images."""
+
+    usage: Usage
+    originals: Moments  # of features
+    reconstructions: Moments  # of features
+    inception_scores: Sequence[float]  # of the reconstructions, one a split
+
+
+class GenerationStatistics(NamedTuple):
+    """Statistics of all samples and of the real images."""
+
+    samples: Moments  # of features
+    train: Moments  # of the train split's features
+    held_out: Moments  # of the eval split's features
+    recognized: Moments  # 1 where the classifier predicts the requested class
+    inception_scores: Sequence[float]  # of the samples, one a split
+
+
+class ProbeStatistics(NamedTuple):
+    """Accuracies of the linear probe, one a block."""
+
+    top1: Array
+    top5: Array
+
+
+@dataclass(frozen=True)
+class Metric(Generic[Statistics]):
+    """A metric.
+
+    Attributes:
+      name: its key in `metrics.json` and in thresholds.
+      title: its name in the report.
+      better: which direction is better; "" for neither.
+      unit: "%" for a share in [0, 1], "dB", or "".
+      note: one line for the report.
+      per_image: computes [B] values, whose mean is the metric. Only for reconstructions.
+      per_set: computes the metric from statistics of the whole set.
+      needs: what the data must have; without it the metric is left out.
+      deviation_of: the metric whose standard deviation over splits this is; the report shows it only if there
+        is more than one split.
+    """
+
+    name: str
+    title: str
+    better: Literal["higher", "lower", ""]
+    unit: Literal["%", "dB", ""] = ""
+    note: str = ""
+    per_image: Callable[[ReconstructedImages], Array] | None = None
+    per_set: Callable[[Statistics], float] | None = None
+    needs: tuple[Need, ...] = ()
+    deviation_of: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.per_image is None) == (self.per_set is None):
+            raise ValueError(f"metric {self.name} must have one of per_image and per_set")
+
+
+RECONSTRUCTION: tuple[Metric[ReconstructionStatistics], ...] = (
+    Metric("psnr", "PSNR", "higher", "dB", per_image=lambda b: pixels.psnr(b.originals, b.reconstructions)),
+    Metric(
+        "l1",
+        "l1",
+        "lower",
+        note="mean absolute difference",
+        per_image=lambda b: pixels.l1(b.originals, b.reconstructions),
+    ),
+    Metric(
+        "l2",
+        "l2",
+        "lower",
+        note="mean squared difference",
+        per_image=lambda b: pixels.l2(b.originals, b.reconstructions),
+    ),
+    Metric(
+        "logit_laplace",
+        "Logit-laplace",
+        "lower",
+        note="nats a value, with the Jacobian",
+        per_image=lambda b: pixels.logit_laplace(b.originals, b.mu, b.log_scale),
+    ),
+    Metric(
+        "codebook_usage",
+        "Codebook usage",
+        "higher",
+        "%",
+        note="codes used by a batch of test images",
+        per_set=lambda s: s.usage.usage,
+    ),
+    Metric(
+        "codebook_perplexity",
+        "Codebook perplexity",
+        "higher",
+        note="exp of the entropy of the codes",
+        per_set=lambda s: s.usage.perplexity,
+    ),
+    Metric("fid", "FID", "lower", per_set=lambda s: frechet_distance(s.originals, s.reconstructions)),
+    Metric(
+        "is",
+        "Inception score",
+        "higher",
+        note="at most the number of classes",
+        per_set=lambda s: float(np.mean(s.inception_scores)),
+    ),
+    Metric(
+        "is_std",
+        "Inception score, deviation",
+        "",
+        note="over splits",
+        per_set=lambda s: float(np.std(s.inception_scores)),
+        deviation_of="is",
+    ),
+)
+
+GENERATION: tuple[Metric[GenerationStatistics], ...] = (
+    Metric("fid", "FID", "lower", per_set=lambda s: frechet_distance(s.samples, s.train)),
+    Metric(
+        "fid_eval",
+        "FID of real images",
+        "",
+        note="eval split against train split: the floor",
+        per_set=lambda s: frechet_distance(s.held_out, s.train),
+    ),
+    Metric(
+        "is",
+        "Inception score",
+        "higher",
+        note="at most the number of classes",
+        per_set=lambda s: float(np.mean(s.inception_scores)),
+    ),
+    Metric(
+        "is_std",
+        "Inception score, deviation",
+        "",
+        note="over splits",
+        per_set=lambda s: float(np.std(s.inception_scores)),
+        deviation_of="is",
+    ),
+    Metric(
+        "class_accuracy",
+        "Class accuracy",
+        "higher",
+        "%",
+        note="samples that the classifier assigns to the requested class",
+        per_set=lambda s: float(s.recognized.mean[0]),
+        needs=("classes",),
+    ),
+)
+
+LINEAR_PROBE: tuple[Metric[ProbeStatistics], ...] = (
+    Metric(
+        "top1",
+        "Top-1",
+        "higher",
+        "%",
+        note="at the best block",
+        per_set=lambda s: float(s.top1.max()),
+        needs=("classes",),
+    ),
+    Metric(
+        "top5",
+        "Top-5",
+        "higher",
+        "%",
+        note="at the best block",
+        per_set=lambda s: float(s.top5[s.top1.argmax()]),
+        needs=("classes", "more than 5 classes"),
+    ),
+    Metric(
+        "best_block",
+        "Best block",
+        "",
+        note="counted from 1",
+        per_set=lambda s: int(s.top1.argmax()) + 1,
+        needs=("classes",),
+    ),
+)
+
+EVALUATORS: Mapping[str, tuple[Metric[Any], ...]] = {
+    "reconstruction": RECONSTRUCTION,
+    "generation": GENERATION,
+    "linear_probe": LINEAR_PROBE,
+}
+
+
+def names(metrics: Sequence[Metric[Any]]) -> tuple[str, ...]:
+    """The names of metrics, in order."""
+    return tuple(metric.name for metric in metrics)
+
+
+def available_needs(classes: int) -> frozenset[Need]:
+    """What data with so many classes has."""
+    needs: list[Need] = []
+    if classes:
+        needs.append("classes")
+    if classes > 5:
+        needs.append("more than 5 classes")
+    return frozenset(needs)
+
+
+def compute(
+    metrics: Sequence[Metric[Statistics]], statistics: Statistics, available: Collection[Need]
+) -> dict[str, float]:
+    """Every metric of a set whose needs are met, by name; those computed per image are left out."""
+    return {
+        metric.name: metric.per_set(statistics)
+        for metric in metrics
+        if metric.per_set and set(metric.needs) <= set(available)
+    }

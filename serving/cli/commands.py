@@ -1,0 +1,248 @@
+"""Commands that query or serve models: serve, generate, complete, encode, decode, reconstruct.
+
+What needs TensorFlow is imported by the command that runs, so that `--help` is fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from serving.cli import files, grid, options
+from serving.client import queries
+from serving.client.client import Client
+from serving.client.connect import connect, open_folder
+from serving.export.sampling_params import SamplingParams
+from serving.wire.errors import ServingError
+
+# The colour of what a completion did not keep, in the grid.
+_BLANK = 128
+
+
+@click.command(context_settings=options.SHOW_DEFAULTS)
+@click.option("--run", "run_dir", default=options.RUN, metavar="DIR", help="The run to serve.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 accepts other machines.")
+@click.option("--port", type=options.PORT, default=8500, help="gRPC; 0 picks a free one.")
+@click.option("--rest_api_port", type=options.PORT, default=8501, help="REST; 0 picks a free one.")
+@click.option("--request-seconds", type=options.SECONDS, default=120.0, help="Time limit of a request.")
+def serve(run_dir: str, host: str, port: int, rest_api_port: int, request_seconds: float) -> None:
+    """Serve a run's pushed models over TF Serving's gRPC and REST, until SIGTERM or Ctrl-C."""
+    from serving.server import server
+
+    limits = server.Limits(request_seconds=request_seconds)
+    with _one_line_errors():
+        server.serve(_base(run_dir), host=host, port=port, rest_api_port=rest_api_port, limits=limits)
+
+
+@click.command(context_settings=options.SHOW_DEFAULTS)
+@options.where
+@click.option("--class", "classes", multiple=True, help="Number, name or `all`; repeatable.  [default: all]")
+@click.option("--count", type=click.IntRange(1), default=16, help="Images a class.")
+@options.sampling
+@options.guidance_schedule
+@options.images_output
+def generate(
+    run_dir: str | None,
+    endpoint: str | None,
+    classes: tuple[str, ...],
+    count: int,
+    output: Path,
+    **sampling: Any,
+) -> None:
+    """Sample images of the given classes."""
+    params = SamplingParams(**sampling)
+    with _one_line_errors(), _client(run_dir, endpoint, output, options.IMAGE_SUFFIXES) as client:
+        metadata = client.metadata(queries.GENERATOR)
+        with _usage_errors():
+            known = metadata.class_names
+            class_ids = queries.class_ids(metadata, classes or ((queries.ALL,) if known else ()))
+        ids = np.repeat(np.array(class_ids or [0], np.int32), count)
+        images, tokens = queries.generate(client, ids.tolist(), params)
+        names = [known[one] if known else "" for one in ids]
+        files.write_images(
+            output,
+            images,
+            names,
+            grid=lambda: grid.draw_grid(grid.rows_by_label(images, names)),
+            arrays={"classes": ids, "tokens": tokens},
+        )
+    _report(output, len(images), "image")
+
+
+@click.command(context_settings=options.SHOW_DEFAULTS)
+@options.where
+@options.images
+@click.option(
+    "--keep",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    help="Share of the image to keep, rounded to rows of tokens.",
+)
+@click.option(
+    "--class", "classes", multiple=True, help="Number or name; exactly one, if the model has classes."
+)
+@click.option("--count", type=click.IntRange(1), default=4, help="Completions an image.")
+@options.sampling
+@options.images_output
+def complete(
+    run_dir: str | None,
+    endpoint: str | None,
+    images: tuple[Path, ...],
+    keep: float,
+    classes: tuple[str, ...],
+    count: int,
+    output: Path,
+    **sampling: Any,
+) -> None:
+    """Keep the upper part of images and sample the rest; a .png shows what was kept."""
+    params = SamplingParams(**sampling)
+    with _one_line_errors(), _client(run_dir, endpoint, output, options.IMAGE_SUFFIXES) as client:
+        metadata = client.metadata(queries.GENERATOR)
+        with _usage_errors():
+            class_id = queries.one_class(metadata, classes)
+            kept_rows = queries.kept_rows(metadata, keep)
+        originals = [files.read_image(path) for path in images]
+        ids = np.full(len(images) * count, class_id, np.int32)
+        repeated = [original for original in originals for _ in range(count)]
+        completed, tokens = queries.complete(client, repeated, ids.tolist(), kept_rows, params)
+        kept_pixels = kept_rows * metadata.image_size // math.isqrt(metadata.tokens)
+        names = [path.name for path in images]
+        shown = np.stack([files.cropped(original, metadata.image_size) for original in originals])
+        row_names = np.repeat(names, count)
+        files.write_images(
+            output,
+            completed,
+            row_names.tolist(),
+            grid=lambda: grid.draw_grid(
+                _completion_rows(names, shown, completed, kept_pixels),
+                headers=("original", "kept", "completed"),
+            ),
+            arrays={
+                "originals": np.repeat(shown, count, axis=0),
+                "kept_rows": np.full(len(ids), kept_rows, np.int32),
+                "classes": ids,
+                "tokens": tokens,
+                "names": row_names,
+            },
+        )
+    _report(output, len(completed), "image")
+
+
+@click.command()
+@options.where
+@options.images
+@options.output("Tokens as .npz or .json.")
+def encode(run_dir: str | None, endpoint: str | None, images: tuple[Path, ...], output: Path) -> None:
+    """Encode images to tokens."""
+    with _one_line_errors(), _client(run_dir, endpoint, output, options.TOKEN_SUFFIXES) as client:
+        tokens = queries.encode(client, [files.read_image(path) for path in images])
+        files.write_tokens(output, tokens, [path.name for path in images])
+    _report(output, len(tokens), "row")
+
+
+@click.command()
+@options.where
+@click.argument("tokens_file", metavar="TOKENS", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@options.images_output
+def decode(run_dir: str | None, endpoint: str | None, tokens_file: Path, output: Path) -> None:
+    """Decode the tokens of an .npz or .json file to images."""
+    with _one_line_errors(), _client(run_dir, endpoint, output, options.IMAGE_SUFFIXES) as client:
+        tokens, names = files.read_tokens(tokens_file)
+        images = queries.decode(client, tokens)
+        files.write_images(
+            output,
+            images,
+            names,
+            grid=lambda: grid.draw_grid(grid.rows_by_label(images, [tokens_file.name] * len(images))),
+            arrays={"tokens": tokens},
+        )
+    _report(output, len(images), "image")
+
+
+@click.command()
+@options.where
+@options.images
+@options.images_output
+def reconstruct(run_dir: str | None, endpoint: str | None, images: tuple[Path, ...], output: Path) -> None:
+    """Encode images and decode them again; a .png shows both side by side."""
+    with _one_line_errors(), _client(run_dir, endpoint, output, options.IMAGE_SUFFIXES) as client:
+        originals = [files.read_image(path) for path in images]
+        reconstructions = queries.reconstruct(client, originals)
+        names = [path.name for path in images]
+        shown = [files.cropped(original, reconstructions.shape[1]) for original in originals]
+        rows = [(name, pair) for name, *pair in zip(names, shown, reconstructions, strict=True)]
+        files.write_images(
+            output,
+            reconstructions,
+            names,
+            grid=lambda: grid.draw_grid(rows, headers=("original", "reconstruction")),
+            arrays={"originals": np.stack(shown), "names": np.array(names)},
+        )
+    _report(output, len(reconstructions), "image")
+
+
+COMMANDS = (serve, generate, complete, encode, decode, reconstruct)
+
+
+def _completion_rows(
+    names: list[str], originals: np.ndarray, completed: np.ndarray, kept_pixels: int
+) -> list[grid.Row]:
+    """Rows of original, kept part and completions; more completions than columns continue below."""
+    kept = originals.copy()
+    kept[:, kept_pixels:] = _BLANK
+    empty = np.full_like(originals[0], grid.PAPER)
+    columns = grid.MAX_COLUMNS - 2
+    rows: list[grid.Row] = []
+    for name, *pair, own in zip(names, originals, kept, np.split(completed, len(names)), strict=True):
+        for start in range(0, len(own), columns):
+            first = start == 0
+            left = pair if first else [empty, empty]
+            rows.append((name if first else "", [*left, *own[start : start + columns]]))
+    return rows
+
+
+@contextlib.contextmanager
+def _client(
+    run_dir: str | None, endpoint: str | None, output: Path, suffixes: tuple[str, ...]
+) -> Iterator[Client]:
+    if run_dir and endpoint:
+        raise click.UsageError("--run or --endpoint must be given, got both")
+    try:
+        files.check_output(output, suffixes)
+    except files.FileError as error:
+        raise click.UsageError(str(error)) from error
+    timeout = options.timeout(click.get_current_context())
+    base = _base(run_dir or options.RUN)
+    with connect(endpoint, timeout=timeout) if endpoint else open_folder(base) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except ServingError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _base(run_dir: str) -> str:
+    return os.path.join(run_dir, "serving")
+
+
+def _report(output: Path, number: int, what: str) -> None:
+    click.echo(f"{output}: {number} {what}{'' if number == 1 else 's'}")

@@ -1,0 +1,92 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from serving.client.connect import TIMEOUT_SECONDS
+from serving.export.sampling_params import MAX_SEED, GuidanceSchedule
+
+Command = Callable[..., None]
+
+RUN = "runs/digits"
+SHOW_DEFAULTS = {"show_default": True}
+PORT = click.IntRange(0, 65535)
+SECONDS = click.FloatRange(0, min_open=True)
+# What --output may end in; "" is a folder.
+IMAGE_SUFFIXES = (".png", ".npz", "")
+TOKEN_SUFFIXES = (".npz", ".json")
+
+_TIMEOUT = "serving.cli.options.timeout"  # in click's context
+
+
+def where(command: Command) -> Command:
+    """--run, --endpoint and --timeout: which models answer."""
+    run = click.option(
+        "--run", "run_dir", metavar="DIR", help=f"Load the models of this run.  [default: {RUN}]"
+    )
+    endpoint = click.option(
+        "--endpoint", metavar="URL", help="Query a server instead: grpc://host:port or http://host:port."
+    )
+    seconds = click.option(
+        "--timeout",
+        type=SECONDS,
+        default=TIMEOUT_SECONDS,
+        expose_value=False,
+        callback=lambda context, _, value: context.meta.update({_TIMEOUT: value}),
+        help="Seconds to wait for the server's answer.",
+    )
+    return run(endpoint(seconds(command)))
+
+
+def timeout(context: click.Context) -> float:
+    """The value of --timeout, in seconds."""
+    return context.meta[_TIMEOUT]
+
+
+def sampling(command: Command) -> Command:
+    """The options of `SamplingParams` that every command that samples has, under its field names."""
+    for option in (
+        click.option(
+            "--guidance-scale",
+            type=click.FloatRange(0),
+            default=1.0,
+            help="Classifier-free guidance; 1 is off.",
+        ),
+        click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="1 is off."),
+        click.option("--top-k", type=click.IntRange(0), default=0, help="0 is off."),
+        click.option("--temperature", type=click.FloatRange(0), default=1.0, help="0 is greedy."),
+        click.option(
+            "--seed",
+            type=click.IntRange(0, MAX_SEED),
+            default=0,
+            help="Of the first image; the next has seed + 1.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+guidance_schedule = click.option(
+    "--guidance-schedule",
+    type=click.Choice(get_args(GuidanceSchedule)),
+    default="constant",
+    help="linear: the scale rises from 1 at the first token to --guidance-scale at the last.",
+)
+
+
+def output(kinds: str) -> Callable[[Command], Command]:
+    """--output, with a help text that names the kinds of files."""
+    return click.option(
+        "--output", required=True, type=click.Path(path_type=Path), metavar="PATH", help=kinds
+    )
+
+
+images = click.argument(
+    "images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+images_output = output("A .png (labelled grid), an .npz, or a folder (a PNG each).")

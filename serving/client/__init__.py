@@ -1,0 +1,1 @@
+"""Clients of the two models: over gRPC, over REST, or straight from a folder."""

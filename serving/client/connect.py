@@ -1,0 +1,45 @@
+"""Creates the client of an endpoint or a folder."""
+
+from __future__ import annotations
+
+from serving.client.client import Client
+from serving.wire.errors import ClientError
+
+# Above the servers' own limit, so that the server explains a slow answer.
+TIMEOUT_SECONDS = 150.0
+
+
+def connect(endpoint: str, *, timeout: float = TIMEOUT_SECONDS) -> Client:
+    """Create the client of a server, the embedded one or tensorflow/serving.
+
+    Args:
+      endpoint: grpc://host:port or http://host:port (or https).
+      timeout: seconds a request may take.
+
+    Raises:
+      ClientError: the endpoint has another form. Whether a server answers shows at the first request.
+    """
+    scheme, _, address = endpoint.partition("://")
+    # Clients are imported when they are needed: gRPC's messages import TensorFlow.
+    if scheme == "grpc" and address:
+        from serving.client.grpc import GrpcClient
+
+        return GrpcClient(address, timeout)
+    if scheme in ("http", "https") and address:
+        from serving.client.rest import RestClient
+
+        return RestClient(endpoint, timeout)
+    raise ClientError(
+        f"endpoint must be grpc://host:port, http://host:port or https://host:port, got {endpoint!r}"
+    )
+
+
+def open_folder(base: str) -> Client:
+    """Create a client that loads the newest version of each model below `base` at its first query.
+
+    Raises:
+      ClientError: the folder holds no model.
+    """
+    from serving.client.folder import FolderClient
+
+    return FolderClient(base)

@@ -1,0 +1,243 @@
+"""Queries of the two models: generate, complete, encode, decode, reconstruct.
+
+Images are uint8 [N, S, S, 3] here and PNG bytes on the wire. Requests are sent in batches, so the number of
+rows is not limited, and the answer does not depend on the batch size.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from serving.client.client import Array, Client
+from serving.export.metadata import Metadata
+from serving.export.sampling_params import SamplingParams
+from serving.wire.errors import ClientError
+
+TOKENIZER = "vit_vqgan"
+GENERATOR = "vim"
+BATCH_SIZE = 64
+# More rows at once are not faster (docs/performance.md), and each answer takes longer.
+SAMPLES_PER_REQUEST = 16
+# A batch of photographs must stay far below the servers' 64 MiB, base64 included.
+BATCH_BYTES = 16 * 2**20
+ALL = "all"
+
+# More class names than this make an error message unreadable.
+_NAMES_SHOWN = 20
+
+
+def class_ids(metadata: Metadata, names: Sequence[str]) -> list[int]:
+    """The ids of classes given as names, numbers, or `all`.
+
+    Raises:
+      ValueError: an unknown class; one line with the known ones.
+    """
+    known = metadata.class_names
+    _check_has_classes(known, names)
+    ids: list[int] = []
+    for name in names:
+        if name == ALL and ALL not in known:
+            ids.extend(range(len(known)))
+        else:
+            ids.append(_class_id(known, name, f"{_listed(known)}, {ALL}"))
+    return ids
+
+
+def one_class(metadata: Metadata, names: Sequence[str]) -> int:
+    """The id of one class given as a name or a number; 0 for a model without classes.
+
+    Raises:
+      ValueError: no class or several, or an unknown one; one line with the known ones.
+    """
+    known = metadata.class_names
+    _check_has_classes(known, names)
+    if not known:
+        return 0
+    if len(names) != 1:
+        given = ", ".join(map(repr, names)) or "none"
+        raise ValueError(f"class must be exactly one of {_listed(known)}, got {given}")
+    return _class_id(known, names[0], _listed(known))
+
+
+def kept_rows(metadata: Metadata, share: float) -> int:
+    """The number of token rows nearest to a share of the grid; halves are rounded up.
+
+    Args:
+      metadata: its `tokens` form a square grid.
+      share: in [0, 1].
+
+    Raises:
+      ValueError: the share is outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share of rows to keep must be in [0, 1], got {share:g}")
+    return math.floor(share * math.isqrt(metadata.tokens) + 0.5)
+
+
+def generate(
+    client: Client,
+    class_ids: Sequence[int],
+    params: SamplingParams = SamplingParams(),
+    *,
+    batch_size: int = SAMPLES_PER_REQUEST,
+) -> tuple[Array, Array]:
+    """Sample one image a row.
+
+    Args:
+      client: of a server or folder with VIM.
+      class_ids: a class for every row; a model without classes ignores them.
+      params: how to sample; row i has the seed `params.seed` + i, so that it can be sampled again alone.
+      batch_size: rows a request.
+
+    Returns:
+      (images uint8 [N, S, S, 3], tokens int32 [N, T]).
+
+    Raises:
+      ClientError: the model has no signature for the guidance schedule.
+    """
+    return _sample(client, params.signature, _inputs(params, class_ids), batch_size)
+
+
+def complete(
+    client: Client,
+    image_bytes: Sequence[bytes],
+    class_ids: Sequence[int],
+    kept_rows: int,
+    params: SamplingParams = SamplingParams(),
+    *,
+    batch_size: int = SAMPLES_PER_REQUEST,
+) -> tuple[Array, Array]:
+    """Keep the first rows of each image's token grid and sample the rest.
+
+    Args:
+      client: of a server or folder with VIM.
+      image_bytes: an image (JPEG, PNG or BMP bytes) of any size for every row.
+      class_ids: a class for every row, as for `generate`.
+      kept_rows: rows of tokens to keep, 0 to the side of the grid.
+      params: as for `generate`; the guidance schedule must be constant.
+      batch_size: rows a request.
+
+    Returns:
+      (images uint8 [N, S, S, 3], tokens int32 [N, T]).
+
+    Raises:
+      ClientError: the model has no signature `complete`, or fewer rows of tokens.
+      ValueError: numbers of classes and images differ, or the schedule is not constant.
+    """
+    if len(class_ids) != len(image_bytes):
+        raise ValueError(f"class_ids must have one id an image, got {len(class_ids)} for {len(image_bytes)}")
+    if params.guidance_schedule != "constant":
+        raise ValueError(f"guidance_schedule must be constant for completion, got {params.guidance_schedule}")
+    inputs = {
+        "image_bytes": _strings(image_bytes),
+        "kept_rows": np.full(len(image_bytes), kept_rows, np.int32),
+        **_inputs(params, class_ids),
+    }
+    return _sample(client, "complete", inputs, batch_size)
+
+
+def encode(client: Client, image_bytes: Sequence[bytes], *, batch_size: int = BATCH_SIZE) -> Array:
+    """Images of any size (JPEG, PNG or BMP bytes) to tokens int32 [N, T], raster order."""
+    inputs = {"image_bytes": _strings(image_bytes)}
+    return _ask_tokenizer(client, "encode", inputs, "tokens", batch_size)
+
+
+def decode(client: Client, tokens: Array, *, batch_size: int = BATCH_SIZE) -> Array:
+    """Tokens int32 [N, T] to images uint8 [N, S, S, 3]."""
+    inputs = {"tokens": np.asarray(tokens, np.int32)}
+    return _pixels(_ask_tokenizer(client, "decode", inputs, "image_bytes", batch_size))
+
+
+def reconstruct(client: Client, image_bytes: Sequence[bytes], *, batch_size: int = BATCH_SIZE) -> Array:
+    """Images of any size to their reconstructions, uint8 [N, S, S, 3]."""
+    inputs = {"image_bytes": _strings(image_bytes)}
+    return _pixels(_ask_tokenizer(client, "reconstruct", inputs, "image_bytes", batch_size))
+
+
+def _check_has_classes(known: Sequence[str], names: Sequence[str]) -> None:
+    if names and not known:
+        raise ValueError(f"class must be absent for a model without classes, got {names[0]!r}")
+
+
+def _class_id(known: Sequence[str], name: str, choices: str) -> int:
+    if name in known:
+        return known.index(name)
+    if name.isascii() and name.isdecimal() and int(name) < len(known):
+        return int(name)
+    raise ValueError(f"class must be one of {choices}, got {name!r}")
+
+
+def _listed(known: Sequence[str]) -> str:
+    more = ", ..." if len(known) > _NAMES_SHOWN else ""
+    return f"0 to {len(known) - 1}, {', '.join(known[:_NAMES_SHOWN])}{more}"
+
+
+def _inputs(params: SamplingParams, class_ids: Sequence[int]) -> dict[str, Array]:
+    return params.inputs(np.asarray(class_ids), params.seed + np.arange(len(class_ids), dtype=np.int64))
+
+
+def _sample(
+    client: Client, signature: str, inputs: Mapping[str, Array], batch_size: int
+) -> tuple[Array, Array]:
+    answer = _in_batches(
+        lambda batch: client.predict(GENERATOR, signature, batch),
+        inputs,
+        ("image_bytes", "tokens"),
+        batch_size,
+    )
+    return _pixels(answer["image_bytes"]), answer["tokens"]
+
+
+def _ask_tokenizer(
+    client: Client, signature: str, inputs: Mapping[str, Array], output: str, batch_size: int
+) -> Array:
+    return _in_batches(
+        lambda batch: client.predict(TOKENIZER, signature, batch), inputs, (output,), batch_size
+    )[output]
+
+
+def _in_batches(
+    ask: Callable[[dict[str, Array]], dict[str, Array]],
+    inputs: Mapping[str, Array],
+    outputs: Sequence[str],
+    batch_size: int,
+) -> dict[str, Array]:
+    answers = [
+        ask({name: array[batch] for name, array in inputs.items()}) for batch in _batches(inputs, batch_size)
+    ]
+    if missing := set(outputs) - set(answers[0]):
+        raise ClientError(
+            f"answer must have the outputs {', '.join(sorted(missing))}; is this a tfx-vim model?"
+        )
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in outputs}
+
+
+def _batches(inputs: Mapping[str, Array], batch_size: int) -> Iterator[slice]:
+    """Slices of at most `batch_size` rows and, beyond the first row of each, BATCH_BYTES of strings."""
+    strings = [array for array in inputs.values() if array.dtype == object]
+    rows = len(next(iter(inputs.values())))
+    start = size = 0
+    for row in range(rows):
+        more = sum(len(array[row]) for array in strings)
+        if row > start and (row - start == batch_size or size + more > BATCH_BYTES):
+            yield slice(start, row)
+            start, size = row, 0
+        size += more
+    yield slice(start, rows)
+
+
+def _strings(values: Sequence[bytes]) -> Array:
+    # NumPy's own string type drops trailing zero bytes.
+    return np.array(values, dtype=object)
+
+
+def _pixels(image_bytes: Array) -> Array:
+    try:
+        return np.stack([np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in image_bytes])
+    except (OSError, TypeError, ValueError) as error:
+        raise ClientError("image_bytes in the answer must be PNGs; is this a tfx-vim model?") from error

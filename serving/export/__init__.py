@@ -1,0 +1,1 @@
+"""What trainers write and everything else reads: SavedModels, their signatures, and the files beside them."""

@@ -1,0 +1,44 @@
+"""The classifier SavedModel: signatures `classify` and `classify_pixels`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from serving.export import images
+from serving.export.metadata import Metadata
+from serving.export.signatures import IMAGE_BYTES, pixels_spec, save
+
+
+def export_classifier(
+    directory: str,
+    model: tf.Module,
+    metadata: Metadata,
+    *,
+    classify: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+) -> None:
+    """Write the classifier SavedModel.
+
+    Args:
+      directory: where to, a path of any file system that TensorFlow knows.
+      model: holds every variable that `classify` uses.
+      metadata: `image_size` S and the classes C fix the shapes.
+      classify: pixels float32 [B, S, S, 3] in [0, 1] -> (logits float32 [B, C], features float32 [B, D]),
+        the features being the pooled activations in front of the last layer.
+    """
+
+    def answer(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits, features = classify(pixels)
+        return {"logits": logits, "features": features}
+
+    @tf.function(autograph=False, input_signature=[IMAGE_BYTES])
+    def classify_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return answer(images.decode_batch(image_bytes, metadata.image_size))
+
+    @tf.function(autograph=False, input_signature=[pixels_spec(metadata)])
+    def classify_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return answer(pixels)
+
+    signatures = {"classify": classify_bytes, "classify_pixels": classify_pixels}
+    save(directory, model, metadata, signatures, default="classify")

@@ -1,0 +1,76 @@
+"""What the three exporters share: input specs, range checks, and saving with metadata.
+
+Evaluators, TokenTransform and the server know a model only by its signatures. Any tokenizer with the
+signatures of `serving.export.tokenizer`, and any image model with those of `serving.export.generator`, can
+replace ViT-VQGAN and VIM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from serving.export import images
+from serving.export.metadata import CHANNELS, Metadata
+
+IMAGE_BYTES = tf.TensorSpec([None], tf.string, "image_bytes")
+CLASS_ID = tf.TensorSpec([None], tf.int32, "class_id")
+
+
+def pixels_spec(metadata: Metadata) -> tf.TensorSpec:
+    """Pixels float32 [B, S, S, 3] in [0, 1]."""
+    return tf.TensorSpec([None, metadata.image_size, metadata.image_size, CHANNELS], tf.float32, "pixels")
+
+
+def tokens_spec(metadata: Metadata) -> tf.TensorSpec:
+    """Tokens int32 [B, N], raster order."""
+    return tf.TensorSpec([None, metadata.tokens], tf.int32, "tokens")
+
+
+def read_metadata(model: Any) -> Metadata:
+    """The metadata of a loaded SavedModel (`tf.saved_model.load`)."""
+    return Metadata.from_json(model.signatures["metadata"]()["metadata"].numpy())
+
+
+def checked_ids(name: str, ids: tf.Tensor, count: int) -> tf.Tensor:
+    """The ids as given, behind a check in the graph that they are in [0, count)."""
+    message = f"{name} must be in [0, {count})"
+    checks = [
+        tf.debugging.assert_non_negative(ids, message),
+        tf.debugging.assert_less(ids, count, message),
+    ]
+    with tf.control_dependencies(checks):
+        return tf.identity(ids)
+
+
+def grey_image(metadata: Metadata) -> dict[str, np.ndarray]:
+    """A request of one grey PNG, for warm-up."""
+    size = metadata.image_size
+    return {"image_bytes": images.encode_batch(tf.fill([1, size, size, CHANNELS], 0.5)).numpy()}
+
+
+def save(
+    directory: str, model: tf.Module, metadata: Metadata, signatures: Mapping[str, Any], *, default: str
+) -> None:
+    """Save a SavedModel with `metadata` and a default signature beside its own signatures.
+
+    Args:
+      directory: where to, a path of any file system that TensorFlow knows.
+      model: holds every variable that the signatures use.
+      metadata: the constant behind the signature `metadata`.
+      signatures: traced functions by name.
+      default: the one that is also `serving_default`, which bare clients of TF Serving ask for.
+    """
+
+    @tf.function(autograph=False, input_signature=[])
+    def describe() -> dict[str, tf.Tensor]:
+        return {"metadata": tf.constant(metadata.to_json())}
+
+    tf.saved_model.save(
+        model,
+        directory,
+        signatures={**signatures, "metadata": describe, "serving_default": signatures[default]},
+    )

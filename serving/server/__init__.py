@@ -1,0 +1,1 @@
+"""The embedded model server, which speaks TF Serving's two protocols."""

@@ -1,0 +1,222 @@
+"""Models in a folder: which versions are there, which one serves, and how one takes over from another.
+
+`<base>/<model>/<integer version>/saved_model.pb`, TF Serving's layout and its policy: of every
+model the newest version serves. A new one is loaded beside the old one, which answers until its
+last request is done; a version that does not load is reported and passed over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import grpc
+import tensorflow as tf
+
+from serving.server.servable import Servable
+from serving.wire.errors import RequestError, ServingError, not_found, one_line
+
+# The version label that every model has: the version that serves now.
+STABLE = "stable"
+
+State = Literal["LOADING", "AVAILABLE", "UNLOADING", "END"]
+# Names, sizes and times of a version's files: what tells a broken version from the same one mended.
+Fingerprint = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """Where a version stands, in TF Serving's terms; `error` says why it never served."""
+
+    model: str
+    version: int
+    state: State
+    error: RequestError | None = None
+
+
+@dataclass
+class _Lease:
+    """A version in memory and the number of requests that use it."""
+
+    servable: Servable
+    requests: int = 0
+
+
+def versions(model_dir: str) -> list[int]:
+    """The versions in a model's folder, newest first, complete or not."""
+    names = (name.rstrip("/") for name in tf.io.gfile.listdir(model_dir))
+    return sorted((int(name) for name in names if name.isascii() and name.isdecimal()), reverse=True)
+
+
+def model_names(base: str) -> list[str]:
+    """The folders below `base` that hold versions; [] where there is no such folder."""
+    if not tf.io.gfile.isdir(base):
+        return []
+    names = sorted(name.rstrip("/") for name in tf.io.gfile.listdir(base))
+    folders = (name for name in names if tf.io.gfile.isdir(os.path.join(base, name)))
+    return [name for name in folders if versions(os.path.join(base, name))]
+
+
+class Model:
+    """One model's folder. `refresh` is for one thread; everything else for any number."""
+
+    def __init__(self, name: str, directory: str):
+        self._name = name
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._serving: _Lease | None = None
+        self._statuses: dict[int, VersionStatus] = {}
+        self._failed: dict[int, Fingerprint] = {}
+        self._unloaded = False
+
+    def refresh(self) -> list[VersionStatus]:
+        """Brings the newest version that loads to serve; returns what became available or failed."""
+        news = []
+        on_disk = versions(self._directory)
+        self._forget(on_disk)
+        for version in on_disk:
+            if self._serving and version == self._serving.servable.version:
+                break
+            path = os.path.join(self._directory, str(version))
+            fingerprint = _fingerprint(path)
+            if self._failed.get(version) == fingerprint:
+                continue
+            before = self._statuses.get(version)
+            status = self._load(version, path)
+            if status.error is None:
+                news.append(status)
+                break
+            self._failed[version] = fingerprint
+            if before is None or str(before.error) != str(status.error):
+                news.append(status)
+        return news
+
+    @contextlib.contextmanager
+    def lease(self, version: int | None, label: str | None) -> Iterator[Servable]:
+        """The serving version, kept in memory until the caller is done with it.
+
+        Raises:
+          RequestError: NOT_FOUND where `version` or `label` ask for another one.
+        """
+        with self._lock:
+            lease = self._find(version, label)
+            lease.requests += 1
+        try:
+            yield lease.servable
+        finally:
+            with self._lock:
+                lease.requests -= 1
+                self._end_if_unused(lease)
+
+    def statuses(self, version: int | None = None, label: str | None = None) -> list[VersionStatus]:
+        """Every version that was touched, newest first, or the one asked for (NOT_FOUND without)."""
+        with self._lock:
+            if label is not None:
+                version = self._find(None, label).servable.version
+            found = [
+                self._statuses[known]
+                for known in sorted(self._statuses, reverse=True)
+                if version is None or known == version
+            ]
+        if not found:
+            raise not_found(f"version {version} of {self._name} is not known")
+        return found
+
+    def _find(self, version: int | None, label: str | None) -> _Lease:
+        if label not in (None, STABLE):
+            raise not_found(f"label {label!r} is not known, allowed is {STABLE}")
+        if self._serving is None:
+            raise not_found(f"no version of {self._name} is served")
+        allowed = self._serving.servable.version
+        if version not in (None, allowed):
+            raise not_found(f"version {version} of {self._name} is not served, allowed is {allowed}")
+        return self._serving
+
+    def _load(self, version: int, path: str) -> VersionStatus:
+        with self._lock:
+            self._note(version, "LOADING")
+        try:
+            servable = Servable(self._name, version, path)
+        # A broken folder makes TensorFlow raise almost anything, and the old version has to go on.
+        except Exception as error:
+            message = f"version {version} of {self._name} does not load: {one_line(error)}"
+            with self._lock:
+                return self._note(version, "END", RequestError(grpc.StatusCode.INVALID_ARGUMENT, message))
+        with self._lock:
+            retired, self._serving = self._serving, _Lease(servable)
+            status = self._note(version, "AVAILABLE")
+            if retired:
+                self._note(retired.servable.version, "UNLOADING")
+                self._end_if_unused(retired)
+        return status
+
+    def _end_if_unused(self, lease: _Lease) -> None:
+        if lease is not self._serving and not lease.requests:
+            self._note(lease.servable.version, "END")
+            self._unloaded = True
+
+    def _note(self, version: int, state: State, error: RequestError | None = None) -> VersionStatus:
+        self._statuses[version] = VersionStatus(self._name, version, state, error)
+        return self._statuses[version]
+
+    def _forget(self, on_disk: list[int]) -> None:
+        with self._lock:
+            for version, status in list(self._statuses.items()):
+                if status.state == "END" and version not in on_disk:
+                    del self._statuses[version]
+                    self._failed.pop(version, None)
+            unloaded, self._unloaded = self._unloaded, False
+        # A SavedModel is full of reference cycles: without this its weights outlive the last request.
+        if unloaded:
+            gc.collect()
+
+
+class ModelRepository:
+    """Every model below one base folder."""
+
+    def __init__(self, base: str):
+        """Loads the newest versions.
+
+        Raises:
+          ServingError: where the folder holds no model, or none that loads.
+        """
+        self._base = base
+        self._models: dict[str, Model] = {}
+        news = self.refresh()
+        if not self._models:
+            raise ServingError(f"no model in {base}, expected <model>/<integer version>/saved_model.pb")
+        if not any(status.state == "AVAILABLE" for status in news):
+            raise ServingError(f"no model in {base} loads: {news[0].error}")
+        self.first_news = news
+
+    def refresh(self) -> list[VersionStatus]:
+        """Looks at the folder again; returns the versions that became available or failed."""
+        for name in model_names(self._base):
+            if name not in self._models:
+                self._models[name] = Model(name, os.path.join(self._base, name))
+        return [status for model in list(self._models.values()) for status in model.refresh()]
+
+    def model(self, name: str) -> Model:
+        """The model of that name.
+
+        Raises:
+          RequestError: NOT_FOUND where there is none.
+        """
+        if name not in self._models:
+            raise not_found(f"model {name!r} is not served, allowed are {', '.join(sorted(self._models))}")
+        return self._models[name]
+
+
+def _fingerprint(path: str) -> Fingerprint:
+    files = []
+    for folder, _, names in tf.io.gfile.walk(path):
+        for name in names:
+            file = os.path.join(folder, name)
+            stat = tf.io.gfile.stat(file)
+            files.append((file, stat.length, stat.mtime_nsec))
+    return tuple(sorted(files))

@@ -1,0 +1,148 @@
+"""One loaded version of a model: a SavedModel that checks what it is asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+
+from serving.export.warmup import read_warmup
+from serving.wire.errors import RequestError, invalid, one_line
+
+DEFAULT_SIGNATURE = "serving_default"
+# A row is a picture: more of them in one request would hold the worker, and memory, for too long.
+MAX_ROWS = 1024
+
+# What TF writes beside the signatures to initialize a graph; nobody can query it.
+_INIT_OP = "__saved_model_init_op"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Names, dtypes and shapes of what goes in and comes out; None is any number of rows."""
+
+    name: str
+    inputs: Mapping[str, tf.TensorSpec]
+    outputs: Mapping[str, tf.TensorSpec]
+
+    @classmethod
+    def from_proto(cls, name: str, proto: meta_graph_pb2.SignatureDef) -> Signature:
+        """The signature that a SavedModel states in its SignatureDef."""
+        return cls(name, _specs(proto.inputs), _specs(proto.outputs))
+
+    def check_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Raises RequestError at the first name, dtype, shape or number of rows that does not fit."""
+        if set(inputs) != set(self.inputs):
+            given, allowed = _names(inputs), _names(self.inputs)
+            raise invalid(f"signature {self.name} was given {given}, allowed is {allowed}")
+        rows = {}
+        for name, spec in self.inputs.items():
+            given = tf.TensorSpec(inputs[name].shape, tf.as_dtype(inputs[name].dtype))
+            if given.dtype != spec.dtype or not spec.shape.is_compatible_with(given.shape):
+                raise invalid(f"input {name} is {_form(given)}, allowed is {_form(spec)}")
+            if spec.shape.rank and spec.shape[0] is None:
+                rows[name] = given.shape[0]
+        if len(set(rows.values())) > 1:
+            raise invalid(f"inputs differ in rows: {rows}, allowed is the same number for all")
+        if max(rows.values(), default=0) > MAX_ROWS:
+            raise invalid(f"{max(rows.values())} rows were given, allowed are at most {MAX_ROWS}")
+
+
+class Servable:
+    """A SavedModel in memory, ready to answer.
+
+    Attributes:
+      model: the model's name.
+      version: its version.
+      signature_defs: the signatures as the SavedModel states them, by name.
+    """
+
+    def __init__(self, model: str, version: int, path: str):
+        """Loads and warms up; raises whatever TensorFlow raises on a folder that is no SavedModel."""
+        self.model = model
+        self.version = version
+        self.signature_defs = _signature_defs(path)
+        self._signatures = {
+            name: Signature.from_proto(name, proto) for name, proto in self.signature_defs.items()
+        }
+        self._functions = tf.saved_model.load(path)
+        for signature, inputs in read_warmup(path):
+            self.predict(signature, inputs)
+
+    def signature(self, name: str) -> Signature:
+        """The signature of that name, the default one for an empty name."""
+        name = name or DEFAULT_SIGNATURE
+        if name not in self._signatures:
+            allowed = ", ".join(sorted(self._signatures))
+            raise invalid(f"signature {name!r} is not in {self.model}, allowed are {allowed}")
+        return self._signatures[name]
+
+    def predict(
+        self, signature_name: str, inputs: Mapping[str, np.ndarray], output_filter: Collection[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """Runs one signature.
+
+        Args:
+          signature_name: empty for `serving_default`.
+          inputs: arrays by name, exactly the signature's dtypes; object arrays of bytes for strings.
+          output_filter: the outputs wanted; empty for all.
+
+        Returns:
+          Arrays by name, strings as object arrays of bytes.
+
+        Raises:
+          RequestError: INVALID_ARGUMENT where the request is at fault.
+        """
+        signature = self.signature(signature_name)
+        signature.check_inputs(inputs)
+        if unknown := set(output_filter) - set(signature.outputs):
+            allowed = _names(signature.outputs)
+            raise invalid(f"output_filter names {_names(unknown)}, allowed in {signature.name} is {allowed}")
+        tensors = {name: tf.constant(inputs[name], spec.dtype) for name, spec in signature.inputs.items()}
+        try:
+            outputs = self._functions.signatures[signature.name](**tensors)
+            return {name: _array(outputs[name]) for name in output_filter or signature.outputs}
+        except tf.errors.InvalidArgumentError as error:
+            raise invalid(one_line(error)) from error
+        except tf.errors.ResourceExhaustedError as error:
+            raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, one_line(error)) from error
+        except tf.errors.OpError as error:
+            raise RequestError(grpc.StatusCode.INTERNAL, one_line(error)) from error
+
+
+def _signature_defs(path: str) -> dict[str, meta_graph_pb2.SignatureDef]:
+    with tf.io.gfile.GFile(os.path.join(path, tf.saved_model.SAVED_MODEL_FILENAME_PB), "rb") as file:
+        saved_model = saved_model_pb2.SavedModel.FromString(file.read())
+    return {
+        name: proto
+        for graph in saved_model.meta_graphs
+        if tf.saved_model.SERVING in graph.meta_info_def.tags
+        for name, proto in graph.signature_def.items()
+        if name != _INIT_OP
+    }
+
+
+def _array(tensor: tf.Tensor) -> np.ndarray:
+    # As an object, a scalar string stays whole; numpy's own string type drops trailing zero bytes.
+    return np.asarray(tensor.numpy(), dtype=tensor.dtype.as_numpy_dtype)
+
+
+def _specs(infos: Mapping[str, meta_graph_pb2.TensorInfo]) -> dict[str, tf.TensorSpec]:
+    return {
+        name: tf.TensorSpec(tf.TensorShape(info.tensor_shape), tf.as_dtype(info.dtype), name)
+        for name, info in infos.items()
+    }
+
+
+def _names(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)) or "no input"
+
+
+def _form(spec: tf.TensorSpec) -> str:
+    sizes = ", ".join("?" if size is None else str(size) for size in spec.shape)
+    return f"{spec.dtype.name} [{sizes}]"

@@ -1,0 +1,231 @@
+"""The embedded model server: TF Serving's protocols on a run's folder, on any machine, by one command.
+
+It stands in for the official tensorflow/serving where there is no container engine; both read the
+same folder and give the same answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+import grpc
+from aiohttp import web
+
+from serving.server.grpc import add_services
+from serving.server.models import ModelRepository, VersionStatus
+from serving.server.rest import application
+from serving.server.worker_pool import WorkerPool
+from serving.wire.errors import ServingError, one_line
+
+# Nobody is asked for a password here, so only this machine is let in unless the user says otherwise.
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds a server, in bytes, requests and seconds."""
+
+    max_message_bytes: int = 64 * 2**20
+    workers: int = 1
+    max_waiting: int = 32
+    request_seconds: float = 120.0
+    grace_seconds: float = 15.0
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where a running server listens."""
+
+    grpc: str
+    http: str
+
+
+def serve(
+    base: str,
+    *,
+    port: int = 8500,
+    rest_api_port: int = 8501,
+    host: str = HOST,
+    poll_seconds: float = 2.0,
+    limits: Limits = Limits(),
+    on_ready: Callable[[Endpoints], None] | None = None,
+) -> None:
+    """Serves every model below `base` until SIGTERM or SIGINT; for the main thread.
+
+    Args:
+      base: holds `<model>/<integer version>/saved_model.pb`.
+      port: of gRPC; 0 picks a free one.
+      rest_api_port: of REST; 0 picks a free one.
+      host: the address to listen on.
+      poll_seconds: how often the folder is looked at for new versions.
+      limits: queue, sizes and times.
+      on_ready: called once, when both ports answer.
+
+    Raises:
+      ServingError: no model that loads, or a port in use.
+    """
+
+    async def until_signalled() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await _serve(base, port, rest_api_port, host, poll_seconds, limits, on_ready or _ignore, stop)
+
+    asyncio.run(until_signalled())
+
+
+@contextlib.contextmanager
+def background_server(
+    base: str, *, poll_seconds: float = 2.0, limits: Limits = Limits()
+) -> Iterator[Endpoints]:
+    """The same server in a thread and on free ports, for as long as the context lasts."""
+    ready: concurrent.futures.Future[tuple[Endpoints, Callable[[], object]]] = concurrent.futures.Future()
+
+    async def until_left() -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell(endpoints: Endpoints) -> None:
+            ready.set_result((endpoints, lambda: loop.call_soon_threadsafe(stop.set)))
+
+        await _serve(base, 0, 0, HOST, poll_seconds, limits, tell, stop)
+
+    def run() -> None:
+        try:
+            asyncio.run(until_left())
+        except Exception as error:
+            if ready.done():
+                raise
+            ready.set_exception(error)
+
+    thread = threading.Thread(target=run, name="server")
+    thread.start()
+    try:
+        endpoints, stop = ready.result()
+        try:
+            yield endpoints
+        finally:
+            stop()
+    finally:
+        thread.join()
+
+
+async def _serve(
+    base: str,
+    port: int,
+    rest_api_port: int,
+    host: str,
+    poll_seconds: float,
+    limits: Limits,
+    on_ready: Callable[[Endpoints], None],
+    stop: asyncio.Event,
+) -> None:
+    for wanted in (port, rest_api_port):
+        _check_free(host, wanted)
+    repository = await asyncio.to_thread(ModelRepository, base)
+    pool = WorkerPool(workers=limits.workers, max_waiting=limits.max_waiting, seconds=limits.request_seconds)
+    closers: list[Callable[[], Awaitable[None]]] = []
+    try:
+        grpc_endpoint, close = await _start_grpc(repository, pool, limits, host, port)
+        closers.append(close)
+        http_endpoint, close = await _start_rest(repository, pool, limits, host, rest_api_port)
+        closers.append(close)
+        endpoints = Endpoints(grpc_endpoint, http_endpoint)
+        for status in repository.first_news:
+            _report(status, endpoints)
+        on_ready(endpoints)
+        watcher = asyncio.create_task(_watch(repository, poll_seconds, endpoints))
+        await stop.wait()
+        watcher.cancel()
+    finally:
+        # At once, so that neither protocol goes on accepting while the other one finishes.
+        await asyncio.gather(*(close() for close in closers))
+        pool.close()
+
+
+async def _start_grpc(
+    repository: ModelRepository, pool: WorkerPool, limits: Limits, host: str, port: int
+) -> tuple[str, Callable[[], Awaitable[None]]]:
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", limits.max_message_bytes),
+            ("grpc.max_send_message_length", limits.max_message_bytes),
+            # Otherwise two servers share a port, and each gets half of the requests.
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    add_services(server, repository, pool)
+    try:
+        bound = server.add_insecure_port(f"{_bracketed(host)}:{port}")
+    except RuntimeError as error:
+        raise _cannot_listen(host, port, "it is in use") from error
+    await server.start()
+    return f"grpc://{_bracketed(host)}:{bound}", functools.partial(server.stop, limits.grace_seconds)
+
+
+async def _start_rest(
+    repository: ModelRepository, pool: WorkerPool, limits: Limits, host: str, port: int
+) -> tuple[str, Callable[[], Awaitable[None]]]:
+    app = application(
+        repository, pool, max_body_bytes=limits.max_message_bytes, body_seconds=limits.request_seconds
+    )
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=limits.grace_seconds)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise _cannot_listen(host, port, "it is in use") from error
+    return f"http://{_bracketed(host)}:{runner.addresses[0][1]}", runner.cleanup
+
+
+async def _watch(repository: ModelRepository, poll_seconds: float, endpoints: Endpoints) -> None:
+    while True:
+        await asyncio.sleep(poll_seconds)
+        try:
+            for status in await asyncio.to_thread(repository.refresh):
+                _report(status, endpoints)
+        # The folder may be gone or out of reach for a while; what is loaded goes on serving.
+        except Exception as error:
+            print(f"cannot look for new versions: {one_line(error)}", file=sys.stderr, flush=True)
+
+
+def _report(status: VersionStatus, endpoints: Endpoints) -> None:
+    if status.error:
+        print(status.error.message, file=sys.stderr, flush=True)
+    else:
+        where = f"{endpoints.grpc} {endpoints.http}"
+        print(f"serving {status.model} version {status.version} at {where}", flush=True)
+
+
+def _check_free(host: str, port: int) -> None:
+    # gRPC reports a port in use in several lines of its own, so it is not the one to find out.
+    try:
+        with socket.create_server((host, port), family=_family(host)):
+            pass
+    except OSError as error:
+        raise _cannot_listen(host, port, (error.strerror or str(error)).lower()) from error
+
+
+def _cannot_listen(host: str, port: int, reason: str) -> ServingError:
+    return ServingError(f"cannot listen on {_bracketed(host)}:{port}: {reason}")
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _ignore(endpoints: Endpoints) -> None:
+    del endpoints

@@ -1,0 +1,57 @@
+"""Errors of serving, each one line for the user, and the gRPC status that goes with it."""
+
+from __future__ import annotations
+
+import re
+
+import grpc
+
+# TensorFlow puts the failed node of the graph, and where it was written, in front of the reason.
+_PREAMBLE = re.compile(r"Graph execution error:|Detected at node|<stack traces unavailable>|File \"")
+_ASSERTION = re.compile(r"assertion failed: \[(?P<reason>.*?)\] \[Condition ")
+_NODE = re.compile(r"\{\{function_node.*?\}\}\s*|\s*\[\[\{\{node.*|\s*\[Op:.*")
+
+
+class ServingError(RuntimeError):
+    """A server that cannot start or continue; the message is one line for the user."""
+
+
+class ClientError(ServingError):
+    """A query without the expected answer; the message is one line for the user."""
+
+
+class RequestError(Exception):
+    """A request that is answered with an error.
+
+    Attributes:
+      code: the gRPC status; `serving.server.rest` maps it to an HTTP status.
+      message: one line that says what must be and what was given.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def invalid(message: str) -> RequestError:
+    """A faulty request: INVALID_ARGUMENT, HTTP 400."""
+    return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
+def not_found(message: str) -> RequestError:
+    """No such model, version or label: NOT_FOUND, HTTP 404."""
+    return RequestError(grpc.StatusCode.NOT_FOUND, message)
+
+
+def one_line(error: BaseException) -> str:
+    """The reason of any exception in one line, without TensorFlow's graph and Keras' list of arguments."""
+    text = str(error)
+    if assertion := _ASSERTION.search(text):
+        return assertion["reason"].rstrip(" .")
+    # Keras lists the arguments of the failed layer below the reason.
+    text = text.partition("Arguments received by")[0]
+    lines = [line for line in (_NODE.sub("", line).strip() for line in text.splitlines()) if line]
+    if lines and lines[0] == "in user code:":  # AutoGraph puts its own traceback above the reason
+        return lines[-1]
+    return next((line for line in lines if not _PREAMBLE.match(line)), type(error).__name__)

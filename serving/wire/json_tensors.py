@@ -1,0 +1,161 @@
+"""Arrays as the JSON of TF Serving's REST interface, and back: row form, column form, base64 strings.
+
+Row form: {"instances": [one, one, ...]} -> {"predictions": [one, one, ...]}, an instance being the
+value of the only tensor, or an object of one value a tensor.
+Column form: {"inputs": all} -> {"outputs": all}, all rows of the only tensor, or an object of them.
+Strings are {"b64": ...}; plain JSON strings are read as UTF-8, and written for those tensors whose
+name does not end in `_bytes`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from serving.wire.errors import invalid
+
+BYTES_SUFFIX = "_bytes"
+
+# numpy's letter for arrays of Python objects, which is how strings come.
+_OBJECT = "O"
+
+# What JSON can hold, by numpy's letters for kinds of dtypes.
+_KINDS = {"f": "fractions", "i": "integers", "u": "integers", "b": "booleans", "U": "strings"}
+
+
+@dataclass(frozen=True)
+class PredictBody:
+    """The body of a :predict request."""
+
+    signature_name: str
+    rows: bool
+    values: Any
+
+    @classmethod
+    def from_json(cls, body: bytes) -> PredictBody:
+        """Reads it; raises RequestError where it is no JSON object with `instances` or `inputs`."""
+        try:
+            fields = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise invalid("the body is no JSON") from error
+        if not isinstance(fields, dict) or not set(fields) <= {"signature_name", "instances", "inputs"}:
+            raise invalid('the body must be an object of "instances" or "inputs", and "signature_name"')
+        if ("instances" in fields) == ("inputs" in fields):
+            raise invalid('the body must have one of "instances" and "inputs"')
+        name = fields.get("signature_name", "")
+        if not isinstance(name, str):
+            raise invalid(f"signature_name is {name!r}, allowed is a string")
+        if "inputs" in fields:
+            return cls(name, False, fields["inputs"])
+        if not isinstance(fields["instances"], list) or not fields["instances"]:
+            raise invalid('"instances" must be a list of at least one')
+        return cls(name, True, fields["instances"])
+
+    def arrays(self, dtypes: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The inputs by name; `dtypes` are numpy dtypes by name, object for strings."""
+        columns = _columns(self.values, dtypes) if self.rows else _named(self.values, dtypes, '"inputs"')
+        return {name: decode(name, value, dtypes[name]) for name, value in columns.items()}
+
+    def answer(self, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """The response in the same form as the request."""
+        values = {name: encode(name, array) for name, array in outputs.items()}
+        only = next(iter(values)) if len(values) == 1 else None
+        if not self.rows:
+            return {"outputs": values[only] if only else values}
+        for name, array in outputs.items():
+            if array.shape[:1] != (len(self.values),):
+                raise invalid(f'output {name} has no row an instance: ask with "inputs" instead')
+        if only:
+            return {"predictions": values[only]}
+        rows = zip(*values.values(), strict=True)
+        return {"predictions": [dict(zip(values, row, strict=True)) for row in rows]}
+
+
+def encode(name: str, array: np.ndarray) -> Any:
+    """An array as nested lists, bytes as base64 objects or UTF-8 text, by the name's ending."""
+    if array.dtype.kind != _OBJECT:
+        return array.tolist()
+    if name.endswith(BYTES_SUFFIX):
+        return _mapped(lambda one: {"b64": base64.b64encode(one).decode("ascii")}, array.tolist())
+    try:
+        return _mapped(lambda one: one.decode(), array.tolist())
+    except UnicodeDecodeError as error:
+        raise invalid(f"{name} holds bytes that are no UTF-8 text: ask over gRPC") from error
+
+
+def decode(name: str, value: Any, dtype: Any) -> np.ndarray:
+    """Nested lists as an array of exactly `dtype`; nothing is rounded, cut off or read as a number."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == _OBJECT:
+        return _strings(name, value)
+    try:
+        given = np.asarray(value)
+    except ValueError as error:  # lists of different lengths
+        raise invalid(f"{name} is no tensor: its lists differ in length") from error
+    allowed = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}.get(dtype.kind, "")
+    if given.size and given.dtype.kind not in allowed:
+        held = _KINDS.get(given.dtype.kind, "values of several kinds")
+        raise invalid(f"{name} holds {held}, allowed is {dtype.name}")
+    if given.size and dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if given.min() < limits.min or given.max() > limits.max:
+            raise invalid(
+                f"{name} holds {given.min()} to {given.max()}, allowed is {limits.min} to {limits.max}"
+            )
+    return given.astype(dtype)
+
+
+def _strings(name: str, value: Any) -> np.ndarray:
+    try:
+        strings = np.array(_mapped(_bytes, value), dtype=object)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise invalid(f'{name} must hold strings only, each {{"b64": ...}} or UTF-8 text') from error
+    if not all(isinstance(one, bytes) for one in strings.flat):
+        raise invalid(f"{name} is no tensor: its lists differ in length")
+    return strings
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    if not isinstance(value, dict) or set(value) != {"b64"}:
+        raise TypeError(value)
+    try:
+        return base64.b64decode(value["b64"], validate=True)
+    except binascii.Error as error:
+        raise ValueError(value) from error
+
+
+def _mapped(function: Any, value: Any) -> Any:
+    return [_mapped(function, one) for one in value] if isinstance(value, list) else function(value)
+
+
+def _named(value: Any, names: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """An object of tensors as it is; anything else is the value of the only tensor there is."""
+    if isinstance(value, dict) and set(value) != {"b64"}:
+        if set(value) != set(names):
+            raise invalid(f"{where} has {_listed(value)}, allowed is {_listed(names)}")
+        return value
+    if len(names) != 1:
+        raise invalid(f"{where} must be an object with {_listed(names)}")
+    return dict.fromkeys(names, value)
+
+
+def _columns(instances: list, names: Mapping[str, Any]) -> dict[str, list]:
+    rows = list(_rows(instances, names))
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _rows(instances: list, names: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for index, instance in enumerate(instances):
+        yield _named(instance, names, f"instance {index}")
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)) or "no input"

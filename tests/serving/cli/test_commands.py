@@ -1,0 +1,245 @@
+import json
+
+import click
+import numpy as np
+import pytest
+import tensorflow as tf
+from click.testing import CliRunner
+from PIL import Image
+
+from serving.cli import commands, files, grid
+from serving.cli.commands import COMMANDS
+from serving.client.connect import connect
+from tests import stand_ins
+
+cli = click.Group(commands={command.name: command for command in COMMANDS})
+
+
+@pytest.fixture(params=["folder", "grpc", "http"])
+def where(request, base):
+    """The options that reach the same models in three ways."""
+    if request.param == "folder":
+        run = base.parent / "run"
+        run.mkdir(exist_ok=True)
+        if not (run / "serving").exists():
+            (run / "serving").symlink_to(base)
+        return ["--run", str(run)]
+    return ["--endpoint", getattr(request.getfixturevalue("server"), request.param)]
+
+
+@pytest.fixture
+def picture(tmp_path):
+    return flat_picture(tmp_path / "grey.png", 102)
+
+
+def flat_picture(path, level):
+    path.write_bytes(files.png(np.full((12, 20, 3), level, np.uint8)))
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def test_generate_writes_arrays_by_class_in_the_order_asked_for(where, tmp_path):
+    out = tmp_path / "out.npz"
+    result = run(
+        "generate", *where, "--class", "bright", "--class", 0, "--count", 2, "--seed", 5, "--output", out
+    )
+    assert (result.exit_code, result.output) == (0, f"{out}: 4 pictures\n")
+    with np.load(out) as archive:
+        assert archive["classes"].tolist() == [2, 2, 0, 0]
+        assert archive["images"].shape == (4, stand_ins.SIZE, stand_ins.SIZE, 3)
+        ids, seeds = tf.constant([2, 2, 0, 0]), tf.constant([5, 6, 7, 8], tf.int64)
+        nothing = {"given": tf.zeros([4, stand_ins.TOKENS], tf.int32), "kept": tf.zeros(4, tf.int32)}
+        expected = stand_ins.sample(ids, seeds, tf.ones(4), None, None, None, None, **nothing)
+        np.testing.assert_array_equal(archive["tokens"], expected)
+
+
+def test_generate_draws_all_classes_as_a_grid_or_a_folder(where, tmp_path):
+    result = run("generate", *where, "--count", 3, "--temperature", 0, "--output", tmp_path / "grid.png")
+    assert result.exit_code == 0, result.output
+    sheet = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert all((sheet == level).all(-1).sum() >= 3 * 64 * 64 for level in (0, 119, 238))
+    result = run("generate", *where, "--class", "all", "--count", 1, "--output", tmp_path / "folder")
+    assert result.exit_code == 0, result.output
+    names = sorted(file.name for file in (tmp_path / "folder").iterdir())
+    assert names == ["0000_dark.png", "0001_grey.png", "0002_bright.png"]
+
+
+def test_guidance_is_constant_unless_a_schedule_is_asked_for(tmp_path):
+    def scales(*inputs):
+        first, last = inputs[5:7]
+        return tf.cast(tf.stack([first, last, first, last], axis=1), tf.int32)
+
+    stand_ins.write_generator(str(tmp_path / "serving" / "vim" / "1"), sample=scales)
+    out = tmp_path / "out.npz"
+    for schedule, tokens in ([], [5, 5, 5, 5]), (["--guidance-schedule", "linear"], [1, 5, 1, 5]):
+        wanted = ["--class", 0, "--count", 1, "--guidance-scale", 5, *schedule]
+        result = run("generate", "--run", tmp_path, *wanted, "--output", out)
+        assert result.exit_code == 0, result.output
+        with np.load(out) as archive:
+            assert archive["tokens"].tolist() == [tokens]
+
+
+def test_complete_writes_arrays_with_a_row_a_completion(where, tmp_path, picture):
+    out = tmp_path / "out.npz"
+    white = flat_picture(tmp_path / "white.png", 255)
+    result = run(
+        *["complete", *where, picture, white, "--class", "bright", "--count", 2, "--seed", 5],
+        *["--keep", 0.4, "--output", out],
+    )
+    assert (result.exit_code, result.output) == (0, f"{out}: 4 pictures\n")
+    ids, seeds = tf.constant([2] * 4), tf.constant([5, 6, 7, 8], tf.int64)
+    given = {"given": tf.constant([[6] * 4] * 2 + [[15] * 4] * 2), "kept": tf.constant([2] * 4)}
+    with np.load(out) as archive:
+        np.testing.assert_array_equal(
+            archive["tokens"], stand_ins.sample(ids, seeds, tf.ones(4), None, None, None, None, **given)
+        )
+        assert archive["names"].tolist() == ["grey.png"] * 2 + ["white.png"] * 2
+        assert archive["originals"].shape == archive["images"].shape == (4, 8, 8, 3)
+        assert archive["originals"][:, 0, 0, 0].tolist() == [102, 102, 255, 255]
+        assert archive["classes"].tolist() == [2] * 4
+        assert archive["kept_rows"].tolist() == [1] * 4
+        images = archive["images"]
+    assert run("decode", *where, out, "--output", tmp_path / "decoded").exit_code == 0
+    for index, name in enumerate(["grey", "grey", "white", "white"]):
+        decoded = np.asarray(Image.open(tmp_path / "decoded" / f"{index:04d}_{name}_png.png"))
+        np.testing.assert_array_equal(decoded, images[index])
+
+
+def test_complete_shows_what_was_kept_and_goes_on_in_further_rows(where, tmp_path, picture):
+    def areas(count):
+        out = tmp_path / f"{count}.png"
+        result = run(
+            *["complete", *where, picture, "--class", 2, "--temperature", 0, "--count", count],
+            *["--output", out],
+        )
+        assert result.exit_code == 0, result.output
+        sheet = np.asarray(Image.open(out))
+        shown, blank = (np.median(np.nonzero((sheet == level).all(-1))[0]) for level in (102, 128))
+        assert shown < blank  # the upper half is what is kept
+        # In halves of a picture; the edges of letters, which have all greys, are less than one.
+        return sheet.shape, [(sheet == level).all(-1).sum() // (32 * 64) for level in (102, 128, 238)]
+
+    (height, width, _), found = areas(14)
+    assert found == [2 + 1 + 14, 1, 14]
+    (taller, as_wide, _), found = areas(16)
+    assert found == [2 + 1 + 16, 1, 16]
+    assert (taller, as_wide) == (height + grid.SIDE + grid.GAP, width)
+
+
+@pytest.mark.parametrize(("keep", "tokens"), [(0, [14] * 4), (1, [6] * 4)])
+def test_complete_keeps_nothing_or_everything(where, tmp_path, picture, keep, tokens):
+    out = tmp_path / "out.npz"
+    options = ["--class", "bright", "--count", 1, "--temperature", 0, "--keep", keep]
+    assert run("complete", *where, picture, *options, "--output", out).exit_code == 0
+    with np.load(out) as archive:
+        assert archive["tokens"].tolist() == [tokens]
+
+
+def test_complete_asks_for_no_class_where_there_are_none(tmp_path, picture):
+    stand_ins.write_generator(str(tmp_path / "serving" / "vim" / "1"), class_names=())
+    arguments = ["complete", "--run", tmp_path, picture, "--count", 2, "--output", tmp_path / "folder"]
+    assert "the model has no classes" in error_line(run(*arguments, "--class", 0), 2)
+    assert run(*arguments).exit_code == 0
+    names = sorted(file.name for file in (tmp_path / "folder").iterdir())
+    assert names == ["0000_grey_png.png", "0001_grey_png.png"]
+
+
+def test_a_model_without_the_signature_is_told(tmp_path, picture):
+    # A tokenizer answers to nothing that draws.
+    stand_ins.write_tokenizer(str(tmp_path / "serving" / "vim" / "1"))
+    rest = ["--run", tmp_path, "--class", "dark", "--output", tmp_path / "x.png"]
+    line = error_line(run("generate", "--guidance-schedule", "linear", *rest), 1)
+    assert "signature 'generate_linear' is not in vim, allowed are " in line
+    assert "signature 'complete' is not in vim, allowed are " in error_line(
+        run("complete", picture, *rest), 1
+    )
+
+
+@pytest.mark.parametrize("suffix", ["npz", "json"])
+def test_encode_and_decode_are_each_others_inverse(where, tmp_path, picture, suffix):
+    tokens = tmp_path / f"tokens.{suffix}"
+    assert run("encode", *where, picture, "--output", tokens).output == f"{tokens}: 1 row\n"
+    result = run("decode", *where, tokens, "--output", tmp_path / "decoded")
+    assert result.exit_code == 0, result.output
+    decoded = np.asarray(Image.open(tmp_path / "decoded" / "0000_grey_png.png"))
+    np.testing.assert_array_equal(decoded, np.full((8, 8, 3), 102))
+
+
+def test_reconstruct_shows_originals_beside_reconstructions(where, tmp_path, picture):
+    out = tmp_path / "pairs.npz"
+    assert run("reconstruct", *where, picture, picture, "--output", out).exit_code == 0
+    with np.load(out) as archive:
+        np.testing.assert_array_equal(archive["images"], archive["originals"])
+        assert archive["names"].tolist() == ["grey.png"] * 2
+    assert run("reconstruct", *where, picture, "--output", tmp_path / "pairs.png").exit_code == 0
+    sheet = np.asarray(Image.open(tmp_path / "pairs.png"))
+    assert (sheet == 102).all(-1).sum() >= 2 * 64 * 64
+
+
+def error_line(result, code):
+    """The message of a command that ended with that exit code, in one line and without a traceback."""
+    assert result.exit_code == code, result.output
+    assert isinstance(result.exception, SystemExit)
+    line = result.output.splitlines()[-1]
+    assert line.startswith("Error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["generate", "--class", "cow", "--output", "x.png"], 2, "'cow' is not known, allowed are 0 to 2"),
+        (["generate", "--output", "x.jpg"], 2, "allowed are .png, .npz, a folder"),
+        (["generate", "--count", "0", "--output", "x.png"], 2, "--count"),
+        (["generate", "--top-p", "0", "--output", "x.png"], 2, "--top-p"),
+        (["generate", "--endpoint", "http://x:1", "--output", "x.png"], 2, "one of them"),
+        (["generate", "--guidance-schedule", "x", "--output", "x.png"], 2, "'constant', 'linear'"),
+        (["complete", "--output", "x.png"], 2, "IMAGES"),
+        (["complete", "text.txt", "--output", "x.png"], 2, "given is none, allowed is exactly one of 0 to 2"),
+        (["complete", "text.txt", "--class", "dark", "--class", "0", "--output", "x.png"], 2, "exactly one"),
+        (["complete", "text.txt", "--class", "all", "--output", "x.png"], 2, "'all' is not known"),
+        (["complete", "text.txt", "--class", "0", "--keep", "1.1", "--output", "x.png"], 2, "--keep"),
+        (["complete", "text.txt", "--class", "0", "--keep", "nan", "--output", "x.png"], 2, "is nan"),
+        (["complete", "text.txt", "--class", "0", "--output", "x.png"], 1, "text.txt is no picture"),
+        (["encode", "missing.png", "--output", "x.npz"], 2, "missing.png"),
+        (["encode", "text.txt", "--output", "x.npz"], 1, "text.txt is no picture"),
+        (["reconstruct", "text.txt", "--output", "x.png"], 1, "text.txt is no picture"),
+        (["decode", "text.txt", "--output", "x.png"], 1, "text.txt holds no tokens"),
+        (["decode", "short.json", "--output", "x.png"], 1, "allowed is int32 [?, 4]"),
+        (["decode", "large.json", "--output", "x.png"], 1, "tokens must be in [0, 16)"),
+    ],
+)  # fmt: skip
+def test_bad_usage_ends_with_2_and_failure_with_1(base, tmp_path, monkeypatch, arguments, code, said):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "serving").symlink_to(base)
+    (tmp_path / "text.txt").write_text("no picture")
+    (tmp_path / "short.json").write_text(json.dumps({"tokens": [[1, 2]]}))
+    (tmp_path / "large.json").write_text(json.dumps({"tokens": [[1, 2, 3, 16]]}))
+    before = set(tmp_path.iterdir())
+    monkeypatch.chdir(tmp_path)
+    assert said in error_line(run(*arguments, "--run", "run"), code)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_models_that_are_not_there_are_told(tmp_path):
+    for option, place in (("--run", tmp_path), ("--endpoint", "http://127.0.0.1:1")):
+        result = run("generate", option, place, "--output", tmp_path / "x.png")
+        assert str(place) in error_line(result, 1)
+    assert str(tmp_path) in error_line(run("serve", "--run", tmp_path, "--port", 0, "--rest_api_port", 0), 1)
+
+
+def test_the_timeout_is_that_of_requests_to_a_server(base, server, tmp_path, monkeypatch):
+    asked = []
+
+    def remember(endpoint: str, *, timeout: float):
+        asked.append(timeout)
+        return connect(endpoint, timeout=timeout)
+
+    monkeypatch.setattr(commands, "connect", remember)
+    for options in ([], ["--timeout", 7]):
+        result = run("generate", "--endpoint", server.grpc, *options, "--output", tmp_path / "x.png")
+        assert result.exit_code == 0, result.output
+    assert asked == [150.0, 7.0]

@@ -1,0 +1,130 @@
+import errno
+import io
+import json
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serving.cli import files
+
+PIXELS = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+
+
+def written(path, **arrays):
+    files.write_pictures(path, PIXELS, ["a b/c", "ü"], grid=lambda: Image.new("RGB", (5, 7)), arrays=arrays)
+
+
+def test_a_folder_gets_a_png_each_with_safe_names(tmp_path):
+    (tmp_path / "out").mkdir()  # an empty folder will do
+    written(tmp_path / "out")
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["0000_a_b_c.png", "0001_ü.png"]
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "0001_ü.png")), PIXELS[1])
+
+
+def test_npz_holds_images_and_what_belongs_to_them(tmp_path):
+    written(tmp_path / "new" / "out.npz", classes=np.array([3, 4]))
+    with np.load(tmp_path / "new" / "out.npz") as archive:
+        np.testing.assert_array_equal(archive["images"], PIXELS)
+        assert archive["classes"].tolist() == [3, 4]
+
+
+def test_png_is_the_grid(tmp_path):
+    written(tmp_path / "out.png")
+    assert Image.open(tmp_path / "out.png").size == (5, 7)
+
+
+@pytest.mark.parametrize("name", ["out", "out.png", "out.npz"])
+def test_nothing_is_left_of_a_write_that_fails_on_its_way(tmp_path, monkeypatch, name):
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def half(target, **arrays):
+        target.write_bytes(b"half of it")
+        raise full
+
+    monkeypatch.setattr(np, "savez_compressed", half)
+    monkeypatch.setattr(files, "png", Mock(side_effect=[b"the first of two", full]))
+    grid = Mock(return_value=Mock(save=half))
+    with pytest.raises(files.FileError, match=f"cannot write {tmp_path / name}: no space left"):
+        files.write_pictures(tmp_path / name, PIXELS, ["a", "b"], grid=grid, arrays={})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["tokens.npz", "tokens.json"])
+def test_tokens_round_trip(tmp_path, name):
+    tokens = np.array([[1, 2, 3], [4, 5, 8191]], np.int32)
+    files.write_tokens(tmp_path / name, tokens, ["a.png", "ü.jpg"])
+    read, names = files.read_tokens(tmp_path / name)
+    np.testing.assert_array_equal(read, tokens)
+    assert (read.dtype, names) == (np.int32, ["a.png", "ü.jpg"])
+
+
+def test_tokens_without_names_are_numbered(tmp_path):
+    np.savez(tmp_path / "drawn.npz", tokens=np.array([[1], [2]]), images=PIXELS)
+    assert files.read_tokens(tmp_path / "drawn.npz")[1] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"tokens": 3}',
+        '{"tokens": []}',
+        '{"tokens": [[1.5]]}',
+        '{"tokens": [[1], [2, 3]]}',
+        '{"tokens": [[-1]]}',
+        '{"tokens": [[4294967296]]}',
+        '{"tokens": [[1]], "names": []}',
+    ],
+)
+def test_a_file_that_holds_no_tokens_is_told(tmp_path, content):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(files.FileError, match=r"x.json.*allowed are"):
+        files.read_tokens(tmp_path / "x.json")
+
+
+def test_pickles_are_not_opened(tmp_path):
+    np.savez(tmp_path / "x.npz", tokens=np.array([[object()]]))
+    with pytest.raises(files.FileError, match="holds no tokens"):
+        files.read_tokens(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent_as"), [("JPEG", "JPEG"), ("BMP", "BMP"), ("WEBP", "PNG"), ("TIFF", "PNG")]
+)
+def test_pictures_are_sent_in_a_format_that_the_graph_reads(tmp_path, kind, sent_as):
+    Image.fromarray(PIXELS[0]).save(tmp_path / "x", kind, lossless=True)
+    data = files.read_picture(tmp_path / "x")
+    assert Image.open(io.BytesIO(data)).format == sent_as
+    assert (data == (tmp_path / "x").read_bytes()) is (kind == sent_as)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", files.png(np.zeros((64, 64, 3), np.uint8))[:60]])
+def test_a_picture_that_is_no_picture_is_told_by_its_name(tmp_path, content):
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(files.FileError, match=r"x\.png is no picture, allowed are JPEG"):
+        files.read_picture(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("name", ["out.jpg", "full", "file", "folder.png"])
+def test_outputs_that_cannot_be_written_are_told_first(tmp_path, name):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(files.FileError, match=f"{name}.*allowed"):
+        files.check_output(tmp_path / name, (".png", ""))
+
+
+def test_the_centre_square_is_what_is_shown():
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 200
+    assert np.all(files.cropped(files.png(wide), 5) == 200)
+
+
+def test_json_tokens_are_plain(tmp_path):
+    files.write_tokens(tmp_path / "t.json", np.array([[1, 2]], np.int32), ["a"])
+    assert json.loads((tmp_path / "t.json").read_text()) == {"names": ["a"], "tokens": [[1, 2]]}

@@ -1,0 +1,101 @@
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serving.cli import files
+from serving.client.connect import connect, open_folder
+from serving.wire.errors import ClientError
+from tests import stand_ins
+
+GREY = files.png(np.full((8, 8, 3), 102, np.uint8))
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(params=["grpc", "http", "folder"])
+def client(request, base):
+    if request.param == "folder":
+        with open_folder(str(base)) as client:
+            yield client
+    else:
+        server = request.getfixturevalue("server")
+        with connect(getattr(server, request.param)) as client:
+            yield client
+
+
+def test_every_way_gives_the_same_answers_and_dtypes(client):
+    tokens = client.predict("vit_vqgan", "encode", {"image_bytes": np.array([GREY], object)})["tokens"]
+    assert (tokens.dtype, tokens.tolist()) == (np.int32, [[6] * 4])
+    answer = client.predict("vit_vqgan", "decode_pixels", {"tokens": tokens})
+    assert answer["pixels"].dtype == np.float32
+    np.testing.assert_allclose(answer["pixels"], np.full((1, 8, 8, 3), 6 / 15), rtol=1e-6)
+    picture = client.predict("vit_vqgan", "decode", {"tokens": tokens})["image_bytes"]
+    assert picture.shape == (1,)
+    assert picture[0].startswith(b"\x89PNG")
+    described = client.metadata("vim")
+    assert described.to_json() == stand_ins.metadata("generator").to_json()
+
+
+@pytest.mark.parametrize(
+    ("model", "signature", "inputs", "said"),
+    [
+        ("vom", "encode", {}, "vim, vit_vqgan"),
+        ("vit_vqgan", "paint", {}, "encode"),
+        ("vit_vqgan", "decode", {}, "allowed is tokens"),
+        ("vit_vqgan", "decode", {"tokens": np.zeros((1, 3), np.int32)}, "[?, 4]"),
+        ("vit_vqgan", "encode", {"image_bytes": np.array([b"no"], object)}, "image"),
+    ],
+)
+def test_every_way_refuses_in_one_line(client, model, signature, inputs, said):
+    with pytest.raises(ClientError) as caught:
+        client.predict(model, signature, inputs)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:8500", "ftp://localhost", "grpc://", ""])
+def test_endpoints_of_another_form_are_refused(endpoint):
+    with pytest.raises(ClientError, match="allowed are grpc://host:port and http://host:port"):
+        connect(endpoint)
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1", "grpc://127.0.0.1:1", "http://127.0.0.1:99999"])
+def test_an_endpoint_that_is_down_is_told(endpoint):
+    with connect(endpoint) as client, pytest.raises(ClientError, match=f"no server answers at {endpoint}"):
+        client.metadata("vim")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(b"<html>", "no JSON"), (b"[]", "no signatures"), (b"{}", "no signatures")],
+)
+def test_an_endpoint_that_is_no_model_server_is_told(answer, said):
+    class Stranger(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Stranger) as server:
+        threading.Thread(target=server.serve_forever).start()
+        with pytest.raises(ClientError, match=said):
+            connect(f"http://127.0.0.1:{server.server_port}").metadata("vim")
+        server.shutdown()
+
+
+def test_a_folder_without_models_is_told(tmp_path):
+    with pytest.raises(ClientError, match=f"no model in {tmp_path}"):
+        open_folder(str(tmp_path))
+
+
+def test_the_rest_client_and_the_commands_need_no_tensorflow():
+    program = "import sys, serving.cli.commands, serving.client.rest; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=os.environ).returncode == 0

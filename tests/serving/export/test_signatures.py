@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serving.export import images
+from serving.export.signatures import read_metadata
+from serving.export.warmup import read_warmup
+from tests import stand_ins
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("tokenizer"))
+    stand_ins.write_tokenizer(path)
+    return tf.saved_model.load(path), path
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("generator"))
+    stand_ins.write_generator(path)
+    return tf.saved_model.load(path), path
+
+
+def grey(level: float) -> tf.Tensor:
+    """A PNG that is neither square nor of the model's size."""
+    return images.encode_batch(tf.fill([1, 12, 20, 3], level))
+
+
+def draw(model, signature="generate", **changes):
+    inputs = {
+        "class_id": tf.constant([0, 1, 2]),
+        "seed": tf.constant([0, 1, 2], tf.int64),
+        "temperature": tf.ones([3]),
+        "top_k": tf.zeros([3], tf.int32),
+        "top_p": tf.ones([3]),
+        "guidance_scale": tf.ones([3]),
+    }
+    return model.signatures[signature](**{**inputs, **changes})
+
+
+def test_tokenizer_signatures_agree_with_each_other(tokenizer):
+    ask = tokenizer[0].signatures
+    tokens = ask["encode"](image_bytes=grey(0.4))["tokens"]
+    np.testing.assert_array_equal(tokens, [[6] * stand_ins.TOKENS])
+    pixels = ask["decode_pixels"](tokens=tokens)
+    assert pixels["pixels"].shape == pixels["mu"].shape == pixels["log_scale"].shape == (1, 8, 8, 3)
+    np.testing.assert_array_equal(ask["encode_pixels"](pixels=pixels["pixels"])["tokens"], tokens)
+    png = ask["decode"](tokens=tokens)["image_bytes"]
+    np.testing.assert_array_equal(ask["reconstruct"](image_bytes=grey(0.4))["image_bytes"], png)
+    np.testing.assert_array_equal(ask["encode"](image_bytes=png)["tokens"], tokens)
+
+
+def test_generator_signatures_answer_row_by_row(generator):
+    answer = draw(generator[0])
+    assert answer["tokens"].shape == (3, stand_ins.TOKENS)
+    assert images.decode(answer["image_bytes"][0]).shape == (8, 8, 3)
+    score = generator[0].signatures["score"](image_bytes=grey(0.4), class_id=tf.constant([0]))
+    nats = stand_ins.TOKENS * np.log(stand_ins.CODES)
+    assert score["log_likelihood"].numpy()[0] == pytest.approx(-nats)
+    assert score["bits_per_dim"].numpy()[0] == pytest.approx(nats / np.log(2) / (3 * 8 * 8))
+    assert generator[0].signatures["features"](image_bytes=grey(0.4))["features"].shape == (1, 2, 4)
+
+
+def test_completion_keeps_the_first_rows_of_the_images_tokens(generator):
+    picture = tf.repeat(grey(1.0), 3)
+    drawn = draw(generator[0], temperature=tf.zeros([3]))["tokens"].numpy()
+    completed = draw(
+        generator[0],
+        "complete",
+        image_bytes=picture,
+        kept_rows=tf.constant([0, 1, 2]),
+        temperature=tf.zeros([3]),
+    )["tokens"].numpy()
+    side = stand_ins.SIZE // stand_ins.PATCH
+    for row, kept in enumerate([0, side, 2 * side]):
+        assert completed[row, :kept].tolist() == [stand_ins.CODES - 1] * kept
+        np.testing.assert_array_equal(completed[row, kept:], drawn[row, kept:])
+
+
+def test_guidance_is_constant_in_one_signature_and_rises_from_1_in_the_other(tmp_path):
+    def scales(class_id, seed, params, prompt, prompt_length):
+        first, last = params.first_guidance_scale, params.last_guidance_scale
+        return tf.cast(tf.stack([first, last, first, last], axis=1), tf.int32)
+
+    stand_ins.write_generator(str(tmp_path), sample=scales)
+    model = tf.saved_model.load(str(tmp_path))
+    strong = {"guidance_scale": tf.constant([1.0, 2.0, 5.0])}
+    assert draw(model, **strong)["tokens"].numpy().tolist() == [[1] * 4, [2] * 4, [5] * 4]
+    rising = draw(model, "generate_linear", **strong)["tokens"].numpy()
+    assert rising.tolist() == [[1, 1, 1, 1], [1, 2, 1, 2], [1, 5, 1, 5]]
+
+
+def test_a_picture_is_decoded_by_itself_whatever_it_was_drawn_with(tmp_path):
+    def as_bright_as_there_are_rows(tokens):
+        return tf.ones_like(stand_ins.paint(tokens)) * tf.cast(tf.shape(tokens)[0], tf.float32) / 5.0
+
+    stand_ins.write_generator(str(tmp_path), decode=as_bright_as_there_are_rows)
+    model = tf.saved_model.load(str(tmp_path))
+    for signature, more in (
+        ("generate", {}),
+        ("complete", {"image_bytes": tf.repeat(grey(0.4), 3), "kept_rows": tf.zeros([3], tf.int32)}),
+    ):
+        for picture in draw(model, signature, **more)["image_bytes"]:
+            assert np.unique(tf.io.decode_png(picture)).tolist() == [51]
+
+
+def test_a_model_tells_what_it_is(tokenizer, generator):
+    assert read_metadata(tokenizer[0]) == stand_ins.metadata("tokenizer")
+    assert read_metadata(generator[0]) == stand_ins.metadata("generator")
+
+
+@pytest.mark.parametrize(
+    ("changes", "allowed"),
+    [
+        ({"class_id": [0, 1, 3]}, r"class_id must be in \[0, 3\)"),
+        ({"class_id": [-1, 0, 0]}, r"class_id must be in \[0, 3\)"),
+        ({"temperature": [1.0, -1.0, 1.0]}, "temperature must be 0 .greedy. or more"),
+        ({"top_p": [0.0, 1.0, 1.0]}, r"top_p must be in \(0, 1\]"),
+        ({"top_p": [1.5, 1.0, 1.0]}, r"top_p must be in \(0, 1\]"),
+        ({"top_k": [-1, 0, 0]}, "top_k must be 0 .off. or more"),
+        ({"guidance_scale": [-0.5, 1.0, 1.0]}, "guidance_scale must be 0 or more"),
+        ({"kept_rows": [0, 3, 0]}, r"kept_rows must be in \[0, 2\]"),
+        ({"kept_rows": [0, -1, 0]}, r"kept_rows must be in \[0, 2\]"),
+    ],
+)
+def test_what_is_out_of_range_is_refused_in_the_graph(generator, changes, allowed):
+    signature = "complete" if "kept_rows" in changes else "generate"
+    picture = {"image_bytes": tf.repeat(grey(0.4), 3)} if signature == "complete" else {}
+    with pytest.raises(tf.errors.InvalidArgumentError, match=allowed):
+        draw(
+            generator[0],
+            signature,
+            **picture,
+            **{name: tf.constant(values) for name, values in changes.items()},
+        )
+
+
+def test_unknown_tokens_and_broken_pictures_are_refused(tokenizer):
+    ask = tokenizer[0].signatures
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"tokens must be in \[0, 16\)"):
+        ask["decode"](tokens=tf.fill([1, stand_ins.TOKENS], 16))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        ask["encode"](image_bytes=tf.constant([b"no picture"]))
+
+
+def test_every_request_of_the_warm_up_is_answered(tokenizer, generator):
+    for (model, path), signatures in (
+        (tokenizer, {"encode", "decode", "reconstruct"}),
+        (generator, {"generate", "score", "features"}),
+    ):
+        requests = dict(read_warmup(path))
+        assert requests.keys() == signatures
+        for signature, inputs in requests.items():
+            assert model.signatures[signature](**{k: tf.constant(v) for k, v in inputs.items()})

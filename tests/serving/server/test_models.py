@@ -1,0 +1,148 @@
+import json
+import shutil
+import threading
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+
+from serving.cli import files
+from serving.client.connect import connect
+from serving.export.warmup import write_warmup
+from serving.server.models import ModelRepository
+from serving.server.server import background_server
+from serving.wire.errors import RequestError, ServingError
+
+
+@pytest.fixture
+def folder(base, tmp_path):
+    """A serving folder of VIM alone, version 17, that a test may change."""
+    shutil.copytree(base / "vim", tmp_path / "vim")
+    return tmp_path
+
+
+def states(model):
+    return {status.version: status.state for status in model.statuses()}
+
+
+def test_a_newer_version_takes_over_once_the_requests_of_the_old_one_are_done(folder):
+    repository = ModelRepository(str(folder))
+    model = repository.model("vim")
+    shutil.copytree(folder / "vim" / "17", folder / "vim" / "18")
+    with model.lease(None, None) as old:
+        assert [(news.version, news.state) for news in repository.refresh()] == [(18, "AVAILABLE")]
+        assert states(model) == {18: "AVAILABLE", 17: "UNLOADING"}
+        assert old.predict("metadata", {})
+        with model.lease(None, "stable") as new:
+            assert new.version == 18
+    assert states(model) == {18: "AVAILABLE", 17: "END"}
+    with (
+        pytest.raises(RequestError, match="version 17 of vim is not served, allowed is 18"),
+        model.lease(17, None),
+    ):
+        pass
+
+
+def test_a_half_written_version_is_told_once_and_served_when_it_is_complete(folder):
+    repository = ModelRepository(str(folder))
+    half = folder / "vim" / "18"
+    half.mkdir()
+    whole = (folder / "vim" / "17" / "saved_model.pb").read_bytes()
+    (half / "saved_model.pb").write_bytes(whole[: len(whole) // 2])
+
+    (news,) = repository.refresh()
+    assert (news.version, news.state) == (18, "END")
+    assert str(news.error).startswith("version 18 of vim does not load")
+    assert repository.refresh() == []
+    with repository.model("vim").lease(None, None) as servable:
+        assert servable.version == 17
+
+    shutil.copytree(folder / "vim" / "17", half, dirs_exist_ok=True)
+    assert [(news.version, news.state) for news in repository.refresh()] == [(18, "AVAILABLE")]
+
+
+def test_versions_gone_from_disk_serve_until_another_one_can(folder):
+    repository = ModelRepository(str(folder))
+    model = repository.model("vim")
+    (folder / "vim" / "17").rename(folder / "away")
+    repository.refresh()
+    assert states(model) == {17: "AVAILABLE"}
+    (folder / "away").rename(folder / "vim" / "5")
+    repository.refresh()
+    assert states(model) == {17: "END", 5: "AVAILABLE"}
+    repository.refresh()
+    assert states(model) == {5: "AVAILABLE"}
+
+
+def test_a_model_that_is_pushed_later_is_served_too(base, folder):
+    repository = ModelRepository(str(folder))
+    with pytest.raises(RequestError, match="model 'vit_vqgan' is not served, allowed are vim"):
+        repository.model("vit_vqgan")
+    shutil.copytree(base / "vit_vqgan", folder / "vit_vqgan")
+    assert [news.model for news in repository.refresh()] == ["vit_vqgan"]
+
+
+def test_a_version_whose_warm_up_fails_does_not_serve(folder):
+    shutil.copytree(folder / "vim" / "17", folder / "vim" / "18")
+    write_warmup(str(folder / "vim" / "18"), {"features": {"image_bytes": np.array([b"no picture"], object)}})
+    repository = ModelRepository(str(folder))
+    assert states(repository.model("vim")) == {18: "END", 17: "AVAILABLE"}
+
+
+@pytest.mark.parametrize("content", [[], ["notes/readme"], ["vim/latest/saved_model.pb"]])
+def test_a_folder_without_models_is_one_clear_line(tmp_path, content):
+    for name in content:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    with pytest.raises(ServingError, match=f"no model in {tmp_path}, expected <model>/<integer version>"):
+        ModelRepository(str(tmp_path))
+
+
+def test_a_folder_whose_models_do_not_load_is_one_clear_line(tmp_path):
+    (tmp_path / "vim" / "1").mkdir(parents=True)
+    (tmp_path / "vim" / "1" / "saved_model.pb").write_bytes(b"no model")
+    with pytest.raises(ServingError, match=f"no model in {tmp_path} loads: version 1 of vim does not load: "):
+        ModelRepository(str(tmp_path))
+
+
+def test_a_swap_under_load_over_both_protocols_fails_no_request(folder):
+    black = files.png(np.zeros((8, 8, 3), np.uint8))
+    inputs = {"class_id": np.array([1], np.int32), "image_bytes": np.array([black], object)}
+    answers, failures = [], []
+    stop = threading.Event()
+
+    def load(endpoint):
+        with connect(endpoint) as client:
+            while not stop.is_set():
+                try:
+                    answers.append(client.predict("vim", "score", inputs)["bits_per_dim"].item())
+                except Exception as error:
+                    failures.append(error)
+
+    with background_server(str(folder), poll_seconds=0.1) as server:
+        threads = [threading.Thread(target=load, args=[url]) for url in (server.grpc, server.http) * 2]
+        for thread in threads:
+            thread.start()
+        for version in (18, 19, 20):
+            shutil.copytree(folder / "vim" / "17", folder / "vim" / str(version))
+            wait_for_version(server, version)
+        before = len(answers)
+        while len(answers) < before + 20 and not failures:
+            time.sleep(0.01)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert len(set(answers)) == 1
+
+
+def wait_for_version(server, version):
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        with urllib.request.urlopen(f"{server.http}/v1/models/vim", timeout=30) as response:
+            served = json.load(response)["model_version_status"]
+        if (served[0]["version"], served[0]["state"]) == (str(version), "AVAILABLE"):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"version {version} was never served: {served}")

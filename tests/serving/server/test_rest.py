@@ -1,0 +1,162 @@
+import base64
+import http.client
+import json
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serving.export import images
+from serving.export.metadata import Metadata
+from serving.server.server import Limits, background_server
+from tests import stand_ins
+
+PNG = images.encode_batch(tf.fill([1, 8, 8, 3], 0.4)).numpy()[0]
+B64 = {"b64": base64.b64encode(PNG).decode()}
+ROW = {"class_id": 2, "seed": 1, "temperature": 0, "top_k": 0, "top_p": 1, "guidance_scale": 1}
+DESCRIBE = {"signature_name": "metadata", "inputs": {}}
+COLUMNS = {name: [value] for name, value in ROW.items()}
+
+
+def ask(server, method, path, body=None):
+    """(HTTP status, decoded JSON)."""
+    connection = http.client.HTTPConnection(server.http.removeprefix("http://"), timeout=30)
+    connection.request(method, path, body if body is None or isinstance(body, bytes) else json.dumps(body))
+    response = connection.getresponse()
+    answer = json.loads(response.read())
+    connection.close()
+    return response.status, answer
+
+
+def predict(server, model, body):
+    return ask(server, "POST", f"/v1/models/{model}:predict", body)
+
+
+def test_one_output_in_row_form_is_a_plain_list(server):
+    body = {"signature_name": "encode", "instances": [B64, {"image_bytes": B64}]}
+    assert predict(server, "vit_vqgan", body) == (200, {"predictions": [[6] * 4, [6] * 4]})
+
+
+def test_one_output_in_column_form_is_the_tensor(server):
+    for inputs in ([B64], {"image_bytes": [B64]}):
+        body = {"signature_name": "encode", "inputs": inputs}
+        assert predict(server, "vit_vqgan", body) == (200, {"outputs": [[6] * 4]})
+
+
+def test_several_outputs_are_objects_in_both_forms_and_bytes_are_base64(server):
+    status, rows = predict(server, "vim", {"signature_name": "generate", "instances": [ROW, ROW]})
+    assert status == 200
+    assert [row["tokens"] for row in rows["predictions"]] == [[14] * 4] * 2
+    status, columns = predict(server, "vim", {"signature_name": "generate", "inputs": COLUMNS})
+    assert status == 200
+    assert columns["outputs"]["tokens"] == [[14] * 4]
+    assert columns["outputs"]["image_bytes"] == [rows["predictions"][0]["image_bytes"]]
+    png = base64.b64decode(columns["outputs"]["image_bytes"][0]["b64"])
+    assert np.all(tf.io.decode_png(png).numpy() == 238)  # 14/15 of 255
+
+
+def test_without_a_signature_name_the_default_one_answers(server):
+    status, answer = predict(server, "vit_vqgan", {"instances": [B64]})
+    assert (status, set(answer["predictions"][0])) == (200, {"b64"})
+
+
+def test_a_signature_without_inputs_answers_in_column_form(server):
+    status, answer = predict(server, "vim", DESCRIBE)
+    assert status == 200
+    assert Metadata.from_json(answer["outputs"]) == stand_ins.metadata("generator")
+
+
+@pytest.mark.parametrize("where", ["", "/versions/17", "/labels/stable"])
+def test_status_metadata_and_predict_take_versions_and_labels(server, where):
+    status, answer = ask(server, "GET", f"/v1/models/vim{where}")
+    assert status == 200
+    assert answer["model_version_status"] == [
+        {"version": "17", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    ]
+    status, answer = ask(server, "GET", f"/v1/models/vim{where}/metadata")
+    assert status == 200
+    assert answer["model_spec"] == {"name": "vim", "signature_name": "", "version": "17"}
+    inputs = answer["metadata"]["signature_def"]["signature_def"]["score"]["inputs"]
+    assert {name: info["dtype"] for name, info in inputs.items()} == {
+        "image_bytes": "DT_STRING",
+        "class_id": "DT_INT32",
+    }
+    status, _ = ask(server, "POST", f"/v1/models/vim{where}:predict", {"instances": [ROW]})
+    assert status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"{", "JSON"),
+        (b"[" * 100_000, "JSON"),
+        ([], "instances"),
+        ({}, "instances"),
+        ({"instances": [], "inputs": {}}, "one of"),
+        ({"instances": []}, "at least one"),
+        ({"instances": [ROW], "signature": "generate"}, "signature_name"),
+        ({"instances": [ROW], "signature_name": 7}, "signature_name"),
+        ({"instances": [ROW], "signature_name": "paint"}, "generate"),
+        ({"instances": [{**ROW, "size": 1}]}, "class_id"),
+        ({"instances": [ROW, {"seed": 1}]}, "instance 1"),
+        ({"instances": [1]}, "class_id"),
+        ({"instances": [{**ROW, "class_id": 1.5}]}, "int32"),
+        ({"instances": [{**ROW, "class_id": "one"}]}, "int32"),
+        ({"instances": [{**ROW, "class_id": 2**40}]}, "2147483647"),
+        ({"instances": [{**ROW, "class_id": True}]}, "int32"),
+        ({"instances": [{**ROW, "class_id": 3}]}, "[0, 3)"),
+        ({"instances": [{**ROW, "class_id": [1]}]}, "allowed is int32 [?]"),
+        ({"inputs": {**COLUMNS, "seed": [[1], [2, 3]]}}, "differ in length"),
+        ({"inputs": {**COLUMNS, "seed": [1, 2]}}, "rows"),
+        ({"signature_name": "features", "inputs": [{"b64": "?"}]}, "b64"),
+        ({"signature_name": "features", "inputs": [7]}, "b64"),
+        ({"signature_name": "features", "inputs": ["no picture"]}, "image"),
+        ({"signature_name": "metadata", "instances": [{}]}, "inputs"),
+    ],
+)  # fmt: skip
+def test_bad_bodies_get_400_with_one_line(server, body, said):
+    status, answer = predict(server, "vim", body)
+    assert status == 400, answer
+    assert set(answer) == {"error"}
+    assert said in answer["error"]
+    assert "\n" not in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("GET", "/v1/models/vom", 404),
+        ("GET", "/v1/models/vim/versions/1", 404),
+        ("GET", "/v1/models/vim/labels/canary", 404),
+        ("GET", "/v1/models/vim/versions/new", 400),
+        ("GET", "/v1/models/..%2fvim", 404),
+        ("GET", "/v2", 404),
+        ("GET", "/v1/models/vim:predict", 405),
+        ("DELETE", "/v1/models/vim", 405),
+    ],
+)
+def test_what_is_not_there_gets_an_error_object(server, method, path, expected):
+    status, answer = ask(server, method, path)
+    assert (status, set(answer)) == (expected, {"error"})
+
+
+def test_a_body_above_the_limit_gets_413(base):
+    with background_server(str(base), limits=Limits(max_message_bytes=1000)) as server:
+        status, answer = predict(server, "vim", {"inputs": "x" * 1000})
+    assert (status, answer) == (413, {"error": "the body is larger than 1000 bytes"})
+
+
+def test_who_holds_the_only_place_keeps_it_until_the_time_is_over(base):
+    limits = Limits(max_waiting=0, request_seconds=2)
+    with background_server(str(base), limits=limits) as server:
+        slow = http.client.HTTPConnection(server.http.removeprefix("http://"), timeout=30)
+        slow.putrequest("POST", "/v1/models/vim:predict")
+        slow.putheader("Content-Length", "10")  # and never a body
+        slow.endheaders()
+        time.sleep(0.3)
+        status, answer = predict(server, "vim", DESCRIBE)
+        assert (status, answer["error"].split(":")[0]) == (503, "the server is busy")
+        assert slow.getresponse().status == 408
+        assert predict(server, "vim", DESCRIBE)[0] == 200
+        slow.close()

@@ -1,0 +1,26 @@
+import pytest
+import tensorflow as tf
+
+from serving.wire.errors import one_line
+
+
+@tf.function
+def checked(x):
+    with tf.control_dependencies([tf.debugging.assert_less(x, 3, "x must be in [0, 3)")]):
+        return tf.io.decode_image(tf.strings.as_string(x))
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [(5, "x must be in [0, 3)"), (1, "Unknown image file format. One of JPEG, PNG, GIF, BMP required.")],
+)
+def test_the_reason_of_a_graph_error_is_told_without_the_graph(x, said):
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        checked(tf.constant(x))
+    assert "\n" in str(caught.value)
+    assert one_line(caught.value) == said
+
+
+def test_an_error_without_words_is_told_by_its_name():
+    assert one_line(KeyError()) == "KeyError"
+    assert one_line(OSError("\n  it broke\nhere and there")) == "it broke"

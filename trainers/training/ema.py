@@ -1,0 +1,55 @@
+"""Exponential moving average (EMA) of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+import tensorflow as tf
+
+
+class ExponentialMovingAverage:
+    """EMA of a network's weights, batch-norm statistics included.
+
+    The average a of weights w becomes d a + (1 - d) w, with d the smaller of `decay` and (1 + t) / (10 + t)
+    after t steps, so that a short run forgets its random initialization.
+    """
+
+    def __init__(self, variables: list[keras.Variable], decay: float):
+        self._weights = [v for v in variables if v.dtype.startswith("float")]
+        self._decay = decay
+        # From values: a Keras variable made from a variable is that same variable.
+        self.variables = [
+            keras.Variable(
+                tf.convert_to_tensor(v.value), dtype=v.dtype, trainable=False, name=f"ema_{v.name}"
+            )
+            for v in self._weights
+        ]
+
+    def update(self, step: tf.Tensor) -> None:
+        """Include the weights after step number `step`; call it in cross-replica context."""
+        t = tf.cast(step, tf.float32)
+        rest = 1.0 - tf.minimum(self._decay, (1.0 + t) / (10.0 + t))
+        strategy = tf.distribute.get_strategy()
+
+        def assign(average: tf.Variable, weight: tf.Tensor, rest: tf.Tensor) -> None:
+            average.assign_add(tf.cast(rest, average.dtype) * (weight - average))
+
+        for average, weight in zip(self.variables, self._weights, strict=True):
+            strategy.extended.update(average.value, assign, args=(weight.value, rest), group=False)
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Give the network the averages as its weights while the context lasts."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for average, weight in zip(self.variables, self._weights, strict=True):
+            held = tf.identity(weight.value)
+            weight.assign(average.value)
+            average.assign(held)
