@@ -110,7 +110,7 @@ def test_moves_as_keras_adamw_does():
 
 
 @pytest.mark.parametrize("name", ["adam", "adafactor"])
-def test_gradients_longer_than_the_clip_are_shortened_to_it(rule):
+def test_gradients_longer_than_the_clip_are_shortened_to_it(name):
     # Neither rule sees a gradient's length, but its second moment does when the lengths differ.
     def after(gradients, clip_norm) -> np.ndarray:
         weight = number("kernel", 0.0)
