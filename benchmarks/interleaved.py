@@ -1,8 +1,8 @@
-"""Speed as a share of what this machine does at the same moment.
+"""Speed relative to a matrix product on the same machine at the same time.
 
-On a machine that others use too, seconds say little: its speed drifts by a factor of two within minutes.
-So a float32 matrix product is timed right before and right after each repetition of the work, and the
-work's FLOPs a second are divided by the product's. The median over repetitions is what counts.
+On a shared machine seconds say little: its speed drifts by a factor of two within minutes. So a float32
+matrix product is timed right before and right after each repetition of the work, and the work's FLOP/s are
+divided by the product's. Results are medians over repetitions.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Measured:
     """Medians over repetitions.
 
     Attributes:
-      seconds: of one repetition, by the clock.
-      share: FLOPs a second over those of the matrix product, by the clock.
-      processor_share: the same, by the processor time of all threads. It does not see cores that idle
-        because the work is not parallel, and it is not disturbed by whoever else wants the cores.
-      rate: FLOPs a second of the matrix product, by the clock.
+      seconds: wall-clock time of one repetition.
+      share: FLOP/s divided by those of the matrix product, in wall-clock time.
+      processor_share: the same in CPU time of all threads. It ignores cores that idle because the work
+        is not parallel, and is not affected by other processes.
+      rate: FLOP/s of the matrix product, in wall-clock time.
     """
 
     seconds: float
@@ -38,7 +38,7 @@ class Measured:
 
 
 class MatrixProduct:
-    """The yardstick: a float32 product of two square matrices, 2 size^3 FLOPs."""
+    """The reference: a float32 product of two square matrices, 2 size^3 FLOPs."""
 
     def __init__(self, size: int = 2048):
         self.flops = 2 * size**3
@@ -48,7 +48,7 @@ class MatrixProduct:
         self._run()
 
     def rates(self) -> tuple[float, float]:
-        """FLOPs a second by the clock, and by processor time."""
+        """Return FLOP/s in wall-clock time and in CPU time."""
         seconds, processor_seconds = _time(self._run)
         return self.flops / seconds, self.flops / processor_seconds
 
@@ -56,7 +56,7 @@ class MatrixProduct:
 def measure(
     work: Callable[[], object], *, flops: int, yardstick: MatrixProduct, repetitions: int
 ) -> Measured:
-    """Times `work`, which does `flops` FLOPs and returns when they are done, after one call to warm up."""
+    """Time `work`, which computes `flops` FLOPs and blocks until done, after one call to warm up."""
     work()
     rows = []
     for _ in range(repetitions):
@@ -70,7 +70,7 @@ def measure(
 
 
 class Work(NamedTuple):
-    """Something to be timed: `run` does `flops` FLOPs on `images` images."""
+    """A workload to time: `run` computes `flops` FLOPs on `images` images."""
 
     model: str
     name: str
@@ -81,7 +81,7 @@ class Work(NamedTuple):
 
 
 def tabulate(works: Iterable[Work], *, yardstick: MatrixProduct, repetitions: int) -> Table:
-    """Times one work after the other, each made when its turn comes, and freed before the next."""
+    """Time one work after the other; each is created in its turn and freed before the next."""
     table = Table("model", "work", "images", "XLA", "images/s", "s", "share", "share, CPU time")
     rates = []
     for work in works:
@@ -100,7 +100,7 @@ def tabulate(works: Iterable[Work], *, yardstick: MatrixProduct, repetitions: in
         click.echo(f"{work.model}, {work.name}: {result.share:.0%} ({result.processor_share:.0%})", err=True)
         keras.backend.clear_session()
     table.caption = (
-        f"shares of a matrix product's rate, in the median {statistics.median(rates) / 1e9:.0f} GFLOP/s"
+        f"share: FLOP/s relative to a matrix product's, median {statistics.median(rates) / 1e9:.0f} GFLOP/s"
     )
     return table
 

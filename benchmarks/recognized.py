@@ -1,7 +1,7 @@
-"""Who else recognizes the digits that a run draws: `python -m benchmarks.recognized runs/digits`.
+"""Accuracy of an independent classifier on a run's samples: `python -m benchmarks.recognized runs/digits`.
 
-A run scores its samples by its own ResNet, which is also what rejection sampling keeps by. Here the judge has
-no part in the run: a support vector machine on scikit-learn's 8 x 8 digits.
+A run scores its samples with its own ResNet, which rejection sampling uses too. Here the judge has no part in
+the run: a support vector machine, trained on scikit-learn's 8 x 8 digits.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ GUIDED: Mapping[str, Mapping[str, Any]] = {
 
 
 class Judge(NamedTuple):
-    """A support vector machine, and the share of held-out real digits that it gets right."""
+    """A support vector machine and its accuracy on held-out real digits."""
 
     machine: SVC
     accuracy: float
 
     @classmethod
     def trained(cls) -> Judge:
-        """On 85 % of the real digits."""
+        """Train on 85 % of the real digits."""
         pixels, labels = load_digits(return_X_y=True)
         split = train_test_split(pixels, labels, test_size=0.15, random_state=0, stratify=labels)
         machine = SVC(gamma=0.001).fit(split[0], split[2])
         return cls(machine, machine.score(split[1], split[3]))
 
     def share(self, pictures: np.ndarray, classes: np.ndarray) -> float:
-        """The share of pictures (uint8 [N, S, S, 3]) that it takes for their class."""
+        """Return the share of images (uint8 [N, S, S, 3]) that it assigns to their class."""
         small = tf.image.resize(tf.cast(pictures, tf.float32), [SIDE, SIDE], method="area")
         grey = tf.reduce_mean(small, axis=-1) * (LEVELS / 255)
         return float(self.machine.score(grey.numpy().reshape(len(pictures), -1), classes))
@@ -62,18 +62,18 @@ class Judge(NamedTuple):
     type=click.IntRange(CLASSES),
     default=1000,
     show_default=True,
-    help="Digits to judge, of each way to draw; rounded down to as many of each class.",
+    help="Samples per sampling method; rounded down to the same number per class.",
 )
-@click.option("--seed", default=1_000_000, show_default=True, help="Of the first; the run's own begin at 0.")
+@click.option("--seed", default=1_000_000, show_default=True, help="First seed; the run's own begin at 0.")
 def main(run: Path, samples: int, seed: int) -> None:
-    """Draws digits from a run in several ways, and shows them to somebody else."""
+    """Sample digits from a run in several ways and classify them with an independent SVM."""
     judge = Judge.trained()
     samples -= samples % CLASSES
-    table = Table("drawn with", "recognized")
+    table = Table("sampled with", "recognized")
     with open_folder(str(run / "serving")) as client:
         for way, pictures, classes in _drawn(client, run, samples, seed):
             table.add_row(way, f"{judge.share(pictures, classes):.1%}")
-    table.caption = f"{samples} samples each; of held-out real digits it gets {judge.accuracy:.1%} right"
+    table.caption = f"{samples} samples each; accuracy on held-out real digits {judge.accuracy:.1%}"
     Console(width=100).print(table)
 
 
@@ -96,13 +96,13 @@ def _drawn(
 
 
 def _surest(sure: np.ndarray, own: np.ndarray, count: int) -> np.ndarray:
-    """The places of the `count` pictures among its `own` that the classifier is surest of."""
+    """Return the indices of the `count` images in the mask `own` that the classifier is surest of."""
     places = np.flatnonzero(own)
     return places[np.argsort(-sure[places], kind="stable")[:count]]
 
 
 def _probabilities(run: Path, pictures: np.ndarray) -> np.ndarray:
-    """What the run's newest classifier says, [N, 10]."""
+    """Return the class probabilities of the run's newest classifier, [N, 10]."""
     models = (run / "pipeline_root" / "Trainer.classifier" / "model").iterdir()
     newest = max(models, key=lambda path: int(path.name))
     model = tf.saved_model.load(str(newest / "Format-Serving"))

@@ -1,9 +1,9 @@
-"""How fast tokens are drawn, from the first to the last: `python -m benchmarks.sampling`.
+"""Time per sampled token, compared to memory bandwidth: `python -m benchmarks.sampling`.
 
-A 12-block, 768-wide model over 8192 codes draws images of 1024 tokens, with random weights. For a token its
-weights have to be read once, whatever the batch, and of each row's cache what has been written so far. How
-fast this machine reads is measured in the same process, right before and after each call, as the faster of
-two ways to read that much: the bound is what a token would cost if nothing but reading took time.
+A 12-block, 768-wide model with random weights over 8192 codes samples images of 1024 tokens. Each token reads
+the weights once, whatever the batch size, and the part of each row's cache that is already written. The bound
+is the time of these reads alone. The memory bandwidth is measured in the same process, right before and
+after each call, as the faster of two ways to read as many bytes.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from trainers.vim.model import VIM
 from trainers.vim.sampling import sample_token, step
 
 FLOAT32_BYTES = 4
-# Less would stay in the caches, which are faster than memory.
+# Fewer bytes would stay in the CPU's caches, which are faster than memory.
 LEAST_READ = 2**28
 BASE = Transformer(blocks=12, heads=12, width=768, hidden=3072)
 TINY = Transformer(blocks=2, heads=2, width=16, hidden=32)
 
 
 class Size(NamedTuple):
-    """What is drawn by what, and the places at which a token is timed."""
+    """A model, its images, and the positions at which a token is timed."""
 
     transformer: Transformer
     codes: int
@@ -47,16 +47,16 @@ QUICK = Size(TINY, codes=32, tokens=16, places=(2, 12), reached=(4, 16))
 
 
 class Reading(NamedTuple):
-    """How many bytes a second this machine reads: the yardstick."""
+    """Measures this machine's memory bandwidth, the reference."""
 
     numbers: tf.Variable
     ways: Sequence[Callable[[], tf.Tensor]]
 
     @classmethod
     def of(cls, bytes_read: int) -> Reading:
-        """Sum and maximum over so many bytes, rounded up to whole matrices.
+        """Reduce `bytes_read` bytes, rounded up to whole matrices, by sum and by maximum.
 
-        They are many, for what is done with one is done by one core.
+        There are many matrices because each is reduced by a single core.
         """
         width, height = 1024, 512
         count = -(-bytes_read // (width * height * FLOAT32_BYTES))
@@ -68,20 +68,18 @@ class Reading(NamedTuple):
         return cls(numbers, [tf.function(way) for way in ways])
 
     def rate(self) -> float:
-        """Bytes a second, now, by the faster way."""
+        """Return the current bytes per second of the faster way."""
         return FLOAT32_BYTES * int(tf.size(self.numbers)) / min(map(_time, self.ways))
 
 
 @click.command()
 @click.option("--batch", type=click.IntRange(1), multiple=True, default=(1, 4, 16, 64), show_default=True)
-@click.option("--steps", default=16, show_default=True, help="Tokens that are timed together at a place.")
-@click.option("--repetitions", default=5, show_default=True, help="Of each measurement; the median counts.")
-@click.option(
-    "--whole", is_flag=True, help="DrawSamples whole images as well: time to 128 and to 1024 tokens."
-)
-@click.option("--quick", is_flag=True, help="A tiny model, one repetition: does it run at all?")
+@click.option("--steps", default=16, show_default=True, help="Tokens that are timed together at a position.")
+@click.option("--repetitions", default=5, show_default=True, help="Per measurement; the median is used.")
+@click.option("--whole", is_flag=True, help="Sample whole images as well: time to 128 and to 1024 tokens.")
+@click.option("--quick", is_flag=True, help="Smoke test: a tiny model, one repetition.")
 def main(batch: tuple[int, ...], steps: int, repetitions: int, whole: bool, quick: bool) -> None:
-    """Times drawing against this machine's own rate of reading."""
+    """Time sampling relative to this machine's memory bandwidth."""
     size = QUICK if quick else WHOLE
     steps, repetitions = (2, 1) if quick else (steps, repetitions)
     model = VIM(
@@ -93,7 +91,7 @@ def main(batch: tuple[int, ...], steps: int, repetitions: int, whole: bool, quic
     weights = _bytes_of_weights(model)
     reading = Reading.of(max(weights, LEAST_READ))
     run = _drawing(model)
-    places = [f"{what} at place {place}" for place in size.places for what in ("ms", "of bound")]
+    places = [f"{what} at token {place}" for place in size.places for what in ("ms", "of bound")]
     reached = [f"s to {tokens} tokens" for tokens in size.reached] if whole else []
     table = Table("images", *places, "tokens/s", *reached)
     rates: list[float] = []
@@ -105,7 +103,7 @@ def main(batch: tuple[int, ...], steps: int, repetitions: int, whole: bool, quic
             rates.append(rate)
             cells += [f"{1000 * seconds:.1f}", f"{(weights + cache) / rate / seconds:.0%}"]
             last = seconds
-            click.echo(f"{rows} images, place {place}: {cells[-2]} ms, {cells[-1]} of the bound", err=True)
+            click.echo(f"{rows} images, token {place}: {cells[-2]} ms, {cells[-1]} of the bound", err=True)
         cells.append(f"{rows / last:.1f}")
         cells += [f"{_seconds(run, rows, 0, tokens):.1f}" for tokens in size.reached] if whole else []
         table.add_row(str(rows), *cells)
@@ -117,7 +115,7 @@ def main(batch: tuple[int, ...], steps: int, repetitions: int, whole: bool, quic
 
 
 def _drawing(model: VIM) -> Callable[..., tf.Tensor]:
-    """(first tokens int32 [B], first place, place to stop before) -> the last tokens drawn, int32 [B]."""
+    """Return a function (first tokens int32 [B], start, stop position) -> last tokens, int32 [B]."""
 
     @tf.function(
         autograph=False,
@@ -157,9 +155,9 @@ def _seconds(run: Callable[..., tf.Tensor], rows: int, start: int, stop: int) ->
 def _seconds_a_token(
     run: Callable[..., tf.Tensor], rows: int, place: int, steps: int, repetitions: int, reading: Reading
 ) -> tuple[float, float]:
-    """The medians of seconds for the token at a place, and of bytes a second that could be read meanwhile.
+    """Return the medians of seconds per token at a position and of the memory bandwidth meanwhile.
 
-    Loop and cache are made anew for each call; one call for a single token is taken off for that.
+    Each call creates loop and cache again, so the time of a call for a single token is subtracted.
     """
     _seconds(run, rows, place, place + 2)
     seconds, rates = [], []
@@ -175,13 +173,13 @@ def _seconds_a_token(
 
 
 def _bytes_of_weights(model: VIM) -> int:
-    """What a token reads of the model: all but the tables, of which it takes one row each."""
+    """Return the bytes of weights that a token reads: all but the embedding tables (one row each)."""
     read = sum(int(tf.size(variable)) for block in model.blocks for variable in block.trainable_variables)
     return FLOAT32_BYTES * (read + int(tf.size(model.logits.kernel)))
 
 
 def _bytes_of_cache(model: VIM, rows: int, place: int) -> int:
-    """Keys and values of all blocks up to a place."""
+    """Return the bytes of all blocks' keys and values up to a position."""
     size = model.options.transformer
     return FLOAT32_BYTES * rows * size.blocks * 2 * size.width * (place + 1)
 

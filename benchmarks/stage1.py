@@ -1,8 +1,8 @@
-"""How fast the tokenizer encodes, reconstructs and trains: `python -m benchmarks.stage1`.
+"""Speed of the tokenizer's encoding, reconstruction and training: `python -m benchmarks.stage1`.
 
-Images are random numbers, and no data is read: it is the models that are timed. Encoder and decoder run
-as they are served, in TensorFlow's graph with an unknown batch size; a training step runs as the preset
-says, or as `--jit` or `--no-jit` say.
+Images are random numbers and no data is read, so only the models are timed. Encoder and decoder run as they
+are served, in TensorFlow's graph with an unknown batch size; whether XLA compiles a training step is up to
+the preset, or to `--jit` or `--no-jit`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from trainers.vit_vqgan.config import Perceptual, Stage1
 from trainers.vit_vqgan.model import ViTVQGAN
 from trainers.vit_vqgan.objective import Objective
 
-# What a served model does: the call, and its cost for one image.
+# Calls of a served model, and the cost of each for one image.
 SERVED = {
     "encode": (ViTVQGAN.encode, accounting.encode),
     "reconstruct": (lambda model, pixels: model.decode(model.encode(pixels))[0], accounting.reconstruct),
 }
 
-# Weights of the adversarial and the perceptual loss, and of R1. R1 is taken on every step here, to see what a
-# step costs that takes it; training takes it on one in 16.
+# Weights of the adversarial and the perceptual loss, and of R1. R1 is computed on every step here, to time a
+# step with it; training computes it every 16 steps.
 STEPS = {
     "step": (0.0, 0.0, 0.0),
     "step + adversary": (0.1, 0.0, 0.0),
@@ -42,7 +42,7 @@ STEPS = {
 
 
 class Size(NamedTuple):
-    """A row of presets' sizes: whose model it is, and how many images a call takes."""
+    """A preset, and its images per served call and per training step."""
 
     preset: str
     served: int
@@ -59,19 +59,19 @@ SIZES = {
 
 
 @click.command()
-@click.option("--only", type=click.Choice(list(SIZES)), multiple=True, help="This size alone; repeatable.")
+@click.option("--only", type=click.Choice(list(SIZES)), multiple=True, help="Only this size; repeatable.")
 @click.option(
-    "--work", type=click.Choice([*SERVED, *STEPS]), multiple=True, help="This work alone; repeatable."
+    "--work", type=click.Choice([*SERVED, *STEPS]), multiple=True, help="Only this work; repeatable."
 )
 @click.option(
-    "--jit/--no-jit", default=None, help="Compile training steps by XLA or not, whatever presets say."
+    "--jit/--no-jit", default=None, help="Compile training steps with XLA or not, overriding presets."
 )
-@click.option("--repetitions", default=7, show_default=True, help="Of each measurement; the median counts.")
-@click.option("--quick", is_flag=True, help="Tiny models, one repetition: does it run at all?")
+@click.option("--repetitions", default=7, show_default=True, help="Per measurement; the median is used.")
+@click.option("--quick", is_flag=True, help="Smoke test: tiny models, one repetition.")
 def main(
     only: tuple[str, ...], work: tuple[str, ...], jit: bool | None, repetitions: int, quick: bool
 ) -> None:
-    """Times stage 1 against this machine's own float32 matrix product."""
+    """Time stage 1 relative to a float32 matrix product on this machine."""
     works = (
         timed
         for name in only or SIZES
@@ -136,7 +136,7 @@ def _step(size: str, name: str, stage: Stage1, images: int, image_size: int, jit
 
 @contextmanager
 def _vgg16() -> Iterator[str]:
-    """A file of weights, random ones: what they are does not change what they cost."""
+    """Yield a file of random VGG16 weights, as the values do not affect the speed."""
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/vgg16.weights.h5"
         keras.applications.VGG16(include_top=False, weights=None).save_weights(path)

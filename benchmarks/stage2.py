@@ -1,7 +1,7 @@
-"""How fast the image model trains: `python -m benchmarks.stage2`.
+"""Training speed of the image model: `python -m benchmarks.stage2`.
 
-Tokens are random numbers, and no data is read: it is the model that is timed, with the optimizer of its
-preset. How fast it draws is told by `benchmarks.sampling`.
+Tokens are random numbers and no data is read, so only the model and its preset's optimizer are timed.
+`benchmarks.sampling` measures the speed of sampling.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ DROPOUTS = {"step": 0.0, "step, dropout 0.1": 0.1}
 
 
 class Size(NamedTuple):
-    """A size to be trained: whose preset, how many rows a step takes, and the model where not its own."""
+    """A preset, its images per step, and a transformer if not the preset's."""
 
     preset: str
     images: int
     transformer: Transformer | None = None
 
 
-# 12 blocks of 768 in place of VIM-Large's 36 of 2048, a step of which would take this machine minutes.
+# 12 blocks of width 768 instead of VIM-Large's 36 of 2048, a step of which would take minutes here.
 SIZES = {
     "1024 tokens": Size("imagenet256_ss", 2, Transformer(blocks=12, heads=12, width=768, hidden=3072)),
     "cifar10": Size("cifar10", 64),
@@ -44,12 +44,12 @@ SIZES = {
 
 
 @click.command()
-@click.option("--only", type=click.Choice(list(SIZES)), multiple=True, help="This size alone; repeatable.")
-@click.option("--jit/--no-jit", default=None, help="Compile steps by XLA or not, whatever presets say.")
-@click.option("--repetitions", default=7, show_default=True, help="Of each measurement; the median counts.")
-@click.option("--quick", is_flag=True, help="Tiny models, one repetition: does it run at all?")
+@click.option("--only", type=click.Choice(list(SIZES)), multiple=True, help="Only this size; repeatable.")
+@click.option("--jit/--no-jit", default=None, help="Compile steps with XLA or not, overriding presets.")
+@click.option("--repetitions", default=7, show_default=True, help="Per measurement; the median is used.")
+@click.option("--quick", is_flag=True, help="Smoke test: tiny models, one repetition.")
 def main(only: tuple[str, ...], jit: bool | None, repetitions: int, quick: bool) -> None:
-    """Times stage 2's training step against this machine's own float32 matrix product."""
+    """Time stage 2's training step relative to a float32 matrix product on this machine."""
     works = (work for size in only or SIZES for work in _works(size, jit=jit, quick=quick))
     yardstick = MatrixProduct(256 if quick else 2048)
     Console(width=110).print(tabulate(works, yardstick=yardstick, repetitions=1 if quick else repetitions))

@@ -1,10 +1,10 @@
-"""What TokenTransform costs beside its model: `python -m benchmarks.tokens`.
+"""Overhead of TokenTransform over its model: `python -m benchmarks.tokens`.
 
-The whole component, from files of encoded images to files of tokens, against the same exported tokenizer in
-a bare loop over pixels that lie ready. The machine's speed drifts, so the two take turns in one process.
-The steady rate is that of the batches by which a long run exceeds a run of one batch; what the latter takes
-is told apart (`start s`), and what loading the model takes (`load s`).
-The pictures are made up and the weights random, as speed depends on neither.
+The whole component, from files of encoded images to files of tokens, is timed against the same exported
+tokenizer in a bare loop over pixels in memory. The machine's speed drifts, so the two alternate in one
+process. The steady rate is that of the batches by which a long run exceeds a run of one batch. The times of
+the latter (`start s`) and of loading the model (`load s`) are listed separately.
+The images are synthetic and the weights random, as speed depends on neither.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ SPLIT = "train"
 
 
 class Size(NamedTuple):
-    """A row: whose model and crops, and the pictures that it is fed.
+    """A preset, and the images to encode.
 
     Attributes:
-      preset: gives the model and the crops.
-      images: pictures a batch, each with all its crops.
-      batches: batches that the steady rate is taken of.
-      height, width: of a stored picture.
+      preset: sets the model and the crops.
+      images: images per batch, each with all its crops.
+      batches: batches over which the steady rate is measured.
+      height, width: of a stored image.
       encoding: PNG or JPEG.
     """
 
@@ -59,7 +59,7 @@ class Size(NamedTuple):
     encoding: str
 
 
-# Of the two small ones, the presets' batches of 256 crops.
+# `digits` and `cifar10` have their presets' batches of 256 crops.
 SIZES = {
     "digits": Size("digits", images=32, batches=32, height=8, width=8, encoding="PNG"),
     "cifar10": Size("cifar10", images=128, batches=8, height=32, width=32, encoding="JPEG"),
@@ -68,12 +68,12 @@ SIZES = {
 
 
 class Seconds(NamedTuple):
-    """What some work took, by the clock and by the processor time of all threads."""
+    """Wall-clock time, and CPU time of all threads."""
 
     clock: float
     processor: float
 
-    def __add__(self, other: Seconds) -> Seconds:  # type: ignore[override]  # no tuple that gets longer
+    def __add__(self, other: Seconds) -> Seconds:  # type: ignore[override]  # no concatenation
         return Seconds(*(one + more for one, more in zip(self, other, strict=True)))
 
     def __sub__(self, other: Seconds) -> Seconds:
@@ -81,7 +81,7 @@ class Seconds(NamedTuple):
 
 
 class Component:
-    """TokenTransform with all that it needs, in a folder."""
+    """TokenTransform and its inputs, in a folder."""
 
     def __init__(self, folder: Path, config: Config, size: Size, batches: int):
         self.batch_size = size.images * (1 + config.tokens.augmentations)
@@ -95,15 +95,15 @@ class Component:
         self._more = _write_images(folder / "more", size, size.images * (1 + batches))
 
     def start(self) -> tuple[Seconds, float]:
-        """What a run takes that encodes one batch, without loading the model, and the seconds to load it."""
+        """Encode one batch; return the time without loading the model, and the seconds to load it."""
         return self._run(self._one)
 
     def encode(self) -> tuple[Seconds, float]:
-        """The same of a run that encodes `batches` batches more."""
+        """Encode `batches` more batches than `start`; return the same."""
         return self._run(self._more)
 
     def bare_loop(self) -> Callable[[], Seconds]:
-        """What times the encoding of `batches` batches of ready pixels."""
+        """Return a function that times the encoding of `batches` batches of pixels in memory."""
         model = tf.saved_model.load(path_utils.serving_model_path(self._model.uri))
         side = self._config.data.image_size
         pixels = tf.random.stateless_uniform([self.batch_size, side, side, 3], seed=[0, 0])
@@ -137,16 +137,16 @@ class Component:
         seconds = _now() - begin
         (told,) = pipeline.result.metrics().query(MetricsFilter().with_name(LOAD))["distributions"]
         load_seconds = told.committed.sum / 1000
-        # Loading is one thread at work.
+        # Loading runs in one thread.
         return seconds - Seconds(load_seconds, load_seconds), load_seconds
 
 
 @click.command()
-@click.option("--only", type=click.Choice(list(SIZES)), multiple=True, help="This size alone; repeatable.")
-@click.option("--repetitions", default=5, show_default=True, help="Of each measurement; the median counts.")
-@click.option("--quick", is_flag=True, help="Tiny models, one repetition: does it run at all?")
+@click.option("--only", type=click.Choice(list(SIZES)), multiple=True, help="Only this size; repeatable.")
+@click.option("--repetitions", default=5, show_default=True, help="Per measurement; the median is used.")
+@click.option("--quick", is_flag=True, help="Smoke test: tiny models, one repetition.")
 def main(only: tuple[str, ...], repetitions: int, quick: bool) -> None:
-    """Times TokenTransform against its tokenizer alone."""
+    """Time TokenTransform relative to its tokenizer alone."""
     columns = ("batch", "rows", "bare rows/s", "rows/s", "share", "share, CPU time", "load s", "start s")
     table = Table("model", *columns)
     for name in only or SIZES:
@@ -208,7 +208,7 @@ def _write_tokenizer(directory: str, config: Config) -> None:
 
 
 def _write_images(folder: Path, size: Size, count: int) -> types.Artifact:
-    """An Examples artifact of one split and one file."""
+    """Write an Examples artifact of one split and one file."""
     (folder / f"Split-{SPLIT}").mkdir(parents=True)
     with tf.io.TFRecordWriter(str(folder / f"Split-{SPLIT}" / "data_tfrecord-00000-of-00001")) as writer:
         for index in range(count):
@@ -231,7 +231,7 @@ def _write_images(folder: Path, size: Size, count: int) -> types.Artifact:
 
 
 def _picture(size: Size, index: int) -> bytes:
-    """Smooth noise, which compresses about as a photograph does."""
+    """Encode smooth noise, which compresses about as well as a photograph."""
     noise = tf.random.stateless_uniform([1 + size.height // 4, 1 + size.width // 4, 3], seed=[0, index])
     pixels = tf.cast(255 * tf.image.resize(noise, [size.height, size.width], "bicubic"), tf.int32)
     pixels = tf.cast(tf.clip_by_value(pixels, 0, 255), tf.uint8)

@@ -1,8 +1,7 @@
-"""Sidecars of an Examples artifact: `dataset.json` and `quarantine.jsonl`, at the artifact's root.
+"""Sidecar files `dataset.json` and `quarantine.jsonl` at the root of an Examples artifact.
 
-They tell what the records are without reading them: classes, counts and a fingerprint of the
-content in `dataset.json`; what was left out, and why, in `quarantine.jsonl` (absent when nothing
-was).
+`dataset.json` holds classes, record counts and a fingerprint of the content, so that readers need not
+scan the records. `quarantine.jsonl` lists the skipped inputs with reasons; it is absent if there are none.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ AnyDataset = TypeVar("AnyDataset", bound="Dataset")
 
 
 class SplitCounts(TypedDict):
-    """How many records stand in a split, and in each of its files."""
+    """Number of records in a split and in each of its files."""
 
     records: int
     shards: list[int]
@@ -33,14 +32,14 @@ class SplitCounts(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What stands in an Examples artifact.
+    """Contents of an Examples artifact.
 
     Attributes:
       source: the collection the images came from, as the configuration names it.
       fingerprint: 16 hex digits that change with any record.
       class_names: the name of each label; empty when unlabelled.
       splits: the counts of each split.
-      broken: how many inputs were skipped; `read_quarantine` lists them.
+      broken: number of skipped inputs; `read_quarantine` lists them.
     """
 
     source: str
@@ -51,9 +50,12 @@ class Dataset:
 
     @classmethod
     def read(cls: type[AnyDataset], uri: str) -> AnyDataset:
-        """The sidecar of the artifact at `uri`; `ValueError` where there is none that can be read.
+        """Read the sidecar of the artifact at `uri`.
 
-        Keys that `cls` does not know are left aside, so a token artifact reads as a plain `Dataset`.
+        Keys that `cls` does not have are ignored, so a token artifact can be read as a plain `Dataset`.
+
+        Raises:
+          ValueError: the sidecar is missing or malformed.
         """
         path = os.path.join(uri, DATASET)
         try:
@@ -61,25 +63,27 @@ class Dataset:
                 content = json.load(file)
             known = {field.name: content[field.name] for field in fields(cls)}
         except (tf.errors.OpError, json.JSONDecodeError, KeyError) as error:
-            raise ValueError(f"{path} is no {DATASET}: {type(error).__name__} {error}") from error
+            raise ValueError(
+                f"{path} must be a valid {DATASET}, got {type(error).__name__} {error}"
+            ) from error
         return cls(**{**known, "class_names": tuple(known["class_names"])})
 
     def write(self, uri: str) -> None:
-        """Writes the sidecar into the artifact at `uri`, whole or not at all."""
+        """Write the sidecar into the artifact at `uri`, atomically."""
         write_atomic(os.path.join(uri, DATASET), json.dumps(asdict(self), indent=2) + "\n")
 
     def records(self, split: str) -> int:
-        """How many records stand in `split`."""
+        """Number of records in `split`."""
         return self.splits[split]["records"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenDataset(Dataset):
-    """What stands in a token Examples artifact; the records counted are rows of tokens.
+    """Contents of a token Examples artifact; each record is a row of tokens.
 
     Attributes:
-      augmentations: random crops of a training image, beside its centre crop.
-      tokens: N, tokens a row.
+      augmentations: random crops per training image, in addition to its centre crop.
+      tokens: N, tokens per row.
       codebook_size: tokens are in [0, codebook_size).
     """
 
@@ -89,7 +93,7 @@ class TokenDataset(Dataset):
 
 
 class Broken(NamedTuple):
-    """An input that was left out."""
+    """A skipped input."""
 
     key: str
     reason: str
@@ -100,26 +104,26 @@ class TooManyBroken(ValueError):
 
 
 def check_broken(broken: Sequence[Broken], total: int, limit: float) -> None:
-    """Raises `TooManyBroken`, with the first names, where more than `limit` (a fraction) of `total` is."""
+    """Raise `TooManyBroken`, naming the first few, if more than `limit` (a fraction) of `total` is broken."""
     if len(broken) <= limit * total:
         return
     named = ", ".join(f"{key} ({reason})" for key, reason in broken[:NAMED_IN_ERRORS])
     more = ", ..." if len(broken) > NAMED_IN_ERRORS else ""
     raise TooManyBroken(
-        f"{len(broken)} of {total} images are broken ({len(broken) / total:.1%}), "
-        f"allowed are {limit:.1%}: {named}{more}"
+        f"broken images must be at most {limit:.1%}, "
+        f"got {len(broken)} of {total} ({len(broken) / total:.1%}): {named}{more}"
     )
 
 
 def write_quarantine(uri: str, broken: Iterable[Broken]) -> None:
-    """Writes the list of what was left out into the artifact at `uri`, a JSON object a line."""
+    """Write skipped inputs, if any, to the artifact at `uri`, one JSON object per line."""
     lines = [json.dumps(entry._asdict()) + "\n" for entry in broken]
     if lines:
         write_atomic(os.path.join(uri, QUARANTINE), "".join(lines))
 
 
 def read_quarantine(uri: str) -> list[Broken]:
-    """What was left out of the artifact at `uri`."""
+    """Read the skipped inputs of the artifact at `uri`."""
     path = os.path.join(uri, QUARANTINE)
     if not tf.io.gfile.exists(path):
         return []

@@ -1,8 +1,8 @@
-"""Sharded TFRecord files whose bytes depend on the records alone, never on the workers.
+"""Sharded TFRecord files whose bytes depend only on the records, not on the workers.
 
-TFX's own writer shuffles at random, compresses and leaves the number of files to Beam. Here a
-record's place follows from a hash of its key: which shard it goes to and where it stands in it. So
-neighbours are not all of one class, and the same records give the same files.
+TFX's own writer shuffles at random, compresses, and lets Beam choose the number of files. Here a hash of
+a record's key determines its shard and its position in the shard, so neighbours are not all of one class,
+and the same records always result in the same files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ READ_AT_ONCE = 64
 
 
 class Shard(NamedTuple):
-    """A file that was written."""
+    """A written file."""
 
     split: str
     number: int
@@ -38,12 +38,12 @@ class Shard(NamedTuple):
     digest: str  # sha256 over the records in order
 
 
-# An item on its way to its shard. Plain tuples, whose coding is an order faster than that of named ones.
+# (order, key, content) of an `Item`: Beam encodes plain tuples an order of magnitude faster than named ones.
 Placed = tuple[bytes, str, Any]
 
 
 class DamagedFile(OSError):
-    """A file of records that cannot be read to its end; the message names it."""
+    """A TFRecord file that cannot be read to its end; the message names it."""
 
 
 class BrokenRecord(Exception):
@@ -51,7 +51,7 @@ class BrokenRecord(Exception):
 
 
 class Item(NamedTuple):
-    """Something that will be one record of `split`, placed by `order` (see `order_of`)."""
+    """The input of one record of `split`, positioned by `order` (see `order_of`)."""
 
     split: str
     key: str
@@ -60,19 +60,19 @@ class Item(NamedTuple):
 
 
 def order_of(key: str, tie: bytes = b"") -> bytes:
-    """A record's place: a hash of its key, and of `tie` where keys may repeat."""
+    """Sort key of a record: a hash of its key, and of `tie` if keys may repeat."""
     return hashlib.sha256(key.encode()).digest() + hashlib.sha256(tie).digest()
 
 
 def read_records(path: str) -> Iterator[bytes]:
-    """The records of one TFRecord file, gzipped when its name ends in `.gz`.
+    """Yield the records of one TFRecord file, which is gzipped if its name ends in `.gz`.
 
     Raises:
-      DamagedFile: the checksums of its records do not fit.
+      DamagedFile: a record does not match its checksum.
     """
     compression = "GZIP" if path.endswith(".gz") else ""
     records = tf.data.TFRecordDataset(path, compression_type=compression)
-    # Handed over in batches: a call into TensorFlow takes longer than a small record takes to be read.
+    # In batches, because a call into TensorFlow takes longer than reading a small record.
     try:
         for batch in records.batch(READ_AT_ONCE).as_numpy_iterator():
             yield from batch
@@ -81,7 +81,7 @@ def read_records(path: str) -> Iterator[bytes]:
 
 
 def serialize_example(features: Mapping[str, bytes | Sequence[int]]) -> bytes:
-    """A tf.Example of bytes and integers; the same bytes for the same features."""
+    """Serialize a tf.Example of bytes and integers; the same features always give the same bytes."""
     example = tf.train.Example()
     for name, value in features.items():
         if isinstance(value, bytes):
@@ -92,14 +92,14 @@ def serialize_example(features: Mapping[str, bytes | Sequence[int]]) -> bytes:
 
 
 class WriteShards(beam.PTransform):
-    """Writes lists of `Item`s to `<directory>/Split-<split>/data_tfrecord-<shard>-of-<shards>`.
+    """Write lists of `Item`s to `<directory>/Split-<split>/data_tfrecord-<shard>-of-<shards>`.
 
-    Lists, because what Beam does for an element takes longer than a small record takes to be made.
+    Lists, because Beam's overhead per element takes longer than making a small record.
 
-    Only the items are shuffled; `serialize` is called where the file is written, one item at a time.
-    An item can thus be a mere reference to bytes that are read when their turn comes.
+    Only the items are shuffled between workers; the worker that writes a file calls `serialize`, one item
+    at a time. So an item can be a reference to bytes that are read only then.
 
-    Each file appears whole or not at all, an empty one where a shard has no record.
+    Each file is written atomically; a shard without records becomes an empty file.
 
     Returns:
       PCollections `shards` of `Shard`, and `broken` of `components.dataset.Broken`: the items for
@@ -116,7 +116,7 @@ class WriteShards(beam.PTransform):
         self._serialize = serialize
 
     def expand(self, items: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
-        """Groups by shard and writes each."""
+        """Group by shard, then write each."""
         every_shard: list[tuple[tuple[str, int], list[Placed]]] = [
             ((split, index), []) for split in self._splits for index in range(self._num_shards)
         ]
@@ -136,7 +136,7 @@ class WriteShards(beam.PTransform):
 def _place(items: Iterable[Item], num_shards: int) -> Iterable[tuple[tuple[str, int], list[Placed]]]:
     by_shard: dict[tuple[str, int], list[Placed]] = defaultdict(list)
     for split, key, order, content in items:
-        # Other bits than those that decide on the split and the order within the shard.
+        # Not the first 8 bytes, which determine the split and the order within the shard.
         shard = int.from_bytes(order[8:16], "big") % num_shards
         by_shard[split, shard].append((order, key, content))
     return by_shard.items()
@@ -154,7 +154,7 @@ class _WriteShard(beam.DoFn):
         tf.io.gfile.makedirs(folder)
         path = os.path.join(folder, f"data_tfrecord-{index:05d}-of-{self._num_shards:05d}")
         records, digest = 0, hashlib.sha256()
-        # Drafts stand outside the split's folder, whose every file is read.
+        # Drafts stay outside the split's folder, because readers take every file in it.
         with atomic_path(path, self._directory) as draft, tf.io.TFRecordWriter(draft) as writer:
             for _, key, content in sorted(chain.from_iterable(batches), key=itemgetter(0)):
                 try:
@@ -169,20 +169,20 @@ class _WriteShard(beam.DoFn):
 
 
 def fingerprint(shards: Iterable[Shard]) -> str:
-    """16 hex digits over all records of all shards, in order."""
+    """Hash all records of all shards, in order, to 16 hex digits."""
     return hashlib.sha256("".join(shard.digest for shard in sorted(shards)).encode()).hexdigest()[:16]
 
 
 def count_records(shards: Iterable[Shard], splits: Sequence[str]) -> dict[str, SplitCounts]:
-    """The counts of each split, as `Dataset.splits` has them."""
+    """Record counts of each split, in the form of `Dataset.splits`."""
     in_order = sorted(shards, key=lambda shard: shard.number)
     counts = {split: [shard.records for shard in in_order if shard.split == split] for split in splits}
     return {split: {"records": sum(own), "shards": own} for split, own in counts.items()}
 
 
 def describe_artifact(examples: types.Artifact, splits: Sequence[str]) -> None:
-    """Tells TFX what stands in an Examples artifact, for its own components to read."""
+    """Set the properties of an Examples artifact (splits, payload format) that TFX's components read."""
     examples.split_names = artifact_utils.encode_split_names(list(splits))
     examples.set_string_custom_property(PAYLOAD_FORMAT_PROPERTY_NAME, "FORMAT_TF_EXAMPLE")
-    # No `file_format`: TFX knows "tfrecords_gzip" only, which is what it takes a missing one for, and
-    # then tells by the suffix `.gz` whether a file is compressed. Ours are not.
+    # No `file_format`: TFX supports only "tfrecords_gzip", which is also its default, and detects compression
+    # by the suffix `.gz`. These files are not compressed.

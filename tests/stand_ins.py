@@ -1,7 +1,7 @@
-"""Tiny models with the house's signatures, whose every answer can be told by hand.
+"""Tiny models with the project's signatures, whose answers can be computed by hand.
 
-Components and servers know a model only by its signatures; these stand in for ViT-VQGAN, VIM and
-the ResNet where a test is about the component and not about the model.
+Components and servers know a model only by its signatures. These replace ViT-VQGAN, VIM and the ResNet in
+tests of the components.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ def metadata(kind: str, class_names: tuple[str, ...] = CLASSES) -> Metadata:
 
 
 def encode(pixels: tf.Tensor) -> tf.Tensor:
-    """A patch's token is its mean brightness in 16 levels."""
+    """Encode each patch as its mean brightness in 16 levels."""
     patches = tf.nn.avg_pool2d(tf.reduce_mean(pixels, axis=-1, keepdims=True), PATCH, PATCH, "VALID")
     return tf.cast(tf.reshape(tf.round(patches * (CODES - 1)), [-1, TOKENS]), tf.int32)
 
 
 def paint(tokens: tf.Tensor) -> tf.Tensor:
-    """A token's patch is flat grey."""
+    """Paint each token as a flat grey patch."""
     side = SIZE // PATCH
     grey = tf.reshape(tf.cast(tokens, tf.float32) / (CODES - 1), [-1, side, side, 1])
     return tf.tile(tf.repeat(tf.repeat(grey, PATCH, axis=1), PATCH, axis=2), [1, 1, 1, 3])
 
 
 def decode(tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The picture; of its density, the location is half a logit too bright and the scale b is 1."""
+    """Decode to pixels and their density: its location is half a logit too bright, its scale b is 1."""
     pixels = paint(tokens)
     x = 0.8 * pixels + 0.1
     return pixels, tf.math.log(x / (1.0 - x)) + 0.5, tf.zeros_like(pixels)
 
 
 def sample(class_id, seed, params: BatchSamplingParams, prompt, prompt_length) -> tf.Tensor:
-    """Tokens scatter around the class's brightness (0, 7 or 14) by at most 1; greedy has no scatter."""
+    """Sample tokens at the class's brightness (0, 7 or 14) plus 0 or 1; greedy sampling adds nothing."""
 
     def row(inputs):
         label, row_seed, heat = inputs
@@ -65,19 +65,19 @@ def sample(class_id, seed, params: BatchSamplingParams, prompt, prompt_length) -
 
 
 def log_likelihood(tokens: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:
-    """Uniform over the codes: -N ln K nats."""
+    """Log-likelihood of a uniform distribution over the codes: -N ln K nats."""
     del class_id
     return -TOKENS * tf.math.log(float(CODES)) * tf.ones_like(tokens[:, 0], tf.float32)
 
 
 def features(tokens: tf.Tensor) -> tf.Tensor:
-    """Two blocks of width 4: the first knows nothing, the second is the scaled tokens."""
+    """Features of two blocks of width 4: zeros, and the scaled tokens."""
     scaled = tf.cast(tokens, tf.float32) / (CODES - 1)
     return tf.stack([tf.zeros_like(scaled), scaled], axis=1)
 
 
 def classify(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Nearest of the brightnesses 0, 7/15 and 14/15; the features are the mean of each quarter."""
+    """Classify by the nearest brightness of 0, 7/15 and 14/15; features are the means of the quarters."""
     quarters = tf.nn.avg_pool2d(tf.reduce_mean(pixels, axis=-1, keepdims=True), PATCH, PATCH, "VALID")
     quarters = tf.reshape(quarters, [-1, TOKENS])
     mean = tf.reduce_mean(quarters, axis=-1, keepdims=True)

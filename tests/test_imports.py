@@ -1,4 +1,4 @@
-"""Imports point one way (docs/architecture.md)."""
+"""Check that imports between packages point one way (docs/architecture.md)."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Each room, and those that its modules may import beside itself.
+# Each package, and the other packages that its modules may import.
 ARROWS = {
     "tfx_pipeline": {
         "components",
@@ -34,12 +34,12 @@ MODULES = sorted(
 
 
 def room_of(module: str) -> str | None:
-    """The room that a dotted module name belongs to; None for a module from outside."""
+    """Return the package in `ARROWS` that a dotted module name belongs to; None for any other module."""
     return next((room for room in ARROWS if f"{module}.".startswith(f"{room}.")), None)
 
 
 def imported_modules(source: str) -> set[str]:
-    """Every module that a source imports, by itself or as `from package import module`."""
+    """Return every module that a source imports, with `import module` or `from package import module`."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -50,7 +50,7 @@ def imported_modules(source: str) -> set[str]:
 
 
 def wrong_arrows(module: str, source: str) -> list[str]:
-    """Imports of a module that go against the arrows."""
+    """Return the imports of a module that `ARROWS` does not allow."""
     room = room_of(module)
     if room is None:
         return []
@@ -59,7 +59,7 @@ def wrong_arrows(module: str, source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_follow_the_arrows(path):
+def test_module_imports_only_allowed_packages(path):
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     assert wrong_arrows(module, path.read_text()) == []
 
@@ -77,15 +77,15 @@ def test_imports_follow_the_arrows(path):
         ("serving.cli.commands", "import tfx_pipeline.cli"),
     ],
 )
-def test_arrow_that_is_turned_around_is_found(module, source):
+def test_forbidden_import_is_detected(module, source):
     assert len(wrong_arrows(module, source)) == 1
 
 
-def test_arrows_have_no_cycle():
+def test_no_two_packages_import_each_other():
     for room, targets in ARROWS.items():
         assert all(room not in ARROWS[target] for target in targets)
 
 
-def test_every_wing_of_serving_is_a_room():
+def test_every_package_of_serving_is_listed():
     wings = {path.parent.name for path in (ROOT / "serving").glob("*/__init__.py")}
     assert {f"serving.{wing}" for wing in wings} == {room for room in ARROWS if room.startswith("serving.")}

@@ -1,4 +1,4 @@
-"""What the README points at is there."""
+"""Check that files, commands and make targets named in the README exist."""
 
 import re
 from pathlib import Path
@@ -13,19 +13,19 @@ README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?!http)[^)]+)\)", README))))
-def test_every_linked_file_is_there(path):
+def test_every_linked_file_exists(path):
     assert (ROOT / path).exists()
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"tfx-vim ([a-z]+)", README))))
-def test_every_command_it_shows_exists(command):
+def test_every_command_exists(command):
     assert CliRunner().invoke(cli, [command, "--help"]).exit_code == 0
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"`?make ([a-z]+)", README))))
-def test_every_make_target_it_shows_exists(target):
+def test_every_make_target_exists(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-def test_no_figure_was_left_open():
+def test_readme_has_no_unfilled_placeholders():
     assert not re.search(r"@[A-Z]+@", README)

@@ -39,7 +39,7 @@ def cli() -> None:
 
 
 def _configured(command: Any) -> Any:
-    """The options that choose a configuration."""
+    """Add the options that choose a configuration."""
     for option in (
         click.option("--small", is_flag=True, help="Shrink the preset to a few steps of tiny models."),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override; repeatable."),
@@ -56,7 +56,7 @@ def _configured(command: Any) -> Any:
 def run(
     preset: str, overrides: tuple[str, ...], small: bool, output: str | None, beam_args: tuple[str, ...]
 ) -> None:
-    """Run the pipeline here: images in, evaluated and pushed models out."""
+    """Run the pipeline on this machine, from images to evaluated and pushed models."""
     config = configuration.load(preset, overrides, small=small)
     directory = output or os.path.join("runs", config.name)
     from components.image_example_gen.sources import SourceError
@@ -139,7 +139,7 @@ def config_(preset: str, overrides: tuple[str, ...], small: bool) -> None:
     "--utilization",
     default=0.4,
     type=click.FloatRange(0, 1, min_open=True),
-    help="Share of the peak rate that is reached.",
+    help="Fraction of the peak rate that is reached.",
 )
 @click.option(
     "--device-memory",
@@ -148,7 +148,7 @@ def config_(preset: str, overrides: tuple[str, ...], small: bool) -> None:
     help="Memory of a device in GB (16 GiB are 17.2); prints whether each stage fits.",
 )
 @click.option(
-    "--image-bytes", type=click.IntRange(1), help="Mean size of an encoded image.  [default: 2 a pixel]"
+    "--image-bytes", type=click.IntRange(1), help="Mean size of an encoded image.  [default: 2 per pixel]"
 )
 def plan(
     preset: str,
@@ -179,7 +179,7 @@ def plan(
 @cli.command()
 @click.option("--run", "directory", default=RUN, metavar="DIR", help="Folder of the run.")
 def report(directory: str) -> None:
-    """Draw a run's report again from its folder."""
+    """Render a run's report again from its folder."""
     if not Path(directory, "report", "report.json").is_file():
         raise click.ClickException(
             f"{directory} must hold a report; `tfx-vim run --output {directory}` writes one"

@@ -363,6 +363,11 @@ def _one_line(error: pydantic.ValidationError) -> str:
         return f"unknown key {key}: must be one of {', '.join(section.model_fields)}"
     if first["type"] in ("missing", "union_tag_not_found"):
         return f"{key} is missing" if first["type"] == "missing" else f"{key}.network is missing"
+    if first["type"] == "union_tag_invalid":
+        # The discriminator is a key, in quotes, or the function that reads `kind` with its default.
+        field = first["ctx"]["discriminator"].strip("'")
+        field = "kind" if field.endswith("()") else field
+        return f"{key}.{field} must be one of {first['ctx']['expected_tags']}, got {first['ctx']['tag']!r}"
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     message = message.partition(", unable to")[0]
     given = first["input"]

@@ -1,4 +1,4 @@
-"""What a person sees of a run: one line a component, and none of the libraries' own chatter."""
+"""Console output of a run: one line per component, without the libraries' logs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import click
 
-# Loggers that warn of what a user can do nothing about; what matters reaches us as an exception.
+# Loggers whose warnings a user cannot act on; errors that matter arrive as exceptions.
 NOISY = ("absl", "tensorflow", "apache_beam", "root", "h5py", "matplotlib")
 
 
 def quiet() -> None:
-    """Silences the libraries. Call it before TensorFlow is imported: its native log asks only once."""
-    # Level 3 and not 2: a machine without a GPU logs its missing CUDA libraries as errors.
+    """Silence the libraries. Call it before TensorFlow is imported, which reads its log level only once."""
+    # Level 3, not 2: without a GPU, TensorFlow logs the missing CUDA libraries as errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     warnings.simplefilter("ignore")
@@ -27,7 +27,7 @@ def quiet() -> None:
 
 @dataclass
 class ComponentRun:
-    """What one component of a run did: `state` is running, ran, cached or failed."""
+    """One component of a run: `state` is running, ran, cached or failed."""
 
     name: str
     started: float
@@ -36,9 +36,9 @@ class ComponentRun:
 
 
 class ComponentLog(logging.Handler):
-    """Follows TFX's local runner through its log messages, the only account it gives of itself.
+    """Tracks TFX's local runner by its log messages, the only progress information it provides.
 
-    It tells when a component starts and ends, and whether its outputs came from the cache.
+    Records when a component starts and ends, and whether its outputs came from the cache.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class ComponentLog(logging.Handler):
         self.components: list[ComponentRun] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Takes the messages of `LocalDagRunner` and `Launcher`; all others pass by."""
+        """Handle the messages of `LocalDagRunner` and `Launcher`; ignore all others."""
         match record.msg:
             case "Component %s is running.":
                 name = str(record.args[0])  # type: ignore[index]
@@ -57,7 +57,7 @@ class ComponentLog(logging.Handler):
                 self._end("ran")
 
     def fail(self) -> str | None:
-        """Marks the component that was running as failed; its name, or None if there was none."""
+        """Mark the running component as failed; return its name, or None if none was running."""
         if not self.components or self.components[-1].state != "running":
             return None
         self._end("failed")

@@ -1,16 +1,16 @@
-"""What every container of the pipeline runs on Kubeflow Pipelines v2: TFX's runner, made to fit.
+"""Entry point of every container on Kubeflow Pipelines v2: adapts TFX's runner to open-source Kubeflow.
 
 TFX 1.16 to 1.21 write their container entry point for Vertex AI. The launcher of open-source
-Kubeflow Pipelines tells an executor less and expects it to work on other paths, so that the second
-component of any graph fails. Before TFX's own runner starts, this module puts three things right:
+Kubeflow Pipelines passes an executor less information and uses other paths, so the second component
+of any graph fails. Before TFX's own runner starts, this module fixes three things:
 
 - An input artifact arrives without its type (or as `system.Artifact`, under `kfp.local`), which TFX
-  needs to make a Python object of it. The component's own input definitions, compiled into the
-  command line as `--json_serialized_inputs_spec_args`, hold it.
-- Artifacts in MinIO or S3 lie under /minio and /s3 on the pod's disk: the launcher downloads inputs
+  needs to create its Python object. The type is taken from the component's own input definitions,
+  compiled into the command line as `--json_serialized_inputs_spec_args`.
+- Artifacts in MinIO or S3 are under /minio and /s3 on the pod's disk: the launcher downloads inputs
   to and uploads outputs from there. TensorFlow has no file system for these addresses, so executors
-  get the paths, and the launcher gets its addresses back. Google Cloud Storage it does speak, and
-  Beam's workers on other machines need the real address: gs:// stays.
+  get the paths, and their output gets the addresses again. gs:// stays: TensorFlow reads Google Cloud
+  Storage, and Beam's workers on other machines need the real address.
 - Output directories exist before an executor runs, as under TFX's local runner. (Only on disk: on
   an object store a directory is a marker that the launcher cannot download, kubeflow/pipelines#13476.)
 """
@@ -22,8 +22,8 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
-# Before TensorFlow is imported: on a machine without a GPU its native log opens with errors about
-# CUDA that nobody can act on; errors that matter reach Python as exceptions.
+# Set before TensorFlow is imported: without a GPU its native log starts with CUDA errors that nobody
+# can act on; errors that matter reach Python as exceptions.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 warnings.filterwarnings("ignore", category=FutureWarning)
 warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -39,7 +39,7 @@ from serving.export.atomic import write_atomic  # noqa: E402
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The flags of TFX's runner, and the rest, which is Beam's, of a whole command line."""
+    """Split a command line into the flags of TFX's runner and the rest, which is for Beam."""
     parser = argparse_flags.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--executor_class_path", required=True)
     parser.add_argument("--json_serialized_invocation_args", required=True)
@@ -48,7 +48,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(flags_and_beam_args: tuple[argparse.Namespace, list[str]]) -> None:
-    """Runs one component with what `parse_flags` read; raises whatever its executor raises."""
+    """Run one component with the result of `parse_flags`; raises whatever its executor raises."""
     flags, beam_args = flags_and_beam_args
     executor_input = json_format.Parse(
         flags.json_serialized_invocation_args, pipeline_spec_pb2.ExecutorInput(), ignore_unknown_fields=True
@@ -81,12 +81,12 @@ def _artifacts(
 
 
 def _path(uri: str) -> str:
-    """Where an executor finds what the launcher knows as `uri`."""
+    """Return the path at which an executor finds the launcher's `uri`."""
     return uri if uri.startswith("gs://") else dsl.Artifact(uri=uri).path
 
 
 def _give_addresses_back(output_file: str, addresses: Mapping[str, str]) -> None:
-    """Writes the launcher's own addresses into what the executor reported of its outputs."""
+    """Restore the launcher's addresses in the output file that the executor wrote."""
     executor_output = pipeline_spec_pb2.ExecutorOutput()
     with open(output_file) as file:
         json_format.Parse(file.read(), executor_output)

@@ -1,6 +1,6 @@
-"""Compiles the pipeline for Kubeflow Pipelines v2: a PipelineSpec, schema 2.1.0, as YAML.
+"""Compile the pipeline for Kubeflow Pipelines v2: a PipelineSpec, schema 2.1.0, as YAML.
 
-Nothing runs here and no cluster is asked: the file is what `kfp` and the Pipelines UI upload.
+No cluster is needed; `kfp` or the Pipelines UI uploads the file.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
 def compile_pipeline(
     pipeline: tfx.dsl.Pipeline, image: str, output: str, pipeline_root: str | None = None
 ) -> None:
-    """Writes `pipeline` as the file `output`, whole or not at all.
+    """Write `pipeline` to the file `output`, atomically.
 
     Args:
-      pipeline: the graph; its own pipeline root, which is this machine's, stays out of the file.
+      pipeline: the graph; its pipeline root, which is on this machine, is left out of the file.
       image: the container image of every component, as REPOSITORY:TAG (the `Dockerfile` builds it).
-      output: a local path ending in .yaml or .yml, the only kinds that Kubeflow uploads as they are.
-      pipeline_root: where runs keep their artifacts, such as gs://BUCKET/FOLDER; None leaves it to
-        the installation or to the run.
+      output: a local path ending in .yaml or .yml, the only kinds that Kubeflow uploads unchanged.
+      pipeline_root: folder of the runs' artifacts, such as gs://BUCKET/FOLDER; if None, that of the
+        installation or of the run.
 
     Raises:
-      ConfigError: a name or a path that Kubeflow would refuse.
+      ConfigError: a name or a path that Kubeflow would reject.
     """
     path = Path(output)
     if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"output {output!r}: Kubeflow Pipelines takes a file ending in .yaml or .yml")
+        raise ConfigError(f"output must be a file ending in .yaml or .yml, got {output!r}")
     name = pipeline.pipeline_info.pipeline_name
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"name {name!r}: Kubeflow Pipelines allows a-z, 0-9 and -, and no - in front")
+        raise ConfigError(f"name must be 1 to 128 of a-z, 0-9 and -, not starting with -, got {name!r}")
 
     runner = kubeflow_v2_dag_runner.KubeflowV2DagRunner(
         kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(
             default_image=image,
             default_commands=list(ENTRYPOINT),
-            use_pipeline_spec_2_1=True,  # the only schema that open-source Kubeflow Pipelines takes
+            use_pipeline_spec_2_1=True,  # the only schema that open-source Kubeflow Pipelines accepts
         )
     )
-    # The job around the specification is Vertex AI's; open-source Kubeflow reads the latter alone.
+    # The enclosing job is for Vertex AI; open-source Kubeflow reads only the specification.
     specification = runner.run(pipeline, write_out=False)["pipelineSpec"]
     if pipeline_root is not None:
         specification["defaultPipelineRoot"] = pipeline_root

@@ -1,4 +1,4 @@
-"""What the components of the last run put out and how long that took, read from the metadata store."""
+"""Outputs and durations of the last run's components, read from the metadata store."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 @dataclass(frozen=True)
 class Result:
-    """A component's part in the last run.
+    """Outputs of a component in the last run.
 
     Attributes:
-      seconds: how long it took to make these outputs, in whichever run that was.
+      seconds: time it took to produce these outputs, possibly in an earlier run.
       outputs: by key, one artifact each.
     """
 
@@ -23,7 +23,7 @@ class Result:
 
 
 def connection(path: Path) -> mlmd.ConnectionConfig:
-    """The SQLite metadata store at `path`; the file is made when it is first opened."""
+    """Return the connection to the SQLite metadata store at `path`; opening it creates the file."""
     config = mlmd.ConnectionConfig()
     config.sqlite.filename_uri = str(path)
     config.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
@@ -31,7 +31,7 @@ def connection(path: Path) -> mlmd.ConnectionConfig:
 
 
 def last_result(store: MetadataStore, pipeline: str, component: str) -> Result:
-    """What the newest finished execution of a component put out, from the cache or made anew."""
+    """Return the outputs of a component's newest finished execution, cached or not."""
     node = store.get_context_by_type_and_name("node", f"{pipeline}.{component}")
     finished = (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED)
     newest = max(
@@ -44,7 +44,7 @@ def last_result(store: MetadataStore, pipeline: str, component: str) -> Result:
         for event in store.get_events_by_execution_ids([newest])
         if event.type == mlmd.Event.OUTPUT
     }
-    # An execution from the cache names the same artifacts again; the first one made them.
+    # A cached execution lists the same artifacts again; the first execution made them.
     makers = [
         event.execution_id
         for event in store.get_events_by_artifact_ids(list(keys))

@@ -1,4 +1,4 @@
-"""Runs the pipeline on this machine: LocalDagRunner, with Beam's in-process runner."""
+"""Run the pipeline on this machine: LocalDagRunner, with Beam's in-process runner."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ class RunError(RuntimeError):
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder and what `metrics.json` holds."""
+    """A finished run: its folder and the content of `metrics.json`."""
 
     directory: Path
     metrics: dict[str, Any]
 
 
 def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
-    """Run the whole graph into `directory`; what has not changed comes from the cache.
+    """Run the whole graph into `directory`; unchanged components come from the cache.
 
     Args:
       config: the run's configuration.
-      directory: the run's folder, made if it is missing. A stopped run resumes in it.
+      directory: the run's folder, created if missing. A stopped run resumes in it.
       beam_args: further flags for Beam; later ones win.
 
     Raises:
@@ -66,7 +66,7 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
         dataset_version=version,
         tokenizer_version=imported_version(config),
         beam_pipeline_args=(*BEAM_ARGS, *beam_args),
-        # Not TFX's function for it, which makes the folder before anything has been checked.
+        # TFX's own function would create the folder before anything has been checked.
         metadata_connection_config=lineage.connection(home / "metadata.db"),
     )
     _require_models(config)
@@ -125,9 +125,9 @@ def _push_again(pushed: Artifact) -> None:
 
 @contextlib.contextmanager
 def _followed() -> Iterator[ComponentLog]:
-    """Attach a `ComponentLog` to TFX's logger, and let nothing else through."""
+    """Attach a `ComponentLog` to TFX's logger and suppress all other output of it."""
     logger, log = logging.getLogger("absl"), ComponentLog()
-    # Through absl and not on its logger: code that restores absl's flags resets the logger's level.
+    # Set through absl, not on its logger: code that restores absl's flags resets the logger's level.
     verbosity, propagate = absl_logging.get_verbosity(), logger.propagate
     absl_logging.set_verbosity(absl_logging.INFO)
     logger.addHandler(log)
@@ -141,7 +141,7 @@ def _followed() -> Iterator[ComponentLog]:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause in one line: Beam, TFX and AutoGraph wrap what an executor raised.
+    """Return the innermost cause in one line: Beam, TFX and AutoGraph wrap an executor's exception.
 
     A `TrainingError` is written for the user; its own cause is not.
     """

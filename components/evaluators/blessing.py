@@ -1,4 +1,4 @@
-"""From metrics to a verdict: `evaluation.json`, and the blessing that Pusher reads."""
+"""Comparison of metrics to thresholds: `evaluation.json`, and the blessing that Pusher reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Thresholds = Mapping[str, Mapping[str, float | None]]
 
 
 def thresholds_to_json(thresholds: Thresholds | None, known: Collection[str]) -> str:
-    """Thresholds as an execution property.
+    """Encode thresholds as an execution property.
 
     Args:
       thresholds: metric -> {"min": bound, "max": bound}, either one absent or None.
@@ -41,8 +41,8 @@ def thresholds_to_json(thresholds: Thresholds | None, known: Collection[str]) ->
 def failed_thresholds(metrics: Mapping[str, float], thresholds: Thresholds) -> list[dict[str, Any]]:
     """Every reason not to bless: {"metric", "value", "bound", "limit", "reason"}.
 
-    A value that is not finite fails with and without a threshold. A threshold on a metric that was not
-    measured, because the data do not have what it needs, fails nothing.
+    A value that is not finite fails even without a threshold. A threshold on a metric that was not
+    measured, because the data lack what it needs, is ignored.
     """
     failed = [
         _failure(metric, value, None, None, f"{metric} is not a finite number")
@@ -68,7 +68,7 @@ def write_evaluation(
     seconds: float,
     **more: Any,
 ) -> None:
-    """Write `evaluation.json`, and every number to the metadata store as well."""
+    """Write `evaluation.json`, and every finite number to the metadata store as well."""
     for metric, value in metrics.items():
         if isinstance(value, int | float) and math.isfinite(value):
             evaluation.set_float_custom_property(metric, float(value))

@@ -1,1 +1,1 @@
-"""ImageExampleGen: a collection of images becomes an Examples artifact."""
+"""ImageExampleGen: converts a collection of images to an Examples artifact."""

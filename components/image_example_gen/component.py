@@ -14,7 +14,7 @@ from components.image_example_gen.splits import DEFAULT_SHARES
 
 
 class ImageExampleGenSpec(types.ComponentSpec):
-    """What ImageExampleGen takes and gives."""
+    """Parameters, inputs and outputs."""
 
     PARAMETERS = {
         "source": ExecutionParameter(type=str),
@@ -29,7 +29,7 @@ class ImageExampleGenSpec(types.ComponentSpec):
 
 
 class ImageExampleGen(base_beam_component.BaseBeamComponent):
-    """Turns a collection of images into Examples of the splits `train` and `eval`.
+    """Converts a collection of images to Examples with the splits `train` and `eval`.
 
     Output `examples`: uncompressed TFRecords of tf.Example with `image/encoded`, `image/format`,
     `image/height`, `image/width`, `image/key`, `image/label` and `image/class`, and the sidecars
@@ -48,15 +48,15 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
         tfds_data_dir: str | None = None,
         dataset_version: str = "",
     ):
-        """Describes one reading of `source`.
+        """Build the component.
 
         Args:
-          source: digits, folder:DIR, tfds:NAME or tfrecord:PATTERN (see `sources`).
-          splits: the shares of train and eval where the source has no splits of its own.
-          num_shards: files a split, at least 1; also how many workers can write at once.
+          source: digits, folder:DIR, tfds:NAME or tfrecord:PATTERN (see `source_kinds`).
+          splits: the shares of train and eval if the source has no splits of its own.
+          num_shards: files per split, at least 1; also the number of workers that can write at once.
           max_broken: the fraction of images, 0 to 1, that may be broken before the run stops.
           tfds_data_dir: where TensorFlow Datasets keeps its data.
-          dataset_version: `sources.source_version` of the source. TFX reads a cached result as long
+          dataset_version: `sources.source_version` of the source. TFX reuses a cached result as long
             as no parameter changes, so this one must change with the data.
         """
         super().__init__(

@@ -1,4 +1,4 @@
-"""The work of ImageExampleGen: find, split, verify and write."""
+"""ImageExampleGen's executor: finds, splits, verifies and writes images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNLABELLED = -1
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
-    """Writes the Examples artifact of a source."""
+    """Executor of ImageExampleGen."""
 
     def Do(
         self,
@@ -40,12 +40,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Reads the source and fills the output `examples`.
+        """Read the source and write the output `examples`.
 
         Raises:
-          SourceError: where the source cannot be read, leaves a split empty, or has labels for some of its
-            images only.
-          TooManyBroken: where more than `max_broken` of its images are broken.
+          SourceError: the source cannot be read, leaves a split empty, or has labels for only some of its
+            images.
+          TooManyBroken: more than `max_broken` of its images are broken.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
@@ -125,7 +125,7 @@ def _write_sidecars(
 ) -> None:
     seen = dict(sorted(labels))
     if seen.pop(UNLABELLED, None) is not None and seen:
-        raise SourceError(f"{source} has labels for some of its images only; allowed are all or none")
+        raise SourceError(f"{source} must have labels for all of its images or for none, got labels for some")
     named = tuple(seen.get(label, str(label)) for label in range(max(seen, default=-1) + 1))
     write_quarantine(uri, sorted(broken))
     Dataset(
@@ -143,4 +143,4 @@ def _check(uri: str, max_broken: float) -> None:
     check_broken(read_quarantine(uri), sum(counts.values()) + dataset.broken, max_broken)
     for split, count in counts.items():
         if not count:
-            raise SourceError(f"{dataset.source} leaves the split {split} without an image: {counts}")
+            raise SourceError(f"split {split} of {dataset.source} must have an image, got {counts}")

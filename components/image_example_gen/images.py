@@ -1,4 +1,4 @@
-"""One image on its way from a source to a tf.Example."""
+"""Verification of a source's image and its conversion to a tf.Example."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from components.tfrecords import BrokenRecord, serialize_example
 from serving.export import images
 from serving.wire.errors import one_line
 
-# What Pillow may open at all: the fewer decoders, the fewer surprises from unknown bytes.
+# The only formats that Pillow may open: fewer decoders are a smaller risk with untrusted bytes.
 READABLE = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-# Passed on untouched. MPO is what cameras write: a JPEG with more pictures behind the first.
+# Stored unchanged. MPO, which cameras write, is a JPEG followed by more images.
 PASSED_ON = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image, or where to find it.
+    """An image, as bytes or as the path of a file.
 
     Attributes:
       key: its stable id.
-      label: its class's number; None when unlabelled.
+      label: its class id; None if unlabelled.
       class_name: its class's name.
-      split: "train" or "eval" where the source has its own splits.
-      path: the file to read it from, unless `content` is at hand.
+      split: "train" or "eval" if the source has its own splits.
+      path: the file to read if `content` is empty.
       content: the encoded bytes.
     """
 
@@ -41,13 +41,13 @@ class Image:
 
 
 def serialize(image: Image) -> bytes:
-    """The tf.Example of an image that has been decoded once, to the last pixel.
+    """Serialize an image to a tf.Example, after decoding it completely to verify it.
 
     Features: `image/encoded` (JPEG or PNG bytes), `image/format` ("jpeg" or "png"), `image/height`,
     `image/width`, `image/key`, and for labelled images `image/label` and `image/class`.
 
     Raises:
-      BrokenRecord: where the image cannot be read or decoded.
+      BrokenRecord: the image cannot be read or decoded, or is too large.
     """
     encoded, encoding, height, width = _verified(_read(image))
     features: dict[str, bytes | Sequence[int]] = {
@@ -74,26 +74,26 @@ def _read(image: Image) -> bytes:
 
 
 def _verified(content: bytes) -> tuple[bytes, str, int, int]:
-    """Bytes -> (JPEG or PNG bytes, format, height, width), or `BrokenRecord`."""
+    """Verify an image: bytes -> (JPEG or PNG bytes, format, height, width), or raise `BrokenRecord`."""
     if not content:
         raise BrokenRecord("is empty")
     try:
         with PIL.Image.open(io.BytesIO(content), formats=READABLE) as picture:
             width, height = picture.size
-            # Evaluators query models, and what models are asked about may not be larger.
+            # Evaluators send images to models, whose signatures refuse larger ones.
             if width * height > images.MAX_PIXELS:
-                raise BrokenRecord(f"has {width} x {height} pixels, allowed are {images.MAX_PIXELS}")
+                raise BrokenRecord(f"must have at most {images.MAX_PIXELS} pixels, got {width} x {height}")
             encoding = PASSED_ON.get(picture.format or "")
             if encoding is None:
                 content, encoding = _to_png(picture), "png"
-        # The decoder of all later readers has the last word: Pillow forgives a missing end of file.
+        # Also decode as all later readers do, because Pillow accepts a file whose end is missing.
         images.decode(tf.constant(content))
     except BrokenRecord:
         raise
-    # Pillow's own words hold the address of a buffer, another one in every run.
+    # Pillow's message contains the address of a buffer, which differs in every run.
     except PIL.UnidentifiedImageError as error:
-        raise BrokenRecord("is no image of a known format") from error
-    # Pillow's decoders raise anything from SyntaxError to struct.error on bytes they do not like.
+        raise BrokenRecord("must be an image in a known format") from error
+    # Pillow's decoders raise many types on malformed bytes, from SyntaxError to struct.error.
     except Exception as error:
         raise BrokenRecord(f"cannot be decoded: {one_line(error)}") from error
     return content, encoding, height, width

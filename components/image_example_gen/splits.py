@@ -1,4 +1,4 @@
-"""Which split an image belongs to, from its key alone."""
+"""Assignment of an image to a split, from its key alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEFAULT_SHARES = {"train": 90, "eval": 10}
 
 
 def split_of(key: str, shares: Mapping[str, int]) -> str:
-    """The split of `key`: the same on any machine, and whatever other images there are.
+    """The split of `key`, independent of the machine and of the other images.
 
     Args:
       key: the image's stable id.

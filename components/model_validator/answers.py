@@ -1,4 +1,4 @@
-"""What a signature's answer must be, by the names of its outputs."""
+"""Checks of a signature's answer, by the names of its outputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from serving.export.metadata import Metadata
 
-# The signatures of each kind of model, and what each must answer at least (`serving.export.signatures`).
+# The signatures of each kind of model and their required outputs (`serving.export.tokenizer` and siblings).
 CONTRACT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "tokenizer": {
         "encode": ("tokens",),
@@ -36,25 +36,26 @@ CONTRACT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 
 class WrongAnswerError(ValueError):
-    """A signature answered something else than its contract says; the message is one line."""
+    """A signature's answer violates its contract; the message is one line."""
 
 
 def check(signature: str, answer: Mapping[str, tf.Tensor], batch: int, metadata: Metadata) -> None:
-    """Checks every output of one answer to `batch` rows: dtype, shape, finiteness, range, pictures.
+    """Check every output of one answer to `batch` rows: dtype, shape, finiteness, range, images.
 
-    Raises `WrongAnswerError` naming the output, what it is and what it must be.
+    Raises:
+      WrongAnswerError: an output is not what it must be; the message says both.
     """
     missing = sorted(set(CONTRACT[metadata.kind].get(signature, ())) - set(answer))
     if missing:
-        raise WrongAnswerError(f"answers without {missing}")
+        raise WrongAnswerError(f"must have the outputs {missing}, got an answer without them")
     for name, tensor in sorted(answer.items()):
         dtype, shape = _expected(name, tensor, metadata)
         if tensor.dtype != dtype or not tf.TensorShape([batch, *shape]).is_compatible_with(tensor.shape):
             raise WrongAnswerError(
-                f"{name} is {tensor.dtype.name} {tensor.shape}, not {dtype.name} {[batch, *shape]}"
+                f"{name} must be {dtype.name} {[batch, *shape]}, got {tensor.dtype.name} {tensor.shape}"
             )
         if tensor.dtype.is_floating and not np.isfinite(tensor.numpy()).all():
-            raise WrongAnswerError(f"{name} holds values that are not finite")
+            raise WrongAnswerError(f"{name} must be finite, got NaN or infinity")
         if name == "tokens":
             _check_range(name, tensor, 0, metadata.codebook_size - 1)
         if name == "pixels":
@@ -64,14 +65,14 @@ def check(signature: str, answer: Mapping[str, tf.Tensor], batch: int, metadata:
 
 
 def check_same_draws(together: Mapping[str, tf.Tensor], alone: Mapping[str, tf.Tensor]) -> None:
-    """Checks that the last row drew the same tokens and the same picture in its batch as it drew alone."""
-    for name, depends in (("tokens", "tokens depend"), ("image_bytes", "picture depends")):
+    """Check that the last row gets the same tokens and image in its batch as alone."""
+    for name, depends in (("tokens", "tokens depend"), ("image_bytes", "image depends")):
         if name in together and not np.array_equal(together[name][-1:], alone[name]):
-            raise WrongAnswerError(f"a row's {depends} on the rows beside it, with the same seed")
+            raise WrongAnswerError(f"a row's {depends} on the other rows of its batch, with the same seed")
 
 
 def _expected(name: str, tensor: tf.Tensor, metadata: Metadata) -> tuple[tf.DType, tuple[int | None, ...]]:
-    """The dtype of an output and the shape of one row; None is any size."""
+    """The dtype of an output and the shape of one row; None means any size."""
     picture = (metadata.image_size, metadata.image_size, 3)
     known: dict[str, tuple[tf.DType, tuple[int | None, ...]]] = {
         "tokens": (tf.int32, (metadata.tokens,)),
@@ -82,7 +83,7 @@ def _expected(name: str, tensor: tf.Tensor, metadata: Metadata) -> tuple[tf.DTyp
         "log_likelihood": (tf.float32, ()),
         "bits_per_dim": (tf.float32, ()),
         "logits": (tf.float32, (len(metadata.class_names),)),
-        # Of every block [L, D] where they come from a Transformer, of the last layer [D] otherwise.
+        # [L, D] of all blocks for a Transformer (generator), [D] of the last layer otherwise.
         "features": (tf.float32, (None, None) if metadata.kind == "generator" else (None,)),
     }
     return known.get(name, (tensor.dtype, (None,) * (tensor.shape.rank - 1)))
@@ -91,7 +92,7 @@ def _expected(name: str, tensor: tf.Tensor, metadata: Metadata) -> tuple[tf.DTyp
 def _check_range(name: str, tensor: tf.Tensor, low: float, high: float) -> None:
     least, most = tensor.numpy().min(), tensor.numpy().max()
     if least < low or most > high:
-        raise WrongAnswerError(f"{name} reach from {least} to {most}, allowed is {low} to {high}")
+        raise WrongAnswerError(f"{name} must be in [{low}, {high}], got {least} to {most}")
 
 
 def _check_pictures(image_bytes: tf.Tensor, size: int) -> None:
@@ -99,6 +100,6 @@ def _check_pictures(image_bytes: tf.Tensor, size: int) -> None:
         try:
             shape = tuple(tf.io.decode_png(one).shape)
         except tf.errors.InvalidArgumentError:
-            raise WrongAnswerError("image_bytes is not a PNG") from None
+            raise WrongAnswerError("image_bytes must be a PNG, got other bytes") from None
         if shape != (size, size, 3):
-            raise WrongAnswerError(f"image_bytes decodes to {shape}, not {(size, size, 3)}")
+            raise WrongAnswerError(f"image_bytes must decode to {(size, size, 3)}, got {shape}")

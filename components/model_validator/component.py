@@ -1,7 +1,7 @@
-"""The component ModelValidator: Model -> InfraBlessing, which Pusher obeys.
+"""The component ModelValidator: Model -> InfraBlessing, without which Pusher does not push.
 
 TFX's own InfraValidator needs Docker or Kubernetes and does not compile for Kubeflow Pipelines
-(tensorflow/tfx#5512); this one asks the same question in process, so it runs on every runner.
+(tensorflow/tfx#5512); this one makes the same check in process, so it works on every runner.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from components.model_validator import executor
 
 
 class ModelValidatorSpec(component_spec.ComponentSpec):
-    """What flows in and out of ModelValidator."""
+    """Parameters, inputs and outputs."""
 
     PARAMETERS: dict[str, Any] = {}
     INPUTS = {MODEL_KEY: component_spec.ChannelParameter(type=standard_artifacts.Model)}
@@ -24,13 +24,13 @@ class ModelValidatorSpec(component_spec.ComponentSpec):
 
 
 class ModelValidator(base_component.BaseComponent):
-    """Blesses a model whose every signature answers as the contract of `serving.export.signatures` says."""
+    """Blesses a model if all of its signatures answer as their contract (`answers.CONTRACT`) requires."""
 
     SPEC_CLASS = ModelValidatorSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
 
     def __init__(self, model: channel.BaseChannel) -> None:
-        """Takes the channel of one `Model`; gives `outputs["blessing"]`, an `InfraBlessing`."""
+        """Build the component for one `Model`; its output `blessing` is an `InfraBlessing`."""
         super().__init__(
             ModelValidatorSpec(
                 **{MODEL_KEY: model, BLESSING_KEY: channel.Channel(type=standard_artifacts.InfraBlessing)}

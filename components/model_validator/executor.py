@@ -1,7 +1,7 @@
-"""Loads a SavedModel, queries every signature, writes what was checked, and blesses or does not.
+"""ModelValidator's executor: queries every signature of a SavedModel and blesses it if all checks pass.
 
-A model that fails is not an error of the pipeline: the run goes on to its report and Pusher refuses
-the model. Only where the machine fails (storage, rights, memory) is there no verdict, and it raises.
+A model that fails is not a pipeline error: the run continues to its report, and Pusher refuses the model.
+Only infrastructure errors (storage, permissions, memory), which say nothing about the model, are raised.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from serving.export.atomic import write_atomic
 from serving.export.metadata import Metadata
 from serving.export.signatures import read_metadata
 
-# How TFX's InfraValidator marks its blessing, and how Pusher reads it.
+# The format of TFX's InfraValidator, which Pusher reads.
 BLESSED_PROPERTY = "blessed"
 BLESSED_FILE = "INFRA_BLESSED"
 NOT_BLESSED_FILE = "INFRA_NOT_BLESSED"
@@ -35,7 +35,7 @@ NOT_BLESSED_FILE = "INFRA_NOT_BLESSED"
 REASON_PROPERTY = "reason"
 CHECKS_FILE = "checks.json"
 
-# These say something about the machine and nothing about the model.
+# Errors of the machine, which say nothing about the model.
 INFRASTRUCTURE_ERRORS = (
     MemoryError,
     PermissionError,
@@ -53,7 +53,7 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One thing that was asked of the model: how long it took, and why it failed, if it did."""
+    """One check of a model: how long it took, and why it failed, if it did."""
 
     name: str
     milliseconds: float
@@ -61,7 +61,7 @@ class Check:
 
 
 class Executor(base_executor.BaseExecutor):
-    """Model -> InfraBlessing."""
+    """Executor of ModelValidator."""
 
     def Do(
         self,
@@ -69,7 +69,7 @@ class Executor(base_executor.BaseExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Validates the one model and writes `checks.json` and the blessing's file and properties."""
+        """Validate the model and write `checks.json` and the blessing's file and properties."""
         self._log_startup(input_dict, output_dict, exec_properties)
         model = artifact_utils.get_single_instance(input_dict[MODEL_KEY])
         blessing = artifact_utils.get_single_instance(output_dict[BLESSING_KEY])
@@ -90,9 +90,9 @@ class Executor(base_executor.BaseExecutor):
 
 
 def validate(path: str) -> list[Check]:
-    """Everything that was asked of the SavedModel at `path`, in order.
+    """Check the SavedModel at `path`; return the checks in order.
 
-    The list ends early where nothing further can be asked. Raises only `INFRASTRUCTURE_ERRORS`.
+    Stops early if a failure makes further checks impossible. Raises only `INFRASTRUCTURE_ERRORS`.
     """
     checks: list[Check] = []
 
@@ -103,7 +103,7 @@ def validate(path: str) -> list[Check]:
             result = question()
         except INFRASTRUCTURE_ERRORS:
             raise
-        except Exception as error:  # whatever else a model raises, it is the model that fails
+        except Exception as error:  # any other error is a failure of the model
             reason = " ".join(str(error).split())[:500] or type(error).__name__
         checks.append(Check(name, round(1000 * (time.perf_counter() - start), 1), reason))
         return result
@@ -122,14 +122,14 @@ def validate(path: str) -> list[Check]:
 def _read_known_metadata(model: Any) -> Metadata:
     metadata = read_metadata(model)
     if metadata.kind not in answers.CONTRACT:
-        raise ValueError(f"kind {metadata.kind!r} is unknown; allowed are {sorted(answers.CONTRACT)}")
+        raise ValueError(f"kind must be one of {sorted(answers.CONTRACT)}, got {metadata.kind!r}")
     return metadata
 
 
 def _query(model: Any, name: str, metadata: Metadata) -> None:
-    """Queries one signature with a batch, and with the batch's last row alone."""
+    """Query one signature with a batch, and with the batch's last row alone."""
     if name not in model.signatures:
-        raise answers.WrongAnswerError(f"missing; a {metadata.kind} must have it")
+        raise answers.WrongAnswerError(f"a {metadata.kind} must have this signature, got none")
     signature = model.signatures[name]
     rows = queries.rows(signature.structured_input_signature[1], metadata)
     together = signature(**rows)

@@ -1,7 +1,7 @@
 """Small valid inputs for any signature, made from the names of its arguments.
 
-The house gives an argument of a name the same meaning in every signature, so that a name is enough
-to know what to ask with. The same metadata always gives the same inputs.
+An argument name has the same meaning in every signature of this project, so the name determines the
+input. The same metadata always gives the same inputs.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ ROWS = 3
 def rows(names: Iterable[str], metadata: Metadata) -> dict[str, tf.Tensor]:
     """`ROWS` rows for the arguments called `names`, each [ROWS, ...]; no two rows are the same.
 
-    Raises `ValueError` where a name has no meaning in the house.
+    Raises:
+      ValueError: a name is unknown.
     """
     unknown = sorted(set(names) - set(_MAKERS))
     if unknown:
-        raise ValueError(f"takes the unknown inputs {unknown}; allowed are {sorted(_MAKERS)}")
+        raise ValueError(f"inputs must be among {sorted(_MAKERS)}, got {unknown}")
     return {name: _MAKERS[name](metadata) for name in names}
 
 
@@ -36,7 +37,7 @@ def _gradient(height: int, width: int, row: int) -> np.ndarray:
 
 
 def _image_bytes(metadata: Metadata) -> tf.Tensor:
-    # Square, wide and tall: any size of picture may come in.
+    # Square, wide and tall: signatures must accept images of any size.
     size = metadata.image_size
     shapes = [(size, size), (size + 3, 2 * size), (2 * size + 1, size)]
     pictures = [_gradient(height, width, row) for row, (height, width) in enumerate(shapes)]

@@ -1,1 +1,1 @@
-"""What a person reads after a run: one page, one file of numbers, two pictures."""
+"""RunReport: the report of a run, as an HTML page, a file of metrics and two image grids."""

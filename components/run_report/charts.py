@@ -11,7 +11,7 @@ from matplotlib import ticker
 WIDTH, HEIGHT = 440.0, 220.0
 LEFT, RIGHT, TOP, BOTTOM = 48.0, 12.0, 12.0, 26.0
 
-# A loss that falls by more than this is read on a logarithmic scale.
+# Curves whose maximum is more than this times their minimum get a logarithmic axis.
 LOGARITHMIC_ABOVE = 20.0
 
 
@@ -31,12 +31,12 @@ class Tick(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A series as it is drawn."""
+    """A series in the coordinates of the chart."""
 
     name: str
     points: str  # of an SVG polyline
     quoted: str  # the value in the legend
-    mark: tuple[float, float] | None  # where a dot stands
+    mark: tuple[float, float] | None  # the position of a dot
 
 
 class Lines(NamedTuple):
@@ -57,15 +57,15 @@ def lines(
     over: str = "training steps",
     marked: float | None = None,
 ) -> Lines:
-    """Lays out curves over a common axis.
+    """Lay out curves over a common axis.
 
     Args:
       title: of the chart.
       series: at least one, each with at least one value.
-      percent: shows values in [0, 1] as percentages, on an axis from 0 to 100 %.
+      percent: show values in [0, 1] as percentages, on an axis from 0 to 100 %.
       over: what the steps count.
-      marked: the step of every series that gets a dot and whose value the legend quotes; None quotes the
-        last and marks nothing.
+      marked: the step at which every series gets a dot and whose value the legend shows; None shows the
+        last value and marks nothing.
     """
     values = [value for one in series for value in one.values]
     steps = [step for one in series for step in one.steps]
@@ -108,19 +108,19 @@ def lines(
 
 
 def number(value: float) -> str:
-    """Three digits that matter, without an exponent where it reads well: 0.0123, 4.5, 1,234."""
+    """Format with three significant digits, without an exponent for common sizes: 0.0123, 4.5, 1,234."""
     if value and not 1e-4 <= abs(value) < 1e6:
         return f"{value:.1e}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def percentage(value: float) -> str:
-    """A share in [0, 1] as a percentage: 87 %, 99.5 %."""
+    """Format a fraction in [0, 1] as a percentage: 87 %, 99.5 %."""
     return f"{100 * value:.3g}\N{NO-BREAK SPACE}%"
 
 
 def count(value: float) -> str:
-    """A step or a count in few letters: 600, 1.5k, 2M."""
+    """Format a step or a count with a unit prefix: 600, 1.5k, 2M."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"

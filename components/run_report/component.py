@@ -9,7 +9,7 @@ from components.run_report import executor
 
 
 class RunReportSpec(component_spec.ComponentSpec):
-    """What goes in and comes out."""
+    """Parameters, inputs and outputs."""
 
     PARAMETERS = {
         "config": component_spec.ExecutionParameter(type=str),
@@ -30,7 +30,7 @@ class RunReportSpec(component_spec.ComponentSpec):
 
 
 class RunReport(base_component.BaseComponent):
-    """Writes what a person reads after a run: one page, one file of numbers, two pictures."""
+    """Writes the report of a run: an HTML page, a file of metrics and two image grids."""
 
     SPEC_CLASS = RunReportSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
@@ -48,18 +48,18 @@ class RunReport(base_component.BaseComponent):
         config: str,
         output_dir: str,
     ):
-        """Builds the component.
+        """Build the component.
 
         Args:
           examples: the image Examples of the run.
           reconstruction: ReconstructionEvaluator's `evaluation`.
           generation: GenerationEvaluator's `evaluation`.
           linear_probe: LinearProbeEvaluator's `evaluation`.
-          tokenizer_run: the tokenizer Trainer's `model_run`, with `history.jsonl`; None for an imported one.
+          tokenizer_run: the tokenizer Trainer's `model_run`, with `history.jsonl`; None if it is imported.
           classifier_run: the classifier Trainer's `model_run`.
           vim_run: the image model Trainer's `model_run`.
           config: the run's configuration as JSON.
-          output_dir: the run's folder, where the report is published too; empty for nowhere.
+          output_dir: the run's folder, to which the report is also written; empty to skip this.
         """
         super().__init__(
             spec=RunReportSpec(

@@ -1,4 +1,4 @@
-"""From the artifacts of a run to its report."""
+"""RunReport's executor: makes the report from the artifacts of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HISTORY_FILE = "history.jsonl"
 
 
 class Executor(base_executor.BaseExecutor):
-    """Does the work of RunReport."""
+    """Executor of RunReport."""
 
     def Do(
         self,
@@ -30,13 +30,13 @@ class Executor(base_executor.BaseExecutor):
         output_dict: dict[str, list[Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Writes the report into its artifact, and into the run's folder.
+        """Write the report into its artifact and into the run's folder.
 
         Args:
           input_dict: `examples`; `reconstruction`, `generation`, `linear_probe` (evaluations);
-            `classifier_run`, `vim_run`, and `tokenizer_run` where the run trained one (model runs).
+            `classifier_run`, `vim_run`, and `tokenizer_run` if the run trained one (model runs).
           output_dict: `report`.
-          exec_properties: `config` (JSON), `output_dir` (empty for nowhere).
+          exec_properties: `config` (JSON), `output_dir` (empty to write only the artifact).
         """
         uris = {name: artifact_utils.get_single_uri(artifacts) for name, artifacts in input_dict.items()}
         report = Report(
@@ -56,12 +56,12 @@ class Executor(base_executor.BaseExecutor):
 
 
 def _read_evaluation(uri: str) -> dict[str, Any]:
-    """Scores side by side with their protocol and counts, as `metrics.json` has them."""
+    """Read scores, protocol and counts into one dict, as in `metrics.json`."""
     evaluation = files.read_json(os.path.join(uri, blessing.EVALUATION_FILE))
     return {**evaluation.pop("metrics"), **evaluation}
 
 
 def _read_history(uri: str) -> list[dict[str, Any]]:
-    """What training logged, a dict a step."""
+    """Read the training log, one dict per logged step."""
     lines = files.read_bytes(os.path.join(uri, HISTORY_FILE)).decode().splitlines()
     return [json.loads(line) for line in lines]

@@ -1,7 +1,7 @@
-"""The report in a folder: the run's own, and the component's artifact, which hold the same files.
+"""The files of a report; the run's folder and the component's artifact hold the same ones.
 
-`metrics.json`, `samples.png`, `reconstructions.png`; under `report/` the page `index.html`, and
-beside it all that it takes to draw it again.
+`metrics.json`, `samples.png`, `reconstructions.png`; in `report/` the page `index.html` and all data
+needed to render it again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ARRAYS = ("samples", "pairs")
 
 
 def write(folder: str, report: Report) -> None:
-    """Writes all files, each whole; the page comes last."""
+    """Write all files, each atomically; the page is the last."""
     inner = os.path.join(folder, "report")
     for name in _ARRAYS:
         files.write_arrays(os.path.join(inner, f"{name}.npz"), getattr(report, name))
@@ -33,7 +33,7 @@ def write(folder: str, report: Report) -> None:
 
 
 def read(folder: str) -> Report:
-    """The report that `write` left in `folder`."""
+    """Read the report that `write` wrote to `folder`."""
     inner = os.path.join(folder, "report")
     plain = files.read_json(os.path.join(inner, "report.json"))
     arrays = {name: files.read_arrays(os.path.join(inner, f"{name}.npz")) for name in _ARRAYS}
@@ -41,16 +41,16 @@ def read(folder: str) -> Report:
 
 
 def publish(artifact_uri: str, output_dir: str) -> None:
-    """Puts the report of an artifact into the run's folder."""
+    """Write the report of an artifact into the run's folder."""
     write(output_dir, read(artifact_uri))
 
 
 def add_components(output_dir: str, components: Sequence[Mapping[str, Any]]) -> None:
-    """Adds what the components did, known only once they have all ended, and draws the page anew.
+    """Add the components' times and states, known only after all have ended; render the page again.
 
     Args:
       output_dir: the run's folder, with a report in it.
-      components: in order, each {"name", "seconds", "state"} and whatever else is worth keeping;
+      components: in order, each {"name", "seconds", "state"} and any further keys;
         `state` is `ran`, `cached` or `failed`.
     """
     report = read(output_dir)

@@ -1,4 +1,4 @@
-"""The report's page: the results of ten seconds first, everything else below."""
+"""The report's HTML page: the main results, readable in ten seconds, first; everything else below."""
 
 from __future__ import annotations
 
@@ -56,20 +56,20 @@ def render(report: Report) -> str:
         total=sum(component["seconds"] for component in components if component["state"] != "cached"),
         configuration=yaml.safe_dump(dict(report.config), sort_keys=False),
     )
-    return html.lstrip()  # the macros in front leave empty lines
+    return html.lstrip()  # the macros at the start leave empty lines
 
 
 def show(value: float | None, unit: str = "") -> str:
-    """A score as the page writes it."""
+    """Format a score for the page."""
     if value is None:
-        return "not a number"
+        return "not finite"
     if unit == "%":
         return charts.percentage(value)
     return f"{value:.1f} {unit}" if unit else charts.number(value)
 
 
 def duration(seconds: float) -> str:
-    """3.4 s, 35 s, 4 min 05 s, 2 h 10 min."""
+    """Format a duration: 3.4 s, 35 s, 4 min 05 s, 2 h 10 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -134,9 +134,9 @@ def _samples_note(generation: Mapping[str, Any]) -> str:
         return "Sampled from the image model, not selected: the first of each class."
     counts = generation["counts"]
     return (
-        f"Sampled from the image model, and selected by the classifier: of {counts['candidates']:,} it kept "
-        f"the {counts['samples']:,} with the highest probability of their class. Shown are the first of each "
-        "class."
+        f"Sampled from the image model and selected by the classifier: of {counts['candidates']:,} it kept "
+        f"the {counts['samples']:,} with the highest probability of their class. The first of each class are "
+        "shown."
     )
 
 
@@ -145,7 +145,7 @@ def _gallery(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
 
 
 def _rows(evaluator: str, evaluation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """One row a metric that the evaluation has, in the order of the registry."""
+    """One row per metric of the evaluation, in the order of the registry."""
     splits = evaluation["protocol"].get("inception_splits", 1)
     for metric in registry.EVALUATORS[evaluator]:
         if metric.name not in evaluation or (metric.deviation_of and splits == 1):
@@ -187,7 +187,7 @@ def _probe_chart(probe: Mapping[str, Any]) -> charts.Lines | None:
 
 
 def _alarms(history: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Iterator[str]:
-    """What went wrong during a training, in words."""
+    """Warnings about a training run."""
     skipped = sum(row.get("skipped", 0) for row in history)
     if skipped:
         yield f"{skipped:.0f} steps were skipped: their loss or gradient was not finite."
@@ -202,7 +202,7 @@ def _alarms(history: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> 
 
 
 def _training_charts(history: Sequence[Mapping[str, Any]]) -> tuple[list[charts.Lines], list[charts.Lines]]:
-    """The charts of one stage: those always shown, and those of everything else that was logged."""
+    """The charts of one stage: those always shown, and those of all other logged values."""
     names = list(dict.fromkeys(key for row in history for key in row if key != "step"))
     series = {name: one for name in names if (one := _series(history, name)).steps}
     bases = list(dict.fromkeys(name.removeprefix("eval_") for name in series))

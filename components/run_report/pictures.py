@@ -1,4 +1,4 @@
-"""Pictures of a run: labelled grids as files, single images for the page."""
+"""Images of a run: labelled grids as files, single images for the page."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from PIL import Image
 from components.run_report.report import Row
 from serving.cli.grid import draw_grid
 
-# Images up to this size go into the page as they are; larger ones as thumbnails, to keep it light.
+# Images up to this size are embedded in the page unchanged, larger ones as thumbnails, to keep it small.
 LOSSLESS_UP_TO = 32
 THUMBNAIL = 96
 
 
 def grid(rows: Sequence[Row]) -> bytes:
-    """A PNG with one labelled row of images a row."""
+    """Encode a grid with one labelled line of images per row as a PNG."""
     return _encode(draw_grid([(label, list(images)) for label, images in rows]), "PNG")
 
 
 def data_uri(image: np.ndarray) -> str:
-    """An image, uint8 [S, S, 3], as a `data:` URI that a page can show."""
+    """Encode an image, uint8 [S, S, 3], as a `data:` URI."""
     picture = Image.fromarray(image)
     if len(image) <= LOSSLESS_UP_TO:
         return _uri(_encode(picture, "PNG"), "png")

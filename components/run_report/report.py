@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""The data of a report."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Row = tuple[str, np.ndarray]  # label, images uint8 [K, S, S, 3]
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page and `metrics.json` are drawn from.
+    """All data of the page and of `metrics.json`.
 
     Attributes:
       config: the run's configuration.
-      dataset: what the Examples say of themselves (`dataset.json`).
-      metrics: one object a component: `reconstruction`, `generation`, `linear_probe`, each with its
-        scores, `protocol` and `counts`; and `components`, once they have all ended.
-      histories: stage (`tokenizer`, `classifier`, `vim`) -> what training logged, a dict a step.
+      dataset: the Examples' `dataset.json`.
+      metrics: one object per evaluator: `reconstruction`, `generation`, `linear_probe`, each with its
+        scores, `protocol` and `counts`; and `components`, after all have ended.
+      histories: stage (`tokenizer`, `classifier`, `vim`) -> training log, one dict per logged step.
       samples: `images` uint8 [K, S, S, 3] and their `classes` int32 [K], ordered by class.
       pairs: `originals`, `reconstructions` uint8 [K, S, S, 3] and `labels` int64 [K].
     """
@@ -35,7 +35,7 @@ class Report:
     pairs: Mapping[str, np.ndarray]
 
     def sample_rows(self) -> list[Row]:
-        """One row a class, named; without classes, rows of eight."""
+        """One labelled row per class; without classes, unlabelled rows of eight."""
         images, classes = self.samples["images"], self.samples["classes"]
         if self.metrics["generation"]["protocol"]["classes"] == "none":
             return [("", images[start : start + ROW]) for start in range(0, len(images), ROW)]
@@ -43,7 +43,7 @@ class Report:
         return [(names[class_id], images[classes == class_id]) for class_id in np.unique(classes)]
 
     def pair_rows(self) -> list[Row]:
-        """Rows of eight originals, each above what the tokenizer gave back."""
+        """Rows of eight originals, each above a row of their reconstructions."""
         return [
             (label, self.pairs[name][start : start + ROW])
             for start in range(0, len(self.pairs["labels"]), ROW)

@@ -1,1 +1,1 @@
-"""TokenTransform: images become tokens, once, before the image model is trained on them."""
+"""TokenTransform: encodes images to tokens once, before the image model is trained on them."""

@@ -11,7 +11,7 @@ from components.token_transform import executor
 
 
 class TokenTransformSpec(types.ComponentSpec):
-    """What TokenTransform takes and gives."""
+    """Parameters, inputs and outputs."""
 
     PARAMETERS = {
         "augmentations": ExecutionParameter(type=int),
@@ -23,7 +23,7 @@ class TokenTransformSpec(types.ComponentSpec):
         "max_broken": ExecutionParameter(type=float),
     }
     INPUTS = {
-        # Not "examples": TFX wants the keys of inputs and outputs distinct.
+        # Not "examples": TFX requires distinct keys for inputs and outputs.
         "images": ChannelParameter(type=standard_artifacts.Examples),
         "model": ChannelParameter(type=standard_artifacts.Model),
     }
@@ -34,14 +34,14 @@ class TokenTransform(base_beam_component.BaseBeamComponent):
     """Encodes image Examples with a tokenizer: the data the image model is trained on (section 4).
 
     Output `examples`: the same splits, uncompressed TFRecords of tf.Example with `tokens` (int64 [N],
-    raster order), `image/key`, `image/label` where there is one, and `augmentation` (0 is the centre
+    raster order), `image/key`, `image/label` if there is one, and `augmentation` (0 is the centre
     crop), and the sidecars `dataset.json` and `quarantine.jsonl` (see `components.dataset`).
 
-    Beam's flags decide where it runs, and not what comes out. On Flink or Spark, beside `--runner` and what
-    it asks for, `--environment_type=EXTERNAL` and `--environment_config=HOST:PORT` name the pool that starts
-    worker processes (`python -m apache_beam.runners.worker.worker_pool_main`); Dataflow takes an image with
-    this project in it (`--sdk_container_image`). Workers and driver have to see the artifacts by the same
-    paths.
+    Beam's flags decide where it runs and do not change the output. On Flink or Spark, in addition to
+    `--runner` and the runner's own options, set `--environment_type=EXTERNAL` and
+    `--environment_config=HOST:PORT`, the address of the pool that starts worker processes
+    (`python -m apache_beam.runners.worker.worker_pool_main`). Dataflow needs a container image with this
+    project (`--sdk_container_image`). Workers and driver must see the artifacts under the same paths.
 
     Counters, in the namespace `TokenTransform`: `images`, `skipped`, `model_milliseconds`, and the
     distribution `load_milliseconds`, whose count is the number of processes that loaded the model.
@@ -62,19 +62,19 @@ class TokenTransform(base_beam_component.BaseBeamComponent):
         num_shards: int = 1,
         max_broken: float = 0.01,
     ):
-        """Describes one encoding.
+        """Build the component.
 
         Args:
           examples: image Examples.
           model: a tokenizer with the signature `encode_pixels`.
-          augmentations: random crops of each training image, beside its centre crop.
-          min_scale: the least fraction of the area that such a crop keeps, in (0, 1].
-          flip: whether such a crop is mirrored half the time.
-          seed: decides the crops, together with the image's key.
-          batch_size: images the tokenizer sees at once.
-          num_shards: files a split of the output; the files of the input are what workers share.
-          max_broken: the fraction of images, 0 to 1, that may turn out broken before the run stops; hardly
-            one should, for ImageExampleGen has decoded them all.
+          augmentations: random crops of each training image, in addition to its centre crop.
+          min_scale: the smallest fraction of the area that a random crop keeps, in (0, 1].
+          flip: whether random crops are mirrored with probability 0.5.
+          seed: determines the random crops, together with the image's key and the crop's number.
+          batch_size: images per call of the tokenizer.
+          num_shards: output files per split; the input files are distributed over the workers.
+          max_broken: the fraction of images, 0 to 1, that may be broken before the run stops; few should be,
+            because ImageExampleGen has decoded them all.
         """
         super().__init__(
             TokenTransformSpec(

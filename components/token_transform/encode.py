@@ -1,4 +1,4 @@
-"""Image records to token records, a file at a time."""
+"""Encoding of image records to token records, one file at a time."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ METADATA = "metadata"
 
 
 class EncodeFiles(beam.DoFn):
-    """(split, image file) -> lists of `Item`s, which are serialized rows of tokens, a list a batch.
+    """(split, image file) -> one list of `Item`s per batch; each item is a serialized row of tokens.
 
-    Beside them, tagged: `Broken` for each image that cannot be decoded, and the model's `Metadata`, once
-    a file.
+    Tagged outputs: `Broken` for each image that cannot be decoded, and the model's `Metadata`, once per
+    file.
 
-    A file is the unit of work and batches follow its order, so that an image meets the same
-    neighbours in the model, hence gets the same tokens, however many workers there are.
+    A file is the unit of work, and batches follow its order. So an image is in the same batch, and gets
+    the same tokens, whatever the number of workers.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class EncodeFiles(beam.DoFn):
         self._shared = Shared()
 
     def process(self, file: tuple[str, str]) -> Iterator[Any]:
-        """Encodes all variants of all images of one file."""
-        # Not in `setup`, whose counters Beam drops. A process without files loads nothing this way.
+        """Encode all variants of all images of one file."""
+        # Not in `setup`, whose counters Beam drops. Also, a process without files loads no model.
         tokenizer: Tokenizer = self._shared.acquire(self._timed_load)
         yield beam.pvalue.TaggedOutput(METADATA, tokenizer.metadata)
         split, path = file
@@ -57,7 +57,7 @@ class EncodeFiles(beam.DoFn):
             for key, label, image_bytes in map(_parse, read_records(path))
             for variant in variants
         )
-        # The model has a thread of its own: images are decoded and rows written while it works.
+        # The model runs in its own thread: images are decoded and rows written at the same time.
         with ThreadPoolExecutor(1) as model:
             under_way: list[tuple[list[Row], Future[tuple[np.ndarray, int]]]] = []
             while batch := list(islice(rows, self._batch_size)):
@@ -78,10 +78,10 @@ class EncodeFiles(beam.DoFn):
 
 
 def release_model() -> None:
-    """Frees the model of a pipeline that ran in this process.
+    """Free the model of a pipeline that ran in this process.
 
-    `Shared` holds on to its last object until it gets another: the memory would stay taken for all
-    components that follow.
+    `Shared` keeps its last object until it gets another one: the memory would stay in use during all later
+    components.
     """
     Shared().acquire(set)
 
@@ -99,7 +99,7 @@ def _parse(record: bytes) -> tuple[str, int | None, bytes]:
 
 
 def _crop(tokenizer: Tokenizer, batch: list[Row]) -> tuple[list[Row], list[Broken], tf.Tensor | None]:
-    """The rows that can be decoded, the images that cannot, and the pixels of the former."""
+    """Crop a batch: (decodable rows, broken images, pixels of the decodable rows)."""
     try:
         return batch, [], tokenizer.crop(batch)
     except tf.errors.InvalidArgumentError:
@@ -109,7 +109,7 @@ def _crop(tokenizer: Tokenizer, batch: list[Row]) -> tuple[list[Row], list[Broke
 
 
 def _timed_encode(tokenizer: Tokenizer, pixels: tf.Tensor) -> tuple[np.ndarray, int]:
-    """The tokens and the milliseconds that they took; to be counted by a thread that Beam knows."""
+    """Encode: (tokens, milliseconds). The caller counts them, as Beam's counters need one of its threads."""
     begin = time.monotonic()
     return tokenizer.encode(pixels), _milliseconds_since(begin)
 
@@ -127,7 +127,7 @@ def _items(split: str, batch: list[Row], encoded: Future[tuple[np.ndarray, int]]
 
 def _records(batch: Sequence[Row], tokens: np.ndarray) -> Iterator[bytes]:
     """The tf.Example of each row."""
-    # One message for all: making a new one takes twice as long as filling and serializing it.
+    # One message for all rows: creating one takes twice as long as filling and serializing it.
     example = tf.train.Example()
     feature = example.features.feature
     for row, row_tokens in zip(batch, tokens.tolist(), strict=True):
@@ -142,11 +142,11 @@ def _records(batch: Sequence[Row], tokens: np.ndarray) -> Iterator[bytes]:
 
 
 def _sort_out(batch: Sequence[Row]) -> tuple[list[Row], list[Broken]]:
-    """The rows whose image can be decoded, and the images for which that is not so."""
-    # By row and not by key, which two images may share.
+    """Separate a batch into decodable rows and broken images."""
+    # Per row, because two images may have the same key.
     whole = [decodable(row.image_bytes) for row in batch]
     good = [row for row, is_whole in zip(batch, whole, strict=True) if is_whole]
-    # An image has many rows, and one of variant 0.
+    # One entry per image: of its rows, exactly one is variant 0.
     broken = [
         Broken(row.key, "cannot be decoded")
         for row, is_whole in zip(batch, whole, strict=True)

@@ -1,4 +1,4 @@
-"""The work of TokenTransform: read, crop, encode and write."""
+"""TokenTransform's executor: reads, crops, encodes and writes images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from serving.export.metadata import Metadata
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
-    """Writes the token Examples artifact."""
+    """Executor of TokenTransform."""
 
     def Do(
         self,
@@ -43,10 +43,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Encodes the input `images` with the input `model` into the output `examples`.
+        """Encode the input `images` with the input `model` into the output `examples`.
 
         Raises:
-          TooManyBroken: where more than `max_broken` of the images cannot be decoded.
+          TooManyBroken: more than `max_broken` of the images cannot be decoded.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         images = artifact_utils.get_single_instance(input_dict["images"])

@@ -1,4 +1,4 @@
-"""Rows of images to rows of tokens, a fixed batch at a time."""
+"""Crops rows of images and encodes them to rows of tokens, in batches of a fixed size."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Row(NamedTuple):
 
     Attributes:
       key: the image's id.
-      label: its class's number; None when unlabelled.
-      variant: 0 is the centre crop, every other number a random one.
-      image_bytes: what to decode.
+      label: its class id; None if unlabelled.
+      variant: 0 for the centre crop, other numbers for random crops.
+      image_bytes: the encoded image.
     """
 
     key: str
@@ -32,19 +32,19 @@ class Row(NamedTuple):
 
 
 def crop_seed(seed: int, key: str, variant: int) -> tuple[int, int]:
-    """The two int32 that decide the crop of a variant, from these three alone."""
+    """The two int32 seeds of a variant's crop, from these three arguments alone."""
     digest = hashlib.sha256(f"{seed}/{variant}/{key}".encode()).digest()
     return int.from_bytes(digest[:4], "big", signed=True), int.from_bytes(digest[4:8], "big", signed=True)
 
 
 class Tokenizer:
-    """A tokenizer SavedModel and the crops in front of it; `metadata` is what the model says of itself."""
+    """A tokenizer SavedModel, preceded by the crops; `metadata` is the model's metadata."""
 
     def __init__(self, path: str, *, batch_size: int, min_scale: float, flip: bool, seed: int):
         model = tf.saved_model.load(path)
         if SIGNATURE not in model.signatures:
             raise ValueError(
-                f"{path} has no signature {SIGNATURE}: there are {', '.join(sorted(model.signatures))}"
+                f"{path} must have the signature {SIGNATURE}, got {', '.join(sorted(model.signatures))}"
             )
         self._model = model  # a signature alone does not keep its variables alive
         self._encode = model.signatures[SIGNATURE]
@@ -57,7 +57,7 @@ class Tokenizer:
         """Rows -> pixels, float32 [rows, S, S, 3] in [0, 1].
 
         Raises:
-          tf.errors.InvalidArgumentError: where any image cannot be decoded (`decodable` tells which).
+          tf.errors.InvalidArgumentError: an image cannot be decoded (`decodable` tells which).
         """
         return self._crops(
             tf.constant([row.image_bytes for row in rows]),
@@ -66,16 +66,16 @@ class Tokenizer:
         )
 
     def encode(self, pixels: tf.Tensor) -> np.ndarray:
-        """Pixels of at most a batch of rows -> tokens, int32 [rows, N]."""
+        """Pixels of at most `batch_size` rows -> tokens, int32 [rows, N]."""
         rows = pixels.shape[0]
         # One shape for all calls: the model is compiled once, and an image's tokens do not depend on
-        # how many others there are beside it.
+        # the number of other images in its batch.
         padded = tf.pad(pixels, [[0, self._batch_size - rows], [0, 0], [0, 0], [0, 0]])
         return self._encode(pixels=padded)["tokens"].numpy()[:rows]
 
 
 def decodable(image_bytes: bytes) -> bool:
-    """Whether the bytes are an image."""
+    """Whether the bytes can be decoded as an image."""
     try:
         images.decode(tf.constant(image_bytes))
     except tf.errors.InvalidArgumentError:

@@ -1,1 +1,1 @@
-"""TokenizerImporter: a tokenizer of somebody else's takes the place of stage 1."""
+"""TokenizerImporter: imports a tokenizer SavedModel instead of training one in stage 1."""

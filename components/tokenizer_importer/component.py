@@ -9,7 +9,7 @@ from components.tokenizer_importer import executor
 
 
 class TokenizerImporterSpec(component_spec.ComponentSpec):
-    """What goes in and comes out."""
+    """Parameters, inputs and outputs."""
 
     PARAMETERS = {
         "savedmodel": component_spec.ExecutionParameter(type=str),
@@ -21,23 +21,23 @@ class TokenizerImporterSpec(component_spec.ComponentSpec):
 
 
 class TokenizerImporter(base_component.BaseComponent):
-    """Brings a tokenizer SavedModel into the pipeline, where the Trainer of stage 1 stands otherwise.
+    """Imports a tokenizer SavedModel into the pipeline, in place of the Trainer of stage 1.
 
-    Not TFX's Importer, which takes a folder for an artifact as it is: a SavedModel lies elsewhere in one,
-    and a folder that changed would be taken from the cache. The copy stays with the run's lineage.
+    TFX's Importer does not fit, because it uses a folder as the artifact itself: in a Model artifact the
+    SavedModel is in a sub-folder, and the cache would miss changes of the folder's content. The copy keeps
+    the run's lineage complete.
     """
 
     SPEC_CLASS = TokenizerImporterSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
 
     def __init__(self, *, savedmodel: str, image_size: int, version: str = ""):
-        """Builds the component.
+        """Build the component.
 
         Args:
-          savedmodel: the folder of the SavedModel, with the signatures of
-            `serving.export.tokenizer`.
-          image_size: pixels a side of the run's images, which must be the tokenizer's.
-          version: `saved_tokenizer.version` of the SavedModel. TFX takes a cached copy as long as no
+          savedmodel: the folder of the SavedModel, with the signatures of `serving.export.tokenizer`.
+          image_size: pixels a side of the run's images; must equal the tokenizer's.
+          version: `saved_tokenizer.version` of the SavedModel. TFX reuses a cached copy as long as no
             parameter changes, so this one must change with the model.
         """
         super().__init__(

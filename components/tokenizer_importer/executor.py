@@ -1,4 +1,4 @@
-"""The work of TokenizerImporter: look, and copy."""
+"""TokenizerImporter's executor: checks a SavedModel and copies it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serving.export.atomic import atomic_folder
 
 
 class Executor(base_executor.BaseExecutor):
-    """Copies a SavedModel into a Model artifact."""
+    """Executor of TokenizerImporter."""
 
     def Do(
         self,
@@ -22,10 +22,10 @@ class Executor(base_executor.BaseExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Copies the tokenizer at `savedmodel` into the output `model`.
+        """Copy the tokenizer at `savedmodel` into the output `model`.
 
         Raises:
-          TokenizerError: it cannot serve as the tokenizer of images of `image_size` pixels.
+          TokenizerError: it cannot be the tokenizer of images of `image_size` pixels a side.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         path = exec_properties["savedmodel"]

@@ -1,4 +1,4 @@
-"""A tokenizer SavedModel that somebody brings: whether it can take the place of stage 1."""
+"""Checks whether a SavedModel can replace the tokenizer of stage 1."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from serving.export.signatures import read_metadata
 
 
 class TokenizerError(ValueError):
-    """A SavedModel that cannot serve as the tokenizer; the message is one line for the user."""
+    """A SavedModel that cannot be the tokenizer; the message is one line for the user."""
 
 
 def read(path: str, *, image_size: int) -> Metadata:
-    """What the tokenizer at `path` says of itself.
+    """Check the tokenizer at `path` and return its metadata.
 
     Raises:
-      TokenizerError: there is no SavedModel, it is no tokenizer by the signatures of
-        `serving.export.tokenizer`, or its images are not of `image_size` pixels.
+      TokenizerError: there is no SavedModel, it lacks signatures of `serving.export.tokenizer`, it is not a
+        tokenizer, or its images do not have `image_size` pixels a side.
     """
     _require_savedmodel(path)
     model = tf.saved_model.load(path)
     missing = sorted(_missing(model.signatures))
     if missing:
         raise TokenizerError(
-            f"stage1.savedmodel must be a tokenizer as serving.export.tokenizer writes it, got {path} "
+            f"stage1.savedmodel must have the signatures of serving.export.tokenizer, got {path} "
             f"without {', '.join(missing)}"
         )
     metadata = read_metadata(model)
     if metadata.kind != "tokenizer":
-        raise TokenizerError(f"stage1.savedmodel {path} is a {metadata.kind} and no tokenizer")
+        raise TokenizerError(f"stage1.savedmodel must be a tokenizer, got the {metadata.kind} {path}")
     if metadata.image_size != image_size:
         raise TokenizerError(
-            f"stage1.savedmodel {path} is for images of {metadata.image_size} pixels, and data.image_size "
-            f"is {image_size}"
+            f"stage1.savedmodel must be for images of {image_size} pixels (data.image_size), got {path} "
+            f"for {metadata.image_size} pixels"
         )
     return metadata
 
@@ -59,11 +59,11 @@ def _require_savedmodel(path: str) -> None:
     except tf.errors.OpError as error:
         raise TokenizerError(f"stage1.savedmodel {path} cannot be read: {error.message}") from error
     if not found:
-        raise TokenizerError(f"stage1.savedmodel {path}: there is no SavedModel in this folder")
+        raise TokenizerError(f"stage1.savedmodel must be the folder of a SavedModel, got {path}")
 
 
 def _missing(signatures: Mapping[str, Any]) -> Iterator[str]:
-    """The signatures that a tokenizer lacks, and the outputs that one of them lacks."""
+    """Yield missing signatures, and missing outputs as "signature.output"."""
     for name, outputs in {**CONTRACT["tokenizer"], "metadata": ()}.items():
         if name not in signatures:
             yield name

@@ -1,4 +1,4 @@
-"""What tells one SavedModel from another."""
+"""The fingerprint of a SavedModel."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ WEIGHTS = "variables.data-"
 
 
 def fingerprint(saved_model: str) -> str:
-    """A digest of the SavedModel in a folder: of its graph, its assets and its weights.
+    """Return a digest of the graph, the assets and the weights of the SavedModel in a folder.
 
-    The weights are told by their index, which holds a checksum of each. TensorFlow's own fingerprint is
-    missing from models that were saved before 2.11.
+    The weights enter by their index, which holds a checksum of each. TensorFlow's own fingerprint is
+    missing from models saved before 2.11.
     """
     digest = hashlib.sha256()
     for folder, _, names in sorted(tf.io.gfile.walk(saved_model)):

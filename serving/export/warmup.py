@@ -1,4 +1,4 @@
-"""Warm-up: requests beside a SavedModel that a server plays through before it serves the version.
+"""Warm-up: requests stored with a SavedModel, which a server runs before it serves the version.
 
 TF Serving and the embedded server read the same file, `assets.extra/tf_serving_warmup_requests`,
 a TFRecord of PredictionLog, so the first user does not wait for the graph's first run.
@@ -17,12 +17,12 @@ from serving.export.atomic import atomic_path
 from serving.wire.tensor_protos import from_protos, to_proto
 
 PATH = os.path.join("assets.extra", "tf_serving_warmup_requests")
-# TF Serving refuses a file with more.
+# TF Serving rejects a file with more.
 MAX_REQUESTS = 1000
 
 
 def write_warmup(model_dir: str, requests: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Writes one request a signature into the SavedModel at `model_dir`.
+    """Write one request per signature into the SavedModel at `model_dir`.
 
     Args:
       model_dir: the folder that holds saved_model.pb.
@@ -40,7 +40,7 @@ def write_warmup(model_dir: str, requests: Mapping[str, Mapping[str, np.ndarray]
 
 
 def read_warmup(model_dir: str) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """The (signature, inputs) that `write_warmup` or any other tool left there; none without a file."""
+    """Yield the (signature, inputs) that `write_warmup` or another tool wrote; nothing without a file."""
     path = os.path.join(model_dir, PATH)
     if not tf.io.gfile.exists(path):
         return

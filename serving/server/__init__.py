@@ -1,1 +1,1 @@
-"""The embedded model server, which speaks TF Serving's two protocols."""
+"""The embedded model server, with TF Serving's gRPC and REST protocols."""

@@ -26,7 +26,7 @@ _SIGNATURE_DEF = "signature_def"
 
 
 def add_services(server: grpc.aio.Server, repository: ModelRepository, pool: WorkerPool) -> None:
-    """Makes `server` answer for the repository's models."""
+    """Add the services of the repository's models to `server`."""
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
         PredictionService(repository, pool), server
     )
@@ -43,7 +43,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     async def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.aio.ServicerContext
     ) -> predict_pb2.PredictResponse:
-        """Runs one signature."""
+        """Run one signature."""
         version, label = _choice(request.model_spec)
         async with _status(context):
             model = self._repository.model(request.model_spec.name)
@@ -55,12 +55,12 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     async def GetModelMetadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.aio.ServicerContext
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        """The signatures, as the SavedModel states them."""
+        """Return the signatures, as stored in the SavedModel."""
         version, label = _choice(request.model_spec)
         async with _status(context):
             if list(request.metadata_field) != [_SIGNATURE_DEF]:
                 given = ", ".join(request.metadata_field) or "none"
-                raise invalid(f"metadata_field is {given}, allowed is {_SIGNATURE_DEF}")
+                raise invalid(f"metadata_field must be {_SIGNATURE_DEF}, got {given}")
             with self._repository.model(request.model_spec.name).lease(version, label) as servable:
                 response = get_model_metadata_pb2.GetModelMetadataResponse(model_spec=_spec(servable))
                 response.metadata[_SIGNATURE_DEF].Pack(signature_def_map(servable))
@@ -68,7 +68,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus; the configuration is the folder, so reloading it answers UNIMPLEMENTED."""
+    """GetModelStatus; HandleReloadConfigRequest answers UNIMPLEMENTED, as the folder is the configuration."""
 
     def __init__(self, repository: ModelRepository):
         self._repository = repository
@@ -76,7 +76,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     async def GetModelStatus(
         self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.aio.ServicerContext
     ) -> get_model_status_pb2.GetModelStatusResponse:
-        """The state of every version, with the error of those that did not load."""
+        """Return the state of every version, with the error of those that did not load."""
         version, label = _choice(request.model_spec)
         async with _status(context):
             response = get_model_status_pb2.GetModelStatusResponse()
@@ -91,7 +91,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
 
 def signature_def_map(servable: Servable) -> get_model_metadata_pb2.SignatureDefMap:
-    """The signatures of a loaded version in TF Serving's message."""
+    """Return the signatures of a loaded version as TF Serving's SignatureDefMap."""
     return get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signature_defs)
 
 

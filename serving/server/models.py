@@ -1,8 +1,8 @@
-"""Models in a folder: which versions are there, which one serves, and how one takes over from another.
+"""Versions of models in a folder: discovery, loading and replacement under load.
 
-`<base>/<model>/<integer version>/saved_model.pb`, TF Serving's layout and its policy: of every
-model the newest version serves. A new one is loaded beside the old one, which answers until its
-last request is done; a version that does not load is reported and passed over.
+`<base>/<model>/<integer version>/saved_model.pb`, TF Serving's layout and policy: the newest version
+of each model serves. A new version is loaded beside the old one, which answers until its last request
+is done; a version that does not load is reported and skipped.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import tensorflow as tf
 from serving.server.servable import Servable
 from serving.wire.errors import RequestError, ServingError, not_found, one_line
 
-# The version label that every model has: the version that serves now.
+# The label of every model's serving version.
 STABLE = "stable"
 
 State = Literal["LOADING", "AVAILABLE", "UNLOADING", "END"]
-# Names, sizes and times of a version's files: what tells a broken version from the same one mended.
+# Names, sizes and modification times of a version's files: a broken version is retried once they change.
 Fingerprint = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """Where a version stands, in TF Serving's terms; `error` says why it never served."""
+    """The state of a version, in TF Serving's terms; `error` says why it did not load."""
 
     model: str
     version: int
@@ -48,13 +48,13 @@ class _Lease:
 
 
 def versions(model_dir: str) -> list[int]:
-    """The versions in a model's folder, newest first, complete or not."""
+    """List the versions in a model's folder, newest first, complete or not."""
     names = (name.rstrip("/") for name in tf.io.gfile.listdir(model_dir))
     return sorted((int(name) for name in names if name.isascii() and name.isdecimal()), reverse=True)
 
 
 def model_names(base: str) -> list[str]:
-    """The folders below `base` that hold versions; [] where there is no such folder."""
+    """List the folders below `base` that hold versions; [] if `base` is not a folder."""
     if not tf.io.gfile.isdir(base):
         return []
     names = sorted(name.rstrip("/") for name in tf.io.gfile.listdir(base))
@@ -63,7 +63,7 @@ def model_names(base: str) -> list[str]:
 
 
 class Model:
-    """One model's folder. `refresh` is for one thread; everything else for any number."""
+    """One model's folder. Thread-safe, except that only one thread may call `refresh`."""
 
     def __init__(self, name: str, directory: str):
         self._name = name
@@ -75,7 +75,7 @@ class Model:
         self._unloaded = False
 
     def refresh(self) -> list[VersionStatus]:
-        """Brings the newest version that loads to serve; returns what became available or failed."""
+        """Serve the newest version that loads; return the versions that became available or failed."""
         news = []
         on_disk = versions(self._directory)
         self._forget(on_disk)
@@ -98,10 +98,10 @@ class Model:
 
     @contextlib.contextmanager
     def lease(self, version: int | None, label: str | None) -> Iterator[Servable]:
-        """The serving version, kept in memory until the caller is done with it.
+        """Yield the serving version, kept in memory until the context ends.
 
         Raises:
-          RequestError: NOT_FOUND where `version` or `label` ask for another one.
+          RequestError: NOT_FOUND if `version` or `label` asks for another one.
         """
         with self._lock:
             lease = self._find(version, label)
@@ -114,7 +114,7 @@ class Model:
                 self._end_if_unused(lease)
 
     def statuses(self, version: int | None = None, label: str | None = None) -> list[VersionStatus]:
-        """Every version that was touched, newest first, or the one asked for (NOT_FOUND without)."""
+        """Return the status of every version seen so far, newest first, or of `version` (else NOT_FOUND)."""
         with self._lock:
             if label is not None:
                 version = self._find(None, label).servable.version
@@ -124,17 +124,17 @@ class Model:
                 if version is None or known == version
             ]
         if not found:
-            raise not_found(f"version {version} of {self._name} is not known")
+            raise not_found(f"version {version} of {self._name} is unknown")
         return found
 
     def _find(self, version: int | None, label: str | None) -> _Lease:
         if label not in (None, STABLE):
-            raise not_found(f"label {label!r} is not known, allowed is {STABLE}")
+            raise not_found(f"label must be {STABLE}, got {label!r}")
         if self._serving is None:
             raise not_found(f"no version of {self._name} is served")
         allowed = self._serving.servable.version
         if version not in (None, allowed):
-            raise not_found(f"version {version} of {self._name} is not served, allowed is {allowed}")
+            raise not_found(f"version of {self._name} must be {allowed}, got {version}")
         return self._serving
 
     def _load(self, version: int, path: str) -> VersionStatus:
@@ -142,7 +142,7 @@ class Model:
             self._note(version, "LOADING")
         try:
             servable = Servable(self._name, version, path)
-        # A broken folder makes TensorFlow raise almost anything, and the old version has to go on.
+        # TensorFlow raises almost any exception on a broken folder; the old version must keep serving.
         except Exception as error:
             message = f"version {version} of {self._name} does not load: {one_line(error)}"
             with self._lock:
@@ -171,7 +171,7 @@ class Model:
                     del self._statuses[version]
                     self._failed.pop(version, None)
             unloaded, self._unloaded = self._unloaded, False
-        # A SavedModel is full of reference cycles: without this its weights outlive the last request.
+        # A SavedModel has reference cycles: without a collection its weights stay after the last request.
         if unloaded:
             gc.collect()
 
@@ -180,35 +180,35 @@ class ModelRepository:
     """Every model below one base folder."""
 
     def __init__(self, base: str):
-        """Loads the newest versions.
+        """Load the newest versions.
 
         Raises:
-          ServingError: where the folder holds no model, or none that loads.
+          ServingError: the folder holds no model, or none that loads.
         """
         self._base = base
         self._models: dict[str, Model] = {}
         news = self.refresh()
         if not self._models:
-            raise ServingError(f"no model in {base}, expected <model>/<integer version>/saved_model.pb")
+            raise ServingError(f"{base} must hold <model>/<integer version>/saved_model.pb, got no model")
         if not any(status.state == "AVAILABLE" for status in news):
             raise ServingError(f"no model in {base} loads: {news[0].error}")
         self.first_news = news
 
     def refresh(self) -> list[VersionStatus]:
-        """Looks at the folder again; returns the versions that became available or failed."""
+        """Scan the folder again; return the versions that became available or failed."""
         for name in model_names(self._base):
             if name not in self._models:
                 self._models[name] = Model(name, os.path.join(self._base, name))
         return [status for model in list(self._models.values()) for status in model.refresh()]
 
     def model(self, name: str) -> Model:
-        """The model of that name.
+        """Return the model of that name.
 
         Raises:
-          RequestError: NOT_FOUND where there is none.
+          RequestError: NOT_FOUND if there is none.
         """
         if name not in self._models:
-            raise not_found(f"model {name!r} is not served, allowed are {', '.join(sorted(self._models))}")
+            raise not_found(f"model must be one of {', '.join(sorted(self._models))}, got {name!r}")
         return self._models[name]
 
 

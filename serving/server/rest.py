@@ -19,7 +19,7 @@ from serving.server.worker_pool import WorkerPool
 from serving.wire.errors import RequestError, invalid
 from serving.wire.json_tensors import PredictBody
 
-# How TF Serving's REST interface answers its own gRPC statuses; every other one is 500.
+# HTTP statuses of TF Serving's REST interface by gRPC status; 500 for all others.
 _HTTP_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.NOT_FOUND: 404,
@@ -32,11 +32,11 @@ _MAX_VERSION = 2**63 - 1
 def application(
     repository: ModelRepository, pool: WorkerPool, *, max_body_bytes: int, body_seconds: float
 ) -> web.Application:
-    """The aiohttp application.
+    """Create the aiohttp application.
 
     Args:
-      repository: what it answers for.
-      pool: where models run.
+      repository: the models to serve.
+      pool: runs the models.
       max_body_bytes: a larger body is answered with 413.
       body_seconds: a body that takes longer to arrive is answered with 408.
     """
@@ -51,7 +51,7 @@ def application(
 
 
 class RestService:
-    """The three handlers."""
+    """The handlers of status, metadata and :predict."""
 
     def __init__(self, repository: ModelRepository, pool: WorkerPool, body_seconds: float):
         self._repository = repository
@@ -88,7 +88,7 @@ class RestService:
             return web.json_response({"model_spec": spec, "metadata": {"signature_def": signatures}})
 
     async def predict(self, request: web.Request) -> web.Response:
-        """POST /v1/models/M:predict: runs one signature."""
+        """POST /v1/models/M:predict: run one signature."""
         model, version, label = self._choice(request)
         with self._pool.admission(), model.lease(version, label) as servable:
             try:
@@ -103,7 +103,7 @@ class RestService:
         if version is not None and not (
             version.isascii() and version.isdecimal() and len(version) < 20 and int(version) <= _MAX_VERSION
         ):
-            raise invalid(f"version {version!r} is no version, allowed are integers")
+            raise invalid(f"version must be an integer from 0 to 2^63 - 1, got {version!r}")
         model = self._repository.model(request.match_info["model"])
         return model, None if version is None else int(version), request.match_info.get("label")
 
@@ -122,7 +122,7 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     except RequestError as error:
         return _error(_HTTP_STATUS.get(error.code, 500), error.message)
     except web.HTTPRequestEntityTooLarge:
-        return _error(413, f"the body is larger than {request.client_max_size} bytes")
+        return _error(413, f"body must be at most {request.client_max_size} bytes")
     except web.HTTPException as error:
         return _error(error.status, f"{error.reason}: {request.method} {request.path}")
     except Exception:

@@ -1,4 +1,4 @@
-"""One loaded version of a model: a SavedModel that checks what it is asked."""
+"""One loaded version of a model: a SavedModel that checks its inputs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from serving.export.warmup import read_warmup
 from serving.wire.errors import RequestError, invalid, one_line
 
 DEFAULT_SIGNATURE = "serving_default"
-# A row is a picture: more of them in one request would hold the worker, and memory, for too long.
+# A row is an image: more of them in one request would occupy the worker and memory for too long.
 MAX_ROWS = 1024
 
-# What TF writes beside the signatures to initialize a graph; nobody can query it.
+# TensorFlow stores a graph's initialization among the signatures; it cannot be queried.
 _INIT_OP = "__saved_model_init_op"
 
 
 @dataclass(frozen=True)
 class Signature:
-    """Names, dtypes and shapes of what goes in and comes out; None is any number of rows."""
+    """Names, dtypes and shapes of inputs and outputs; a first size of None is any number of rows."""
 
     name: str
     inputs: Mapping[str, tf.TensorSpec]
@@ -32,25 +32,25 @@ class Signature:
 
     @classmethod
     def from_proto(cls, name: str, proto: meta_graph_pb2.SignatureDef) -> Signature:
-        """The signature that a SavedModel states in its SignatureDef."""
+        """Create the signature from a SavedModel's SignatureDef."""
         return cls(name, _specs(proto.inputs), _specs(proto.outputs))
 
     def check_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
-        """Raises RequestError at the first name, dtype, shape or number of rows that does not fit."""
+        """Raise a RequestError at the first name, dtype, shape or number of rows that does not fit."""
         if set(inputs) != set(self.inputs):
             given, allowed = _names(inputs), _names(self.inputs)
-            raise invalid(f"signature {self.name} was given {given}, allowed is {allowed}")
+            raise invalid(f"inputs of signature {self.name} must be {allowed}, got {given}")
         rows = {}
         for name, spec in self.inputs.items():
             given = tf.TensorSpec(inputs[name].shape, tf.as_dtype(inputs[name].dtype))
             if given.dtype != spec.dtype or not spec.shape.is_compatible_with(given.shape):
-                raise invalid(f"input {name} is {_form(given)}, allowed is {_form(spec)}")
+                raise invalid(f"input {name} must be {_form(spec)}, got {_form(given)}")
             if spec.shape.rank and spec.shape[0] is None:
                 rows[name] = given.shape[0]
         if len(set(rows.values())) > 1:
-            raise invalid(f"inputs differ in rows: {rows}, allowed is the same number for all")
+            raise invalid(f"inputs must have the same number of rows, got {rows}")
         if max(rows.values(), default=0) > MAX_ROWS:
-            raise invalid(f"{max(rows.values())} rows were given, allowed are at most {MAX_ROWS}")
+            raise invalid(f"inputs must have at most {MAX_ROWS} rows, got {max(rows.values())}")
 
 
 class Servable:
@@ -59,11 +59,11 @@ class Servable:
     Attributes:
       model: the model's name.
       version: its version.
-      signature_defs: the signatures as the SavedModel states them, by name.
+      signature_defs: the signatures as stored in the SavedModel, by name.
     """
 
     def __init__(self, model: str, version: int, path: str):
-        """Loads and warms up; raises whatever TensorFlow raises on a folder that is no SavedModel."""
+        """Load and warm up; raises whatever TensorFlow raises if `path` is not a SavedModel."""
         self.model = model
         self.version = version
         self.signature_defs = _signature_defs(path)
@@ -75,17 +75,17 @@ class Servable:
             self.predict(signature, inputs)
 
     def signature(self, name: str) -> Signature:
-        """The signature of that name, the default one for an empty name."""
+        """Return the signature of that name, or `serving_default` for an empty name."""
         name = name or DEFAULT_SIGNATURE
         if name not in self._signatures:
             allowed = ", ".join(sorted(self._signatures))
-            raise invalid(f"signature {name!r} is not in {self.model}, allowed are {allowed}")
+            raise invalid(f"signature of {self.model} must be one of {allowed}, got {name!r}")
         return self._signatures[name]
 
     def predict(
         self, signature_name: str, inputs: Mapping[str, np.ndarray], output_filter: Collection[str] = ()
     ) -> dict[str, np.ndarray]:
-        """Runs one signature.
+        """Run one signature.
 
         Args:
           signature_name: empty for `serving_default`.
@@ -96,13 +96,13 @@ class Servable:
           Arrays by name, strings as object arrays of bytes.
 
         Raises:
-          RequestError: INVALID_ARGUMENT where the request is at fault.
+          RequestError: INVALID_ARGUMENT for a faulty request, another status if TensorFlow fails.
         """
         signature = self.signature(signature_name)
         signature.check_inputs(inputs)
         if unknown := set(output_filter) - set(signature.outputs):
             allowed = _names(signature.outputs)
-            raise invalid(f"output_filter names {_names(unknown)}, allowed in {signature.name} is {allowed}")
+            raise invalid(f"output_filter of {signature.name} must be among {allowed}, got {_names(unknown)}")
         tensors = {name: tf.constant(inputs[name], spec.dtype) for name, spec in signature.inputs.items()}
         try:
             outputs = self._functions.signatures[signature.name](**tensors)
@@ -128,7 +128,7 @@ def _signature_defs(path: str) -> dict[str, meta_graph_pb2.SignatureDef]:
 
 
 def _array(tensor: tf.Tensor) -> np.ndarray:
-    # As an object, a scalar string stays whole; numpy's own string type drops trailing zero bytes.
+    # dtype object keeps a scalar string whole; numpy's own string type drops trailing zero bytes.
     return np.asarray(tensor.numpy(), dtype=tensor.dtype.as_numpy_dtype)
 
 

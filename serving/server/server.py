@@ -1,7 +1,7 @@
-"""The embedded model server: TF Serving's protocols on a run's folder, on any machine, by one command.
+"""The embedded model server: serves a run's folder over TF Serving's protocols.
 
-It stands in for the official tensorflow/serving where there is no container engine; both read the
-same folder and give the same answers.
+It replaces the official tensorflow/serving on machines without a container engine; both read the same
+folder and return the same answers.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from serving.server.rest import application
 from serving.server.worker_pool import WorkerPool
 from serving.wire.errors import ServingError, one_line
 
-# Nobody is asked for a password here, so only this machine is let in unless the user says otherwise.
+# There is no authentication, so only this machine may connect unless the user sets another address.
 HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds a server, in bytes, requests and seconds."""
+    """Limits of a server, in bytes, requests and seconds."""
 
     max_message_bytes: int = 64 * 2**20
     workers: int = 1
@@ -59,19 +59,19 @@ def serve(
     limits: Limits = Limits(),
     on_ready: Callable[[Endpoints], None] | None = None,
 ) -> None:
-    """Serves every model below `base` until SIGTERM or SIGINT; for the main thread.
+    """Serve every model below `base` until SIGTERM or SIGINT; call it from the main thread.
 
     Args:
       base: holds `<model>/<integer version>/saved_model.pb`.
       port: of gRPC; 0 picks a free one.
       rest_api_port: of REST; 0 picks a free one.
       host: the address to listen on.
-      poll_seconds: how often the folder is looked at for new versions.
+      poll_seconds: time between two scans of the folder for new versions.
       limits: queue, sizes and times.
       on_ready: called once, when both ports answer.
 
     Raises:
-      ServingError: no model that loads, or a port in use.
+      ServingError: no model loads, or a port is in use.
     """
 
     async def until_signalled() -> None:
@@ -87,7 +87,7 @@ def serve(
 def background_server(
     base: str, *, poll_seconds: float = 2.0, limits: Limits = Limits()
 ) -> Iterator[Endpoints]:
-    """The same server in a thread and on free ports, for as long as the context lasts."""
+    """Run the server in a thread, on free ports, until the context ends."""
     ready: concurrent.futures.Future[tuple[Endpoints, Callable[[], object]]] = concurrent.futures.Future()
 
     async def until_left() -> None:
@@ -146,7 +146,7 @@ async def _serve(
         await stop.wait()
         watcher.cancel()
     finally:
-        # At once, so that neither protocol goes on accepting while the other one finishes.
+        # Concurrently, so that neither protocol accepts requests while the other one shuts down.
         await asyncio.gather(*(close() for close in closers))
         pool.close()
 
@@ -158,7 +158,7 @@ async def _start_grpc(
         options=[
             ("grpc.max_receive_message_length", limits.max_message_bytes),
             ("grpc.max_send_message_length", limits.max_message_bytes),
-            # Otherwise two servers share a port, and each gets half of the requests.
+            # Otherwise two servers can share a port, and each gets half of the requests.
             ("grpc.so_reuseport", 0),
         ],
     )
@@ -193,7 +193,7 @@ async def _watch(repository: ModelRepository, poll_seconds: float, endpoints: En
         try:
             for status in await asyncio.to_thread(repository.refresh):
                 _report(status, endpoints)
-        # The folder may be gone or out of reach for a while; what is loaded goes on serving.
+        # The folder may be unavailable for a while; loaded versions keep serving.
         except Exception as error:
             print(f"cannot look for new versions: {one_line(error)}", file=sys.stderr, flush=True)
 
@@ -207,7 +207,7 @@ def _report(status: VersionStatus, endpoints: Endpoints) -> None:
 
 
 def _check_free(host: str, port: int) -> None:
-    # gRPC reports a port in use in several lines of its own, so it is not the one to find out.
+    # Checked before gRPC starts, which logs several lines if the port is in use.
     try:
         with socket.create_server((host, port), family=_family(host)):
             pass

@@ -1,4 +1,4 @@
-"""Where models run: a few threads, a bounded queue before them, and a time limit on every request."""
+"""Threads that run models, with a bounded queue and a time limit on every request."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ T = TypeVar("T")
 
 
 class WorkerPool:
-    """Runs work of both protocols; belongs to one event loop."""
+    """Runs the requests of both protocols; belongs to one event loop."""
 
     def __init__(self, *, workers: int, max_waiting: int, seconds: float):
-        """Sets the bounds.
+        """Set the limits.
 
         Args:
-          workers: calls into TensorFlow at a time; each of them uses all cores by itself.
+          workers: concurrent calls into TensorFlow, each of which already uses all cores.
           max_waiting: requests admitted beyond those; one more is refused.
-          seconds: how long an admitted request may take, waiting included.
+          seconds: time limit of an admitted request, waiting included.
         """
         self._capacity = workers + max_waiting
         self._admitted = 0
@@ -34,15 +34,15 @@ class WorkerPool:
 
     @contextlib.contextmanager
     def admission(self) -> Iterator[None]:
-        """A place in the queue, to be taken before a request's body is read.
+        """Hold a place in the queue; to be entered before a request's body is read.
 
         Raises:
-          RequestError: RESOURCE_EXHAUSTED where none is left.
+          RequestError: RESOURCE_EXHAUSTED if the queue is full.
         """
         if self._admitted >= self._capacity:
             raise RequestError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"the server is busy: {self._admitted} requests are waiting, allowed are {self._capacity}",
+                f"the server is busy: {self._admitted} of at most {self._capacity} requests are waiting",
             )
         self._admitted += 1
         try:
@@ -51,11 +51,11 @@ class WorkerPool:
             self._admitted -= 1
 
     async def run(self, work: Callable[[], T], seconds: float | None = None) -> T:
-        """The result of `work`, called in a worker thread.
+        """Call `work` in a worker thread and return its result.
 
         Raises:
           RequestError: DEADLINE_EXCEEDED after the pool's time limit or `seconds`, whichever is less;
-            work that has begun by then goes on and keeps its thread, since TensorFlow cannot be stopped.
+            work that has started continues in its thread, since TensorFlow calls cannot be cancelled.
         """
         limit = self._seconds if seconds is None else min(seconds, self._seconds)
         try:
@@ -65,17 +65,17 @@ class WorkerPool:
             raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, message) from error
 
     def close(self) -> None:
-        """Lets running work end and starts no more."""
+        """Cancel waiting work; running work finishes."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, work: Callable[[], T]) -> T:
         await self._idle.acquire()
         running = asyncio.get_running_loop().run_in_executor(self._threads, work)
         running.add_done_callback(self._release)
-        # Shielded, for the thread stays busy when the one who asked is gone.
+        # Shielded: the thread stays busy after its request is cancelled.
         return await asyncio.shield(running)
 
     def _release(self, finished: asyncio.Future) -> None:
         self._idle.release()
         if not finished.cancelled():
-            finished.exception()  # looked at, so that asyncio does not report it where nobody waits
+            finished.exception()  # retrieved, so that asyncio does not log it if nobody awaits it

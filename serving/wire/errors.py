@@ -6,8 +6,11 @@ import re
 
 import grpc
 
-# TensorFlow puts the failed node of the graph, and where it was written, in front of the reason.
-_PREAMBLE = re.compile(r"Graph execution error:|Detected at node|<stack traces unavailable>|File \"")
+# TensorFlow puts the failed node and its source line in front of the reason, Keras the layer.
+_PREAMBLE = re.compile(
+    r"Graph execution error:|Detected at node|<stack traces unavailable>|File \""
+    r"|Exception encountered when calling"
+)
 _ASSERTION = re.compile(r"assertion failed: \[(?P<reason>.*?)\] \[Condition ")
 _NODE = re.compile(r"\{\{function_node.*?\}\}\s*|\s*\[\[\{\{node.*|\s*\[Op:.*")
 

@@ -1,10 +1,10 @@
-"""Arrays as the JSON of TF Serving's REST interface, and back: row form, column form, base64 strings.
+"""Conversion between arrays and the JSON of TF Serving's REST interface.
 
-Row form: {"instances": [one, one, ...]} -> {"predictions": [one, one, ...]}, an instance being the
-value of the only tensor, or an object of one value a tensor.
+Row form: {"instances": [one, one, ...]} -> {"predictions": [one, one, ...]}. An instance is the value
+of the only tensor, or an object with one value per tensor.
 Column form: {"inputs": all} -> {"outputs": all}, all rows of the only tensor, or an object of them.
-Strings are {"b64": ...}; plain JSON strings are read as UTF-8, and written for those tensors whose
-name does not end in `_bytes`.
+Strings are {"b64": ...}; plain JSON strings are read as UTF-8, and written for tensors whose name does
+not end in `_bytes`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from serving.wire.errors import invalid
 
 BYTES_SUFFIX = "_bytes"
 
-# numpy's letter for arrays of Python objects, which is how strings come.
+# numpy's kind of arrays of Python objects, which hold strings here.
 _OBJECT = "O"
 
-# What JSON can hold, by numpy's letters for kinds of dtypes.
+# Types of JSON values by numpy's kind of dtype.
 _KINDS = {"f": "fractions", "i": "integers", "u": "integers", "b": "booleans", "U": "strings"}
 
 
@@ -39,38 +39,38 @@ class PredictBody:
 
     @classmethod
     def from_json(cls, body: bytes) -> PredictBody:
-        """Reads it; raises RequestError where it is no JSON object with `instances` or `inputs`."""
+        """Parse a body; raises RequestError unless it is a JSON object with `instances` or `inputs`."""
         try:
             fields = json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise invalid("the body is no JSON") from error
+            raise invalid("body must be JSON") from error
         if not isinstance(fields, dict) or not set(fields) <= {"signature_name", "instances", "inputs"}:
-            raise invalid('the body must be an object of "instances" or "inputs", and "signature_name"')
+            raise invalid('body must be an object with "instances" or "inputs", optionally "signature_name"')
         if ("instances" in fields) == ("inputs" in fields):
-            raise invalid('the body must have one of "instances" and "inputs"')
+            raise invalid('body must have exactly one of "instances" and "inputs"')
         name = fields.get("signature_name", "")
         if not isinstance(name, str):
-            raise invalid(f"signature_name is {name!r}, allowed is a string")
+            raise invalid(f"signature_name must be a string, got {name!r}")
         if "inputs" in fields:
             return cls(name, False, fields["inputs"])
         if not isinstance(fields["instances"], list) or not fields["instances"]:
-            raise invalid('"instances" must be a list of at least one')
+            raise invalid('"instances" must be a list of at least one instance')
         return cls(name, True, fields["instances"])
 
     def arrays(self, dtypes: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The inputs by name; `dtypes` are numpy dtypes by name, object for strings."""
+        """Return the inputs by name; `dtypes` are numpy dtypes by name, object for strings."""
         columns = _columns(self.values, dtypes) if self.rows else _named(self.values, dtypes, '"inputs"')
         return {name: decode(name, value, dtypes[name]) for name, value in columns.items()}
 
     def answer(self, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """The response in the same form as the request."""
+        """Return the response, in the same form as the request."""
         values = {name: encode(name, array) for name, array in outputs.items()}
         only = next(iter(values)) if len(values) == 1 else None
         if not self.rows:
             return {"outputs": values[only] if only else values}
         for name, array in outputs.items():
             if array.shape[:1] != (len(self.values),):
-                raise invalid(f'output {name} has no row an instance: ask with "inputs" instead')
+                raise invalid(f'output {name} must have one row per instance: ask with "inputs" instead')
         if only:
             return {"predictions": values[only]}
         rows = zip(*values.values(), strict=True)
@@ -78,7 +78,7 @@ class PredictBody:
 
 
 def encode(name: str, array: np.ndarray) -> Any:
-    """An array as nested lists, bytes as base64 objects or UTF-8 text, by the name's ending."""
+    """Convert an array to nested lists, bytes to base64 objects if `name` ends in `_bytes`, else to text."""
     if array.dtype.kind != _OBJECT:
         return array.tolist()
     if name.endswith(BYTES_SUFFIX):
@@ -86,27 +86,30 @@ def encode(name: str, array: np.ndarray) -> Any:
     try:
         return _mapped(lambda one: one.decode(), array.tolist())
     except UnicodeDecodeError as error:
-        raise invalid(f"{name} holds bytes that are no UTF-8 text: ask over gRPC") from error
+        raise invalid(f"{name} must be UTF-8 text: ask over gRPC") from error
 
 
 def decode(name: str, value: Any, dtype: Any) -> np.ndarray:
-    """Nested lists as an array of exactly `dtype`; nothing is rounded, cut off or read as a number."""
+    """Convert nested lists to an array of exactly `dtype`.
+
+    Raises RequestError for values that would be truncated, wrapped, or cast from a string or boolean.
+    """
     dtype = np.dtype(dtype)
     if dtype.kind == _OBJECT:
         return _strings(name, value)
     try:
         given = np.asarray(value)
     except ValueError as error:  # lists of different lengths
-        raise invalid(f"{name} is no tensor: its lists differ in length") from error
+        raise invalid(f"{name} must be a tensor, but its lists differ in length") from error
     allowed = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}.get(dtype.kind, "")
     if given.size and given.dtype.kind not in allowed:
         held = _KINDS.get(given.dtype.kind, "values of several kinds")
-        raise invalid(f"{name} holds {held}, allowed is {dtype.name}")
+        raise invalid(f"{name} must be {dtype.name}, got {held}")
     if given.size and dtype.kind in "iu":
         limits = np.iinfo(dtype)
         if given.min() < limits.min or given.max() > limits.max:
             raise invalid(
-                f"{name} holds {given.min()} to {given.max()}, allowed is {limits.min} to {limits.max}"
+                f"{name} must be from {limits.min} to {limits.max}, got {given.min()} to {given.max()}"
             )
     return given.astype(dtype)
 
@@ -117,7 +120,7 @@ def _strings(name: str, value: Any) -> np.ndarray:
     except (ValueError, TypeError, RecursionError) as error:
         raise invalid(f'{name} must hold strings only, each {{"b64": ...}} or UTF-8 text') from error
     if not all(isinstance(one, bytes) for one in strings.flat):
-        raise invalid(f"{name} is no tensor: its lists differ in length")
+        raise invalid(f"{name} must be a tensor, but its lists differ in length")
     return strings
 
 
@@ -137,10 +140,10 @@ def _mapped(function: Any, value: Any) -> Any:
 
 
 def _named(value: Any, names: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """An object of tensors as it is; anything else is the value of the only tensor there is."""
+    """Return an object of tensors as it is; take anything else as the value of the only tensor."""
     if isinstance(value, dict) and set(value) != {"b64"}:
         if set(value) != set(names):
-            raise invalid(f"{where} has {_listed(value)}, allowed is {_listed(names)}")
+            raise invalid(f"{where} must have {_listed(names)}, got {_listed(value)}")
         return value
     if len(names) != 1:
         raise invalid(f"{where} must be an object with {_listed(names)}")

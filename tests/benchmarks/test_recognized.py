@@ -11,7 +11,7 @@ def judge() -> Judge:
     return Judge.trained()
 
 
-def test_the_judge_knows_real_digits_at_the_size_of_samples(judge):
+def test_judge_recognizes_real_digits_at_sample_size(judge):
     assert judge.accuracy > 0.97
     pixels, labels = load_digits(return_X_y=True)
     grey = np.repeat(pixels.reshape(-1, 8, 8, 1) * (255 / 16), 3, axis=-1)[:200]
@@ -20,6 +20,6 @@ def test_the_judge_knows_real_digits_at_the_size_of_samples(judge):
     assert judge.share(pictures, (labels[:200] + 1) % 10) < 0.03
 
 
-def test_the_surest_of_a_class_are_kept():
+def test_most_confident_samples_of_a_class_are_kept():
     sure = np.array([0.1, 0.9, 0.8, 0.7, 0.95])
     assert _surest(sure, np.array([True, True, False, True, False]), 2).tolist() == [1, 3]

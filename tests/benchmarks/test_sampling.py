@@ -3,7 +3,7 @@ from click.testing import CliRunner
 from benchmarks.sampling import main
 
 
-def test_each_batch_gets_a_row_with_the_cost_of_a_token_at_both_places():
+def test_each_batch_size_has_a_row_with_token_cost_at_both_positions():
     asked = ["--quick", "--whole", "--batch", "1", "--batch", "3"]
     result = CliRunner().invoke(main, asked, catch_exceptions=False)
     assert result.exit_code == 0

@@ -7,7 +7,7 @@ from benchmarks.interleaved import MatrixProduct, measure
 from benchmarks.stage1 import main
 
 
-def test_each_work_asked_for_gets_a_row():
+def test_each_requested_work_has_a_row():
     asked = [
         "--quick",
         "--only",
@@ -28,13 +28,13 @@ def test_each_work_asked_for_gets_a_row():
     assert all("%" in cell for row in rows for cell in row[7:9])
 
 
-def test_the_yardstick_measured_against_itself_is_one():
+def test_yardstick_measured_against_itself_has_share_one():
     yardstick = MatrixProduct(512)
     measured = measure(yardstick.rates, flops=yardstick.flops, yardstick=yardstick, repetitions=15)
     assert measured.processor_share == pytest.approx(1.0, rel=0.5)
 
 
-def test_work_that_waits_lowers_the_share_by_the_clock_alone():
+def test_waiting_lowers_the_wall_clock_share_only():
     yardstick = MatrixProduct(512)
 
     def work():

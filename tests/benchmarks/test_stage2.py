@@ -3,7 +3,7 @@ from click.testing import CliRunner
 from benchmarks.stage2 import main
 
 
-def test_a_step_is_timed_with_and_without_dropout():
+def test_step_is_timed_with_and_without_dropout():
     result = CliRunner().invoke(main, ["--quick", "--only", "digits", "--no-jit"], catch_exceptions=False)
     assert result.exit_code == 0
     rows = [line.split("│") for line in result.output.splitlines() if line.startswith("│ digits")]

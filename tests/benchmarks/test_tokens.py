@@ -3,7 +3,7 @@ from click.testing import CliRunner
 from benchmarks.tokens import main
 
 
-def test_each_size_asked_for_gets_a_row():
+def test_each_requested_preset_has_a_row():
     asked = ["--quick", "--only", "digits", "--only", "cifar10"]
     result = CliRunner().invoke(main, asked, catch_exceptions=False)
     assert result.exit_code == 0
@@ -11,6 +11,6 @@ def test_each_size_asked_for_gets_a_row():
     rows = [row for row in rows if row and row[0] in ("digits", "cifar10")]
     # Two batches of the presets' batch size.
     assert [row[:3] for row in rows] == [["digits", "256", "512"], ["cifar10", "256", "512"]]
-    # What two tiny batches take beyond the start of a run is noise.
+    # The rate over two tiny batches, without the start of a run, is noise: check only that it is positive.
     assert all(float(row[3]) > 0 for row in rows)
     assert all(cell.endswith("%") for row in rows for cell in row[5:7])

@@ -21,13 +21,13 @@ IMAGES = Dataset(
 )
 
 
-def test_a_dataset_reads_back_as_it_was_written(tmp_path):
+def test_dataset_round_trips(tmp_path):
     IMAGES.write(str(tmp_path))
     assert Dataset.read(str(tmp_path)) == IMAGES
     assert IMAGES.records("train") == 9
 
 
-def test_the_file_has_the_keys_that_readers_in_other_packages_look_for(tmp_path):
+def test_dataset_json_has_the_keys_other_packages_read(tmp_path):
     IMAGES.write(str(tmp_path))
     assert json.loads((tmp_path / "dataset.json").read_text()) == {
         "source": "folder:photos",
@@ -38,7 +38,7 @@ def test_the_file_has_the_keys_that_readers_in_other_packages_look_for(tmp_path)
     }
 
 
-def test_a_token_dataset_also_reads_as_a_plain_one(tmp_path):
+def test_token_dataset_can_be_read_as_dataset(tmp_path):
     tokens = TokenDataset(
         source="digits",
         fingerprint="0",
@@ -53,13 +53,13 @@ def test_a_token_dataset_also_reads_as_a_plain_one(tmp_path):
     assert Dataset.read(str(tmp_path)).splits == tokens.splits
 
 
-def test_nothing_but_the_finished_file_stays_behind(tmp_path):
+def test_write_leaves_no_temporary_files(tmp_path):
     IMAGES.write(str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}"])
-def test_a_missing_or_damaged_file_is_one_line_that_names_it(tmp_path, content):
+def test_missing_or_damaged_file_is_one_line_error(tmp_path, content):
     if content is not None:
         (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(ValueError, match=r"dataset\.json is no dataset\.json") as caught:
@@ -67,7 +67,7 @@ def test_a_missing_or_damaged_file_is_one_line_that_names_it(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
-def test_the_quarantine_reads_back_and_is_absent_when_nothing_is_broken(tmp_path):
+def test_quarantine_round_trips_and_is_absent_without_broken_images(tmp_path):
     write_quarantine(str(tmp_path), [])
     assert list(tmp_path.iterdir()) == []
     assert read_quarantine(str(tmp_path)) == []
@@ -76,11 +76,11 @@ def test_the_quarantine_reads_back_and_is_absent_when_nothing_is_broken(tmp_path
     assert read_quarantine(str(tmp_path)) == broken
 
 
-def test_broken_images_up_to_the_limit_pass():
+def test_broken_images_up_to_the_limit_are_accepted():
     check_broken([Broken("a", "is empty")], total=100, limit=0.01)
 
 
-def test_more_tell_the_count_the_limit_and_the_first_names():
+def test_too_many_broken_images_error_lists_count_limit_and_first_names():
     broken = [Broken(f"{index}.jpg", "is empty") for index in range(6)]
     with pytest.raises(TooManyBroken) as caught:
         check_broken(broken, total=100, limit=0.05)

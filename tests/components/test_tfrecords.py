@@ -48,7 +48,7 @@ def items(keys=KEYS, split="train"):
     return [Item(split, key, order_of(key), key) for key in keys]
 
 
-def test_every_record_is_in_one_shard_in_the_order_of_its_hash(tmp_path):
+def test_each_record_is_in_one_shard_sorted_by_hash(tmp_path):
     files = write(tmp_path, items())
     assert list(files) == [
         f"Split-{split}/data_tfrecord-0000{shard}-of-00002" for split in ("eval", "train") for shard in (0, 1)
@@ -60,28 +60,28 @@ def test_every_record_is_in_one_shard_in_the_order_of_its_hash(tmp_path):
         assert len(records) > 3  # both shards are used
 
 
-def test_the_order_of_arrival_does_not_matter(tmp_path):
+def test_output_does_not_depend_on_input_order(tmp_path):
     assert write(tmp_path / "a", items()) == write(tmp_path / "b", items()[::-1])
 
 
-def test_equal_keys_are_ordered_by_their_tie(tmp_path):
+def test_equal_keys_are_ordered_by_tie_breaker(tmp_path):
     twins = [Item("train", "k", order_of("k", name.encode()), name) for name in ("x", "y", "z")]
     assert write(tmp_path / "a", twins, 1) == write(tmp_path / "b", twins[::-1], 1)
 
 
-def test_an_item_that_cannot_be_serialized_is_left_out_and_told(tmp_path):
+def test_unserializable_item_is_skipped_and_reported(tmp_path):
     bad = Item("train", "the bad one", order_of("b"), "bad")
     files = write(tmp_path, [*items(KEYS[:3]), bad], 1, broken=[Broken("the bad one", "is bad")])
     assert sorted(files["Split-train/data_tfrecord-00000-of-00001"]) == KEYS[:3]
 
 
-def test_the_fingerprint_follows_the_shards_and_not_their_order():
+def test_fingerprint_depends_on_shards_but_not_their_order():
     one, two = Shard("train", 0, 3, "aa"), Shard("train", 1, 4, "bb")
     assert fingerprint([one, two]) == fingerprint([two, one])
     assert fingerprint([one, two]) != fingerprint([one, two._replace(digest="bc")])
 
 
-def test_records_are_counted_by_split_and_file_in_the_order_of_the_files():
+def test_records_are_counted_per_split_and_shard():
     shards = [Shard("train", 1, 4, "bb"), Shard("eval", 0, 2, "cc"), Shard("train", 0, 3, "aa")]
     assert count_records(shards, ["train", "eval"]) == {
         "train": {"records": 7, "shards": [3, 4]},
@@ -89,13 +89,13 @@ def test_records_are_counted_by_split_and_file_in_the_order_of_the_files():
     }
 
 
-def test_a_serialized_example_parses_back():
+def test_serialized_example_round_trips():
     example = tf.train.Example.FromString(serialize_example({"name": b"a", "values": [1, 2]}))
     assert example.features.feature["name"].bytes_list.value == [b"a"]
     assert example.features.feature["values"].int64_list.value == [1, 2]
 
 
-def test_a_damaged_file_is_named(tmp_path):
+def test_damaged_file_is_named_in_the_error(tmp_path):
     path = tmp_path / "some.tfrecord"
     with tf.io.TFRecordWriter(str(path)) as writer:
         for content in (b"first", b"second"):

@@ -9,7 +9,7 @@ from tests import stand_ins
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's serving folder with both stand-ins; not to be changed."""
+    """The serving folder of a run, with both stand-in models; tests must not change it."""
     folder = tmp_path_factory.mktemp("serving")
     stand_ins.write_tokenizer(str(folder / "vit_vqgan" / "3"))
     stand_ins.write_generator(str(folder / "vim" / "17"))

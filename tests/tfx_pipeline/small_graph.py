@@ -1,4 +1,4 @@
-"""A graph of three components, one of each kind: our own, our own fed by another, TFX's."""
+"""Build a graph of three components: a custom one, a custom one with an input, and one of TFX."""
 
 from tfx import v1 as tfx
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
@@ -10,12 +10,12 @@ from tests import stand_ins
 
 
 class WriterExecutor(base_executor.BaseExecutor):
-    """Writes the stand-in tokenizer with two classes."""
+    """Executor that writes the stand-in tokenizer with two classes."""
 
     def Do(self, input_dict, output_dict, exec_properties):
         (model,) = output_dict["model"]
         assert exec_properties["classes"] == 2
-        assert isinstance(exec_properties["classes"], int)  # JSON knows only doubles
+        assert isinstance(exec_properties["classes"], int)  # JSON has only doubles
         stand_ins.write_tokenizer(path_utils.serving_model_dir(model.uri), ("dark", "bright"))
         model.set_int_custom_property("classes", exec_properties["classes"])
 
@@ -35,7 +35,7 @@ class Writer(base_component.BaseComponent):
 
 
 def small_graph(root, name="small-graph"):
-    """Writer -> ModelValidator -> Pusher; `root` holds the artifacts and the pushed model."""
+    """Build Writer -> ModelValidator -> Pusher; `root` holds the artifacts and the pushed model."""
     writer = Writer(classes=2)
     validator = ModelValidator(model=writer.outputs["model"])
     pusher = tfx.components.Pusher(

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: a process, its exit code, its one line."""
+"""Run `tfx-vim` as a process; check its exit code and its one-line errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TFX_VIM = Path(sys.executable).with_name("tfx-vim")
 
 
 def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    # Without what the tests' own process set for TensorFlow.
+    # Without the TensorFlow variables that the test process sets.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
     return subprocess.run(
         [TFX_VIM, *arguments],
@@ -46,7 +46,7 @@ def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         (["generate", "--endpoint", "http://localhost:1", "--output", "x.png"], 1, "no server answers"),
     ],
 )
-def test_what_goes_wrong_is_one_line_and_an_exit_code(tmp_path, arguments, code, line):
+def test_error_is_one_line_with_an_exit_code(tmp_path, arguments, code, line):
     result = call(*arguments, cwd=tmp_path)
     assert result.returncode == code
     assert re.match("tfx-vim: ", result.stderr)
@@ -61,14 +61,14 @@ def test_debug_shows_the_traceback(tmp_path):
     assert "Traceback" in result.stderr
 
 
-def test_presets_and_config_are_what_they_say(tmp_path):
+def test_presets_are_listed_and_config_prints_overrides(tmp_path):
     assert "digits" in call("presets", cwd=tmp_path).stdout
     printed = yaml.safe_load(call("config", "--set", "seed=5", cwd=tmp_path).stdout)
     assert printed["seed"] == 5
     assert printed["stage1"]["model"]["codebook"]["l2_normalized"] is True
 
 
-def test_compile_writes_the_graph_and_says_so(tmp_path):
+def test_compile_writes_the_pipeline_and_prints_a_summary(tmp_path):
     result = call("compile", "--image", "repo/image:1", "--output", "pipeline.yaml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "pipeline tfx-vim-digits, 16 components" in result.stdout

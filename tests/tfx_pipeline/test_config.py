@@ -9,7 +9,7 @@ def test_overrides_reach_any_depth_and_keep_their_type():
     assert (changed.stage1.train.steps, changed.data.source, changed.seed) == (1000, "folder:/a b", 7)
 
 
-def test_an_override_replaces_what_stood_there():
+def test_override_replaces_the_whole_value():
     assert load("digits", ["evaluation.generation.thresholds={}"]).evaluation.generation.thresholds == {}
 
 
@@ -24,7 +24,7 @@ def test_the_configuration_is_frozen():
         load("digits").seed = 1
 
 
-def test_it_survives_json():
+def test_configuration_round_trips_through_json():
     assert Config.model_validate_json(load("digits").model_dump_json()) == load("digits")
 
 
@@ -86,19 +86,19 @@ def test_it_survives_json():
         ),
     ],
 )
-def test_what_is_wrong_is_one_line_that_names_it(overrides, line):
+def test_invalid_configuration_is_one_line_error_that_names_the_key(overrides, line):
     with pytest.raises(ConfigError, match=line) as raised:
         load("digits", overrides)
     assert "\n" not in str(raised.value)
 
 
-def test_any_key_of_a_convolutional_tower_makes_it_one():
+def test_tower_with_any_convolutional_key_is_convolutional():
     tower = "{multipliers: [1, 2, 2, 4]}"
     model = load("digits", [f"stage1.model.encoder={tower}", f"stage1.model.decoder={tower}"]).stage1.model
     assert (model.encoder.channels, model.encoder.downsampling) == (128, 8)
 
 
-def test_an_imported_tokenizer_leaves_nothing_of_stage_1_to_configure():
+def test_imported_tokenizer_has_no_trained_stage_1():
     configured = load("digits", ["stage1={savedmodel: theirs}", "data.image_size=30"])
     assert configured.stage1.savedmodel == "theirs"
     with pytest.raises(ConfigError, match="stage1 is imported from theirs; nothing of it is trained"):
@@ -106,7 +106,7 @@ def test_an_imported_tokenizer_leaves_nothing_of_stage_1_to_configure():
     assert load("digits").trained_stage1 == load("digits").stage1
 
 
-def test_an_unknown_preset_names_the_known_ones():
+def test_unknown_preset_error_lists_known_presets():
     with pytest.raises(ConfigError, match=r"unknown preset .nope.; allowed are .*digits"):
         load("nope")
 
@@ -117,7 +117,7 @@ def write(folder, name, text):
     return str(path)
 
 
-def test_a_preset_laid_over_another_states_only_what_differs(tmp_path):
+def test_preset_with_a_base_overrides_only_its_own_keys(tmp_path):
     mine = write(tmp_path, "mine", "{base: digits, name: mine, stage1: {train: {steps: 700}}}")
     changed = load(mine)
     assert (changed.name, changed.stage1.train.steps) == ("mine", 700)
@@ -125,20 +125,20 @@ def test_a_preset_laid_over_another_states_only_what_differs(tmp_path):
     assert changed.model_copy(update=back) == load("digits")
 
 
-def test_bases_chain_and_lie_beside_the_file_that_names_them(tmp_path):
+def test_bases_chain_and_their_paths_are_relative_to_the_file(tmp_path):
     (tmp_path / "deeper").mkdir()
     write(tmp_path, "lower", "{base: digits, name: lower, seed: 3, data: {num_shards: 5}}")
     upper = write(tmp_path / "deeper", "upper", "{base: ../lower.yaml, name: upper, data: {num_shards: 7}}")
     assert (load(upper).seed, load(upper).data.num_shards, load(upper).data.image_size) == (3, 7, 32)
 
 
-def test_small_overlays_merge_as_well(tmp_path):
+def test_small_sections_merge_with_those_of_the_base(tmp_path):
     mine = write(tmp_path, "mine", "{base: digits, name: mine, small: {stage1: {train: {steps: 6}}}}")
     assert load(mine, small=True).stage1.train.steps == 6
     assert load(mine, small=True).stage2 == load("digits", small=True).stage2
 
 
-def test_only_replaces_a_mapping_instead_of_merging_it(tmp_path):
+def test_only_tag_replaces_a_mapping_instead_of_merging_it(tmp_path):
     bounds = "evaluation: {reconstruction: {thresholds: %s{l2: {max: 1.0}}}}"
     merged = write(tmp_path, "merged", f"base: digits\nname: a\n{bounds % ''}")
     alone = write(tmp_path, "alone", f"base: digits\nname: b\n{bounds % '!only '}")
@@ -158,14 +158,14 @@ def test_only_replaces_a_mapping_instead_of_merging_it(tmp_path):
         ("{base: digits, name: mine, data: !other {}}", "cannot read .*!other"),
     ],
 )
-def test_a_base_that_cannot_be_is_one_line(tmp_path, text, line):
+def test_invalid_base_is_one_line_error(tmp_path, text, line):
     write(tmp_path, "other", "{base: mine.yaml, name: other}")
     with pytest.raises(ConfigError, match=line) as raised:
         load(write(tmp_path, "mine", text))
     assert "\n" not in str(raised.value)
 
 
-def test_a_broken_file_is_one_line(tmp_path):
+def test_broken_file_is_one_line_error(tmp_path):
     path = tmp_path / "broken.yaml"
     path.write_text("a: [1,\nb: {")
     with pytest.raises(ConfigError, match="cannot read") as raised:

@@ -1,4 +1,4 @@
-"""The entry point runs connected components with what the launcher of Kubeflow Pipelines sends."""
+"""Run connected components through the entry point, with the input that KFP's launcher sends."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tfx_pipeline.kubeflow_runner import compile_pipeline
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# What the launcher says of an input's type, and what kfp.local says of it.
+# The type of an input artifact, as the launcher sends it and as kfp.local sends it.
 NOTHING = {}
 SYSTEM_ARTIFACT = {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"}
 
@@ -29,7 +29,7 @@ def in_process(command):
 
 
 def in_container(command):
-    """As near to it as one gets without: the compiled command line, in an interpreter of its own."""
+    """Run the compiled command line in a new interpreter, as close to a container as tests get."""
     done = subprocess.run(
         [sys.executable, *command[1:]], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
@@ -38,7 +38,7 @@ def in_container(command):
 
 
 class Launcher:
-    """Runs one task after the other as KFP's `launcher_v2.go` does, keeping the artifacts between them."""
+    """Stand-in for KFP's `launcher_v2.go`: runs tasks one by one and keeps the artifacts between them."""
 
     def __init__(self, pipeline, folder, pipeline_root, input_type):
         compile_pipeline(pipeline, "image", str(folder / "pipeline.yaml"))
@@ -49,7 +49,7 @@ class Launcher:
         self.artifacts = {}
 
     def command(self, task_name):
-        """The command line of a task, and the file that it is to leave."""
+        """Return the command line of a task, and the output file that it must write."""
         task = self._spec["root"]["dag"]["tasks"][task_name]
         component = self._spec["components"][task_name]
         container = self._spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
@@ -100,7 +100,7 @@ class Launcher:
 @pytest.mark.parametrize(
     ("scheme", "input_type"), [("minio://", NOTHING), ("", NOTHING), ("", SYSTEM_ARTIFACT)]
 )
-def test_components_pass_their_artifacts_on(tmp_path, monkeypatch, scheme, input_type):
+def test_components_receive_upstream_artifacts(tmp_path, monkeypatch, scheme, input_type):
     monkeypatch.setattr(artifact_types, "_MINIO_LOCAL_MOUNT_PREFIX", f"{tmp_path}/minio/")
     disk = f"{tmp_path}/minio/bucket" if scheme else f"{tmp_path}/bucket"
     root = f"{scheme}bucket" if scheme else disk
@@ -121,8 +121,8 @@ def test_components_pass_their_artifacts_on(tmp_path, monkeypatch, scheme, input
     assert read_metadata(served).class_names == ("dark", "bright")
 
 
-def test_without_the_entry_point_tfx_fails_on_what_the_launcher_sends(tmp_path):
-    """The reason for all this: once TFX passes here, the entry point can shrink."""
+def test_tfx_alone_fails_on_the_launchers_input(tmp_path):
+    """Why the entry point exists: once TFX accepts this input, it can shrink."""
     launcher = Launcher(small_graph(tmp_path), tmp_path, f"{tmp_path}/bucket", NOTHING)
     launcher.run("Writer")
     command, _ = launcher.command("ModelValidator")
@@ -130,7 +130,7 @@ def test_without_the_entry_point_tfx_fails_on_what_the_launcher_sends(tmp_path):
         kubeflow_v2_run_executor.main(kubeflow_entrypoint.parse_flags(command[2:]))
 
 
-def test_the_compiled_command_line_runs_and_says_no_more_than_tfx_itself(tmp_path):
+def test_compiled_command_line_runs_without_log_noise(tmp_path):
     launcher = Launcher(small_graph(tmp_path), tmp_path, f"{tmp_path}/bucket", NOTHING)
     launcher.run("Writer")
     said = launcher.run("ModelValidator", in_container)
@@ -140,7 +140,7 @@ def test_the_compiled_command_line_runs_and_says_no_more_than_tfx_itself(tmp_pat
         assert noise not in said
 
 
-def test_a_component_that_fails_raises_and_reports_nothing(tmp_path):
+def test_failing_component_raises_and_writes_no_output_file(tmp_path):
     launcher = Launcher(small_graph(tmp_path), tmp_path, f"{tmp_path}/bucket", NOTHING)
     command, output_file = launcher.command("Writer")
     broken = [text.replace('"classes": 2', '"classes": 3') for text in command]
@@ -149,7 +149,7 @@ def test_a_component_that_fails_raises_and_reports_nothing(tmp_path):
     assert not output_file.exists()
 
 
-def test_addresses_on_google_cloud_storage_reach_the_executor_as_they_are(tmp_path, monkeypatch):
+def test_gcs_uris_reach_the_executor_unchanged(tmp_path, monkeypatch):
     launcher = Launcher(small_graph(tmp_path), tmp_path, "gs://bucket", NOTHING)
     launcher.artifacts["Writer", "model"] = {"uri": "gs://bucket/Writer/model", "metadata": {}}
     command, output_file = launcher.command("ModelValidator")

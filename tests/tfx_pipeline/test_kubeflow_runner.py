@@ -1,4 +1,4 @@
-"""The compiled file is what Kubeflow Pipelines takes."""
+"""Compile graphs for Kubeflow Pipelines and check the file."""
 
 import kfp.components
 import pytest
@@ -26,12 +26,12 @@ def imported_graph(folder):
     return whole_graph(folder, "stage1={savedmodel: theirs}")
 
 
-# Every graph that must compile: a function of the folder it runs in.
+# The graphs that must compile, as functions of the folder to run in.
 GRAPHS = [small_graph, whole_graph, imported_graph]
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_kfp_loads_the_file_and_finds_every_component_in_it(tmp_path, graph):
+def test_kfp_loads_the_file_with_every_component(tmp_path, graph):
     pipeline = graph(tmp_path)
     compile_pipeline(pipeline, IMAGE, str(tmp_path / "pipeline.yaml"))
     loaded = kfp.components.load_component_from_file(str(tmp_path / "pipeline.yaml"))
@@ -62,14 +62,14 @@ def test_every_executor_runs_the_given_image_with_our_entry_point(tmp_path, grap
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """The small graph's file, in a folder that was not there before."""
+    """The compiled small graph, in a folder that did not exist before."""
     root = tmp_path_factory.mktemp("compiled")
     output = root / "new folder" / "pipeline.yaml"
     compile_pipeline(small_graph(root), IMAGE, str(output), "gs://bucket/runs")
     return output
 
 
-def test_tasks_are_wired_as_in_the_graph(compiled):
+def test_tasks_depend_on_each_other_as_in_the_graph(compiled):
     tasks = yaml.safe_load(compiled.read_text())["root"]["dag"]["tasks"]
     assert tasks["ModelValidator"]["dependentTasks"] == ["Writer"]
     assert tasks["Pusher"]["dependentTasks"] == ["ModelValidator", "Writer"]
@@ -79,17 +79,17 @@ def test_tasks_are_wired_as_in_the_graph(compiled):
     }
 
 
-def test_the_pipeline_root_is_the_one_given_or_none(compiled, tmp_path):
+def test_pipeline_root_is_written_only_if_given(compiled, tmp_path):
     assert yaml.safe_load(compiled.read_text())["defaultPipelineRoot"] == "gs://bucket/runs"
     compile_pipeline(small_graph(tmp_path), IMAGE, str(tmp_path / "bare.yml"))
     assert "defaultPipelineRoot" not in yaml.safe_load((tmp_path / "bare.yml").read_text())
 
 
-def test_nothing_but_the_file_is_left(compiled):
+def test_compile_leaves_no_temporary_files(compiled):
     assert [path.name for path in compiled.parent.iterdir()] == ["pipeline.yaml"]
 
 
-def test_a_graph_that_does_not_compile_leaves_the_old_file_as_it_was(tmp_path, monkeypatch):
+def test_failed_compile_keeps_the_previous_file(tmp_path, monkeypatch):
     output = tmp_path / "pipeline.yaml"
     output.write_text("old")
     monkeypatch.setattr(yaml, "safe_dump", lambda specification: 1 / 0)
@@ -106,7 +106,7 @@ def test_a_graph_that_does_not_compile_leaves_the_old_file_as_it_was(tmp_path, m
         ("small-graph", "pipeline.json", "pipeline.json': Kubeflow Pipelines takes a file ending in .yaml"),
     ],
 )
-def test_what_kubeflow_would_refuse_is_one_clear_line(tmp_path, name, file, message):
+def test_invalid_name_or_suffix_is_one_line_error(tmp_path, name, file, message):
     with pytest.raises(ConfigError) as error:
         compile_pipeline(small_graph(tmp_path, name), IMAGE, str(tmp_path / file))
     assert message in str(error.value)

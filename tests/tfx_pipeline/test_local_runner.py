@@ -1,4 +1,4 @@
-"""The whole graph, run once with the preset's own small models, and everything asked of the result."""
+"""Run the whole graph once with the preset's small models, and check the result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMPONENTS = {
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> local_runner.Run:
-    # A path with a space, as any home directory may have one.
+    # The path has a space, as home directories may.
     return local_runner.run(config.load("digits", small=True), str(tmp_path_factory.mktemp("a run")))
 
 
@@ -75,7 +75,7 @@ def store_events(store, kind) -> list[metadata_store_pb2.Event]:
     return [event for event in store.get_events_by_artifact_ids(ids) if event.type == kind]
 
 
-def test_the_run_leaves_what_the_contract_names(finished):
+def test_run_writes_report_samples_logs_and_metrics(finished):
     for name in (
         "report/index.html",
         "samples.png",
@@ -91,7 +91,7 @@ def test_the_run_leaves_what_the_contract_names(finished):
     assert len(metrics["linear_probe"]["by_block"]) == 2
 
 
-def test_both_models_answer_over_both_protocols_and_agree(finished):
+def test_grpc_and_rest_agree_for_both_models(finished):
     png = tf.io.encode_png(tf.fill([40, 30, 3], tf.constant(90, tf.uint8))).numpy()
     with background_server(str(finished.directory / "serving")) as endpoints:
         request = predict_pb2.PredictRequest()
@@ -141,8 +141,8 @@ def post(url: str, body: dict) -> dict:
         return json.load(response)
 
 
-def test_a_second_run_takes_all_from_the_cache_and_a_stricter_threshold_stops_the_pusher(finished):
-    """One test, for the runs build on each other."""
+def test_second_run_is_cached_and_stricter_threshold_blocks_the_push(finished):
+    """One test, because the runs build on each other."""
     folder = str(finished.directory)
     again = local_runner.run(config.load("digits", small=True), folder)
     assert states(again.metrics) == dict.fromkeys(COMPONENTS, "cached")
@@ -159,7 +159,7 @@ def test_a_second_run_takes_all_from_the_cache_and_a_stricter_threshold_stops_th
     assert {m: sorted(p.name for p in (served / m).iterdir()) for m in before} == before
 
 
-def test_going_back_to_an_earlier_configuration_brings_its_report_and_its_models_back(finished):
+def test_earlier_configuration_restores_its_report_and_models(finished):
     first, other = config.load("digits", small=True), config.load("digits", ["seed=1"], small=True)
     folder = str(finished.directory)
     changed = local_runner.run(other, folder)
@@ -175,7 +175,7 @@ def test_going_back_to_an_earlier_configuration_brings_its_report_and_its_models
         assert last_weights == first_weights != other_weights
 
 
-def test_a_tokenizer_that_is_imported_does_what_the_trained_one_did(finished, tmp_path):
+def test_imported_tokenizer_scores_like_the_trained_one(finished, tmp_path):
     (pushed, *_) = sorted((finished.directory / "serving" / "vit_vqgan").iterdir())
     small = config.load("digits", [f"stage1={{savedmodel: {pushed}}}"], small=True)
     metrics = local_runner.run(small, str(tmp_path / "run")).metrics
@@ -189,7 +189,7 @@ def test_a_tokenizer_that_is_imported_does_what_the_trained_one_did(finished, tm
         assert (served / part).read_bytes() == (pushed / part).read_bytes()
 
 
-def test_unlabelled_photographs_run_through_too(tmp_path):
+def test_unlabelled_images_complete_the_run(tmp_path):
     for index in range(40):
         pictures.write(tmp_path / "photos" / f"{index}.jpg", brightness=6 * index, encoding="JPEG")
     small = config.load(
@@ -202,14 +202,14 @@ def test_unlabelled_photographs_run_through_too(tmp_path):
     assert metrics["linear_probe"]["skipped"] == "no labels"
 
 
-def test_a_source_that_is_not_there_stops_the_run_before_it_starts(tmp_path):
+def test_missing_source_fails_before_the_run_starts(tmp_path):
     small = config.load("digits", [f"data.source=folder:{tmp_path / 'nowhere'}"], small=True)
     with pytest.raises(SourceError, match="nowhere"):
         local_runner.run(small, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_perceptual_network_that_cannot_be_had_stops_the_run_before_it_starts(tmp_path):
+def test_missing_perceptual_network_fails_before_the_run_starts(tmp_path):
     overrides = ["stage1.loss.perceptual=0.1", f"stage1.perceptual.network=savedmodel:{tmp_path / 'nowhere'}"]
     small = config.load("digits", overrides, small=True)
     with pytest.raises(local_runner.RunError, match="nowhere"):
@@ -217,7 +217,7 @@ def test_a_perceptual_network_that_cannot_be_had_stops_the_run_before_it_starts(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_tokenizer_of_another_size_stops_the_run_before_it_starts(tmp_path):
+def test_imported_tokenizer_of_wrong_size_fails_before_the_run_starts(tmp_path):
     stand_ins.write_tokenizer(str(tmp_path / "theirs"))
     small = config.load("digits", [f"stage1={{savedmodel: {tmp_path / 'theirs'}}}"], small=True)
     with pytest.raises(TokenizerError, match=r"is for images of 8 pixels, and data\.image_size is 32"):
@@ -225,7 +225,7 @@ def test_a_tokenizer_of_another_size_stops_the_run_before_it_starts(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_trainer_says_in_its_own_words_what_stopped_it(tmp_path):
+def test_failing_trainer_is_reported_with_its_own_message(tmp_path):
     small = config.load("digits", ["classifier.train.strategy=multi_worker"], small=True)
     with pytest.raises(local_runner.RunError) as caught:
         local_runner.run(small, str(tmp_path / "run"))

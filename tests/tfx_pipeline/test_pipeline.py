@@ -17,14 +17,14 @@ def source_of(component, channel: str) -> str:
 @pytest.mark.parametrize(
     ("tokens", "source"), [("cached", "TokenTransform"), ("on_the_fly", "ImageExampleGen")]
 )
-def test_the_image_model_learns_from_tokens_or_makes_them_itself(tokens, source):
+def test_vim_trainer_reads_cached_tokens_or_images(tokens, source):
     components = graph(f"stage2.tokens={tokens}")
     assert source_of(components["Trainer.vim"], "examples") == source
     assert source_of(components["Trainer.vim"], "base_model") == "Trainer.tokenizer"
     assert ("TokenTransform" in components) is (tokens == "cached")
 
 
-def test_an_imported_tokenizer_stands_where_the_trained_one_did():
+def test_imported_tokenizer_replaces_the_trained_one():
     components = graph("stage1={savedmodel: models/theirs}")
     assert "Trainer.tokenizer" not in components
     assert len(components) == len(graph())

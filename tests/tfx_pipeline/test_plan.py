@@ -22,7 +22,7 @@ def learned(plan):
     return sum(part.cost.parameters for part in plan.parts.values() if part.optimizer)
 
 
-def test_table_2_stands_beside_the_true_parameters():
+def test_plan_reports_the_parameters_of_table_2():
     tokenizer = planned(preset="imagenet256_sl")
     assert round(tokenizer.parts["encoder"].table_2 / 1e6, 2) == 32.03
     assert round(tokenizer.parts["decoder"].table_2 / 1e6, 1) == 599.5
@@ -31,7 +31,7 @@ def test_table_2_stands_beside_the_true_parameters():
     assert planned(preset="ablations/cnn").parts["encoder"].table_2 is None
 
 
-def test_the_perceptual_network_costs_memory_but_is_not_learned():
+def test_frozen_perceptual_network_has_no_gradients_or_optimizer_slots():
     plan = planned(preset="imagenet256_ss")
     frozen = plan.parts["perceptual (frozen)"].cost.parameters
     assert plan.memory["weights"] == 4 * (learned(plan) + frozen)
@@ -40,26 +40,26 @@ def test_the_perceptual_network_costs_memory_but_is_not_learned():
     assert "perceptual (frozen)" not in planned(preset="imagenet256_ss_unsupervised").parts
 
 
-def test_a_part_whose_weight_is_0_costs_nothing():
+def test_part_with_loss_weight_0_costs_nothing():
     plan = planned("stage1.loss.adversarial=0")
     assert "discriminator" not in plan.parts
     assert list(plan.flops) == ["tokenizer"]
 
 
-def test_r1_is_averaged_over_its_interval():
+def test_r1_cost_is_averaged_over_r1_every():
     plan = planned("stage1.adversary.r1_every=8")
     flops = plan.flops
     expected = 64 * (flops["tokenizer"] + flops["adversary"] + flops["r1"] / 8)
     assert plan.step_flops == pytest.approx(expected)
 
 
-def test_the_time_follows_from_the_rate_that_is_reached():
+def test_step_time_follows_from_flops_and_utilization():
     plan = planned()
     assert plan.step_seconds == pytest.approx(plan.step_flops / (4 * 2e12 * 0.5))
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_an_average_of_weights_half_precision_and_parts_of_a_batch_change_the_memory(stage):
+def test_ema_bfloat16_and_gradient_accumulation_change_the_memory(stage):
     build = {"stage1": stage_1, "stage2": stage_2}[stage]
     before = planned(stage=build).memory
     averaged = planned(f"{stage}.train.ema_decay=0.999", stage=build)
@@ -84,18 +84,18 @@ def test_each_network_has_the_slots_of_its_own_optimizer():
     discriminator = after.parts["discriminator"].cost
     assert after.memory["optimizer, adafactor"] == discriminator.adafactor
     assert after.memory["optimizer, adam"] == 8 * (learned(before) - discriminator.parameters)
-    # Not given one, the discriminator has the tokenizer's.
+    # Without its own optimizer, the discriminator uses the tokenizer's.
     both = planned("stage1.train.optimizer.name=adafactor")
     assert both.memory["optimizer, adam"] == 0
     assert learned(both) < both.memory["optimizer, adafactor"] < 1.2 * learned(both)
 
 
-# Two ways to see a TPU v4-128, of 64 chips with 32 GiB and two cores each.
+# A TPU v4-128 as 64 chips of 32 GiB, and as their two cores each.
 CHIPS = Devices(count=64, tflops=275.0, utilization=0.4, memory=32 * 2**30)
 CORES = Devices(count=128, tflops=137.5, utilization=0.4, memory=16 * 2**30)
 
 
-def test_vim_large_at_the_papers_batch_fits_on_a_chip_of_a_tpu_v4_128_thanks_to_adafactor():
+def test_vim_large_fits_on_tpu_v4_128_chips_with_adafactor_but_not_adam():
     plan = planned(preset="imagenet256_ss", stage=stage_2, devices=CHIPS)
     assert learned(plan) == 1_848_563_712
     assert round(plan.memory["optimizer, adafactor"] / learned(plan), 2) == 1.01
@@ -106,7 +106,7 @@ def test_vim_large_at_the_papers_batch_fits_on_a_chip_of_a_tpu_v4_128_thanks_to_
     assert adam.verdict == "Too much for 34.36 GB: optimizer would need 4 shards."
 
 
-def test_on_a_core_of_half_the_memory_vim_large_would_have_to_be_sharded():
+def test_vim_large_needs_sharding_on_tpu_v4_128_cores():
     plan = planned(preset="imagenet256_ss", stage=stage_2, devices=CORES)
     assert plan.verdict == "Too much for 17.18 GB: optimizer, gradients would need 8 shards."
     assert planned(preset="imagenet256_ss", devices=CORES).verdict == "Fits in 17.18 GB."
@@ -124,8 +124,8 @@ def test_on_a_core_of_half_the_memory_vim_large_would_have_to_be_sharded():
         (9, "Too much for 9 B, however sharded: activations take 6 B."),
     ],
 )
-def test_a_device_that_is_too_small_is_told_what_would_have_to_be_shared_out(units, verdict):
-    # One number is learned: 4 bytes of weight, 4 of gradient, 8 of slots, and 6 of activations.
+def test_verdict_names_what_must_be_sharded_on_small_devices(units, verdict):
+    # One parameter: 4 bytes of weight, 4 of gradient, 8 of optimizer slots, and 6 of activations.
     part = Part(Cost(parameters=1, flops=1, activations=3, adafactor=0), "adam")
     train = load("cifar10", ["stage2.train.precision=bfloat16"]).stage2.train
     plan = CostPlan(
@@ -143,7 +143,7 @@ def test_a_device_that_is_too_small_is_told_what_would_have_to_be_shared_out(uni
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_recomputing_trades_memory_for_flops(stage):
+def test_gradient_checkpointing_trades_memory_for_flops(stage):
     build = {"stage1": stage_1, "stage2": stage_2}[stage]
     before, after = planned(stage=build), planned(f"{stage}.train.gradient_checkpointing=true", stage=build)
     assert after.memory["activations"] < before.memory["activations"]
@@ -151,14 +151,14 @@ def test_recomputing_trades_memory_for_flops(stage):
     assert after.memory["weights"] == before.memory["weights"]
 
 
-def test_what_is_read_is_a_batch_of_images_or_of_tokens():
+def test_example_bytes_are_those_of_an_image_or_its_tokens():
     assert planned().example_bytes == 2 * 32 * 32
     assert stage_1(load("cifar10"), DEVICES, image_bytes=2500).example_bytes == 2500
-    # 64 tokens below 1024 in two bytes each, and what stands beside them.
+    # 64 tokens below 1024 in two bytes each, and 100 bytes for the rest of the Example.
     assert planned(stage=stage_2).example_bytes == 64 * 2 + 100
 
 
-def test_tokens_made_on_the_fly_cost_a_frozen_tokenizer_its_forward_pass_and_the_images():
+def test_on_the_fly_tokens_add_tokenizer_weights_forward_pass_and_images():
     cached, on_the_fly = planned(stage=stage_2), planned("stage2.tokens=on_the_fly", stage=stage_2)
     assert learned(on_the_fly) == learned(cached)
     tokenizer = sum(part.cost.parameters for name, part in planned().parts.items() if name != "discriminator")
@@ -170,12 +170,12 @@ def test_tokens_made_on_the_fly_cost_a_frozen_tokenizer_its_forward_pass_and_the
     assert on_the_fly.example_bytes == planned().example_bytes
 
 
-def test_a_batch_that_cannot_be_shared_out_is_one_line():
+def test_indivisible_batch_size_is_config_error():
     with pytest.raises(ConfigError, match=r"stage1\.train\.batch_size 64 is not a multiple of 6: 3 devices"):
         planned("stage1.train.gradient_accumulation_steps=2", devices=Devices(3, 1.0, 1.0))
 
 
-def test_the_command_prints_both_stages():
+def test_plan_command_prints_both_stages():
     arguments = ["--preset", "imagenet256_ss", "--devices", "128", "--device-memory", "17.18"]
     result = CliRunner().invoke(cli, ["plan", *arguments])
     assert result.exit_code == 0, result.output
@@ -203,29 +203,29 @@ def test_the_command_prints_both_stages():
         (["--device-memory", "0"], "Invalid value for '--device-memory'"),
     ],
 )
-def test_what_goes_wrong_is_one_line_and_exit_code_2(tmp_path, arguments, line):
+def test_usage_error_is_one_line_with_exit_code_2(tmp_path, arguments, line):
     result = call("plan", *arguments, cwd=tmp_path)
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert line in result.stderr
 
 
-def test_a_perceptual_network_of_unknown_size_is_said_to_be_left_out():
+def test_imported_perceptual_network_is_excluded_and_reported():
     overrides = ["stage1.loss.perceptual=0.1", "stage1.perceptual.network=savedmodel:lpips"]
     assert planned(*overrides).title == "Stage 1, the tokenizer (without savedmodel:lpips)"
     assert planned(*overrides).flops == planned().flops
 
 
-def test_planning_needs_no_tensorflow():
+def test_planning_does_not_import_tensorflow():
     code = "import sys, tfx_pipeline.plan; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_an_imported_tokenizer_is_asked_for_its_sizes_and_not_planned(tmp_path):
+def test_imported_tokenizer_provides_its_sizes_and_is_not_planned(tmp_path):
     stand_ins.write_tokenizer(str(tmp_path))
     overrides = (f"stage1={{savedmodel: {tmp_path}}}", f"data.image_size={stand_ins.SIZE}")
     image_model = planned(*overrides, stage=stage_2)
     width = load("cifar10").stage2.model.transformer.width
-    # Tokens, places and the start without a class.
+    # Tokens, positions and the start without a class.
     rows = stand_ins.CODES + stand_ins.TOKENS + 1
     assert image_model.parts["embeddings"].cost.parameters == rows * width
     on_the_fly = planned(*overrides, "stage2.tokens=on_the_fly", stage=stage_2)
@@ -235,6 +235,6 @@ def test_an_imported_tokenizer_is_asked_for_its_sizes_and_not_planned(tmp_path):
         planned(*overrides)
 
 
-def test_a_tokenizer_that_is_not_there_cannot_be_planned_for():
+def test_missing_imported_tokenizer_is_config_error():
     with pytest.raises(ConfigError, match="there is no SavedModel in this folder"):
         planned("stage1={savedmodel: nowhere}", stage=stage_2)

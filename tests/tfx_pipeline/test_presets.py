@@ -1,4 +1,4 @@
-"""The presets are what the paper states (section 5, Tables 1, 2 and 4)."""
+"""Check the presets against the paper (section 5, Tables 1, 2, 4 and 7)."""
 
 import pytest
 
@@ -13,7 +13,7 @@ LARGE = Transformer(blocks=32, heads=16, width=1280, hidden=5120)
 VIM_BASE = Transformer(blocks=24, heads=16, width=1536, hidden=6144)
 VIM_LARGE = Transformer(blocks=36, heads=32, width=2048, hidden=8192)
 PROBES = ["ablations/vim_base", "ablations/vim_base_cnn"]  # last rows of Table 7
-IMPORTED = "ablations/vim_base_dvae"  # the one between them
+IMPORTED = "ablations/vim_base_dvae"  # the row between them
 PAPER = [name for name in config.presets() if name not in ("digits", "cifar10", IMPORTED)]
 UNSUPERVISED = [name for name in PAPER if name.endswith("_unsupervised")]
 ABLATIONS = [name for name in PAPER if name.startswith("ablations/") and name not in PROBES]
@@ -21,7 +21,7 @@ SIZED = [name for name in PAPER if name not in UNSUPERVISED + ABLATIONS + PROBES
 
 
 @pytest.mark.parametrize("preset", config.presets())
-def test_every_preset_is_valid_whole_and_shrunk_and_says_how_it_is_run(preset):
+def test_every_preset_loads_in_full_and_small_size_and_states_its_command(preset):
     assert load(preset).name == preset.replace("/", "-")
     assert load(preset, small=True).name == load(preset).name
     head = (config.PRESETS / f"{preset}.yaml").read_text()
@@ -29,7 +29,7 @@ def test_every_preset_is_valid_whole_and_shrunk_and_says_how_it_is_run(preset):
 
 
 @pytest.mark.parametrize("preset", config.presets())
-def test_every_preset_shrinks_to_something_that_needs_no_data_and_no_weights(preset):
+def test_every_small_preset_needs_no_data_and_no_pretrained_weights(preset):
     small = load(preset, small=True)
     assert small.data.source == "digits"
     assert small.data.image_size == 32
@@ -38,7 +38,7 @@ def test_every_preset_shrinks_to_something_that_needs_no_data_and_no_weights(pre
         assert (train.steps, train.batch_size) == (4, 16)
 
 
-def test_ablations_are_listed_last_and_names_are_their_paths():
+def test_ablations_are_listed_last_and_named_by_path():
     ablations = sorted([*ABLATIONS, *PROBES, IMPORTED])
     assert config.presets() == [*sorted(set(config.presets()) - set(ablations)), *ablations]
     assert "ablations/code_dim_8" in ABLATIONS
@@ -61,19 +61,19 @@ def test_the_tokenizer_trains_as_in_section_5_1(preset):
         "weight_decay": 1e-4,
     }
     assert stage.train.optimizer.clip_norm is None
-    assert stage.adversary.optimizer is None  # the tokenizer's own
+    assert stage.adversary.optimizer is None  # the same as the tokenizer's
     assert (stage.adversary.r1_every, stage.adversary.start_step) == (16, 0)
     # VQGAN trains its PatchGAN without the penalty.
     assert stage.adversary.r1_gamma == (0.0 if preset == "ablations/patchgan" else 10.0)
 
 
 @pytest.mark.parametrize("preset", PAPER)
-def test_an_image_is_1024_tokens_of_8192_codes_as_the_paper_finds_them(preset):
+def test_image_is_1024_tokens_of_8192_codes_without_later_techniques(preset):
     configured = load(preset)
     model, codebook = configured.stage1.model, configured.stage1.model.codebook
     assert (configured.data.image_size // model.patch_size) ** 2 == 1024
     assert (codebook.size, codebook.beta) == (8192, 0.25)
-    # Whatever came after the paper is off.
+    # Techniques newer than the paper are off.
     assert (codebook.entropy, codebook.revive_below, codebook.continuous_steps) == (0.0, 0.0, 0)
     assert configured.stage1.adversary.lecam == 0.0
     assert configured.stage1.train.ema_decay is None
@@ -90,7 +90,7 @@ def test_every_size_and_data_set_has_an_unsupervised_variant():
 
 
 @pytest.mark.parametrize("preset", UNSUPERVISED)
-def test_unsupervised_presets_differ_by_the_supervised_network_and_the_classes(preset):
+def test_unsupervised_presets_drop_only_perceptual_loss_and_classes(preset):
     supervised, own = load(preset.removesuffix("_unsupervised")), load(preset)
     assert own.stage1.loss.perceptual == 0.0
     same = {"loss": supervised.stage1.loss}
@@ -122,7 +122,7 @@ def test_the_image_model_trains_as_in_section_5_2(preset):
     assert stage.model.transformer == (VIM_BASE if preset in PROBES else VIM_LARGE)
     assert (stage.train.batch_size, stage.train.steps) == (1024, 450_000)
     assert stage.train.precision == "float32"
-    # It names no weight decay and no clipping of gradients for stage 2.
+    # The paper states no weight decay and no gradient clipping for stage 2.
     assert stage.train.optimizer.model_dump() == {
         "name": "adafactor",
         "learning_rate": 4.5e-4,
@@ -138,14 +138,14 @@ def test_the_image_model_trains_as_in_section_5_2(preset):
 
 
 @pytest.mark.parametrize("preset", ABLATIONS)
-def test_an_ablation_changes_the_tokenizer_of_base_base_and_nothing_else(preset):
+def test_ablation_changes_only_the_tokenizer_of_base_base(preset):
     base = load("imagenet256_bb")
     own = load(preset)
     assert own.stage1 != base.stage1
     assert own.model_copy(update={"name": base.name, "stage1": base.stage1}) == base
 
 
-def test_ablations_are_the_rows_of_table_4_and_the_second_cnn_of_table_1():
+def test_ablations_cover_table_4_and_the_second_cnn_of_table_1():
     dims = {load(name).stage1.model.codebook.dim for name in ABLATIONS if "code_dim" in name}
     assert dims | {load("imagenet256_bb").stage1.model.codebook.dim} == {256, 128, 64, 32, 16, 8, 4}
     assert not load("ablations/no_l2_normalization").stage1.model.codebook.l2_normalized
@@ -157,10 +157,10 @@ def test_ablations_are_the_rows_of_table_4_and_the_second_cnn_of_table_1():
 
 
 @pytest.mark.parametrize("preset", PROBES)
-def test_table_7_probes_vim_base_on_tokens_that_saw_no_label(preset):
+def test_table_7_probes_vim_base_on_unsupervised_tokens(preset):
     base, own = load("imagenet256_ss_unsupervised"), load(preset)
     assert own.stage1.loss.perceptual == 0.0
-    # Without classes, and with Table 2's dropout: the paper leaves it out of VIM-Large alone.
+    # Without classes, and with the dropout of Table 2, which the paper omits only for VIM-Large.
     model = own.stage2.model
     assert (model.class_conditional, model.dropout) == (False, 0.1)
     assert own.stage2.model_copy(update={"model": base.stage2.model}) == base.stage2
@@ -168,7 +168,7 @@ def test_table_7_probes_vim_base_on_tokens_that_saw_no_label(preset):
     assert own.model_copy(update=back) == base
 
 
-def test_table_7s_tokenizers_are_small_small_and_table_4s_cnn():
+def test_table_7_tokenizers_are_small_small_and_the_cnn_of_table_4():
     own, base = (load(preset).stage1 for preset in ("ablations/vim_base", "imagenet256_ss_unsupervised"))
     assert own == base
     cnn = load("ablations/vim_base_cnn").stage1
@@ -176,13 +176,13 @@ def test_table_7s_tokenizers_are_small_small_and_table_4s_cnn():
     assert cnn.model_copy(update={"model": base.model}) == base
 
 
-def test_table_7s_dvae_is_imported_and_nothing_else_changes():
+def test_table_7_dvae_preset_changes_only_the_tokenizer():
     own, base = load(IMPORTED), load("ablations/vim_base")
     assert own.stage1 == config.ImportedTokenizer(savedmodel="models/dvae")
     assert own.model_copy(update={"name": base.name, "stage1": base.stage1}) == base
 
 
-def test_cifar10_is_64_tokens_without_a_network_that_has_to_be_fetched():
+def test_cifar10_has_64_tokens_and_no_perceptual_network():
     configured = load("cifar10")
     assert (configured.data.image_size // configured.stage1.model.patch_size) ** 2 == 64
     assert configured.stage1.loss.perceptual == 0.0

@@ -1,4 +1,4 @@
-"""A tiny Examples artifact for trainers: squares of one brightness a class."""
+"""A tiny Examples artifact for trainers: images of one grey level each, brighter for the second class."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ALONE = tf.distribute.InputContext(num_input_pipelines=1, input_pipeline_id=0, n
 
 
 def write_images(root: Path, *, records: int = 10, labelled: bool = True) -> dict[str, list[str]]:
-    """Writes splits `train` and `eval`; the patterns of each, as TFX's Trainer hands them over."""
+    """Write splits `train` and `eval`; return the file patterns of each, as TFX's Trainer passes them."""
     for split in ("train", "eval"):
         rows = []
         for index in range(records):
@@ -28,7 +28,7 @@ def write_images(root: Path, *, records: int = 10, labelled: bool = True) -> dic
 
 
 def write_tokens(root: Path, rows: list[tuple[list[int], int]]) -> dict[str, list[str]]:
-    """Writes the same token rows (tokens, label) as splits `train` and `eval`."""
+    """Write the same token rows (tokens, label) as splits `train` and `eval`; return their file patterns."""
     for split in ("train", "eval"):
         _write(
             root / f"Split-{split}",

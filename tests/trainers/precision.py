@@ -1,4 +1,4 @@
-"""Keras' policy of low precision, for a while."""
+"""Keras' `mixed_bfloat16` policy as a context manager."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import keras
 
 @contextmanager
 def bfloat16() -> Iterator[None]:
-    """Layers that are made within it multiply in bfloat16."""
+    """Build layers with bfloat16 products while the context lasts; the policy is float32 afterwards."""
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         yield

@@ -1,4 +1,4 @@
-"""Counts the matrix products and convolutions of a traced function."""
+"""Count the FLOPs of matrix products and convolutions in a traced function."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-# A graph that calls others would hide their products.
+# Operations that call other graphs, whose products would not be counted.
 CALLS = {"PartitionedCall", "StatefulPartitionedCall", "While", "If", "StatelessIf", "Einsum"}
 
 
 def flops(function: Callable, *inputs: tf.Tensor) -> int:
-    """FLOPs of every product in the graph of `function` that its results depend on, from its shapes."""
+    """FLOPs of all products that the results of `function` depend on, from the static shapes of its graph."""
     graph = tf.function(function).get_concrete_function(*inputs).graph
     needed: set[tf.Operation] = set()
     found = [tensor.op for tensor in graph.outputs]
@@ -42,5 +42,5 @@ def _multiplications(operation: tf.Operation) -> int:
             kernel, positions = result, shapes[2]
         case _:
             return 0
-    # Every weight meets every place of the convolution's own output, whichever of the three it is.
+    # Forward pass and both gradients: each weight is used once at each position of the forward output.
     return kernel.num_elements() * positions[:3].num_elements()

@@ -1,4 +1,4 @@
-"""Counts what the optimizer of a built network keeps."""
+"""Bytes of the optimizer slots of a built network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainers.training.optimizer import DecoupledOptimizer
 
 
 def adafactor_bytes(network: keras.Layer) -> int:
-    """Bytes of Adafactor's slots for all trainable variables; the number of steps is no slot."""
+    """Bytes of Adafactor's slots for all trainable variables of a network, without the step counter."""
     options = Optimizer(name="adafactor", learning_rate=0.1)
     optimizer = DecoupledOptimizer(options, 10, network.trainable_variables)
     _iterations, *slots = optimizer.variables

@@ -6,7 +6,7 @@ from trainers import accounting
 from trainers.training.config import Transformer
 from trainers.transformer import Block
 
-# blocks, heads, width, hidden and the millions of parameters that Table 2 states.
+# Blocks, heads, width and hidden, and the parameters in millions that Table 2 states.
 TABLE_2 = [
     ((8, 8, 512, 2048), 32.03),
     ((12, 12, 768, 3072), 91.34),
@@ -17,13 +17,13 @@ TABLE_2 = [
 
 
 @pytest.mark.parametrize(("sizes", "millions"), TABLE_2)
-def test_table_2_is_met_to_the_last_digit_stated(sizes, millions):
+def test_parameters_match_table_2_to_its_last_digit(sizes, millions):
     size = Transformer(**dict(zip(("blocks", "heads", "width", "hidden"), sizes, strict=True)))
     digits = len(str(millions).partition(".")[2])
     assert round(accounting.table_2(size) / 1e6, digits) == millions
 
 
-def test_a_block_has_the_parameters_and_products_of_the_one_that_is_built():
+def test_block_parameters_and_flops_match_the_built_block():
     size = Transformer(blocks=3, heads=2, width=6, hidden=10)
     block = Block(size)
     block.build((1, 5, 6))
@@ -33,18 +33,18 @@ def test_a_block_has_the_parameters_and_products_of_the_one_that_is_built():
     assert accounting.blocks(size, tokens=5)[:2] == (3 * cost.parameters, 3 * cost.flops)
 
 
-def test_activations_of_a_block_are_the_inputs_of_its_layers_and_the_attention_weights():
+def test_block_activations_are_layer_inputs_and_attention_weights():
     size = Transformer(blocks=1, heads=2, width=4, hidden=8)
-    # Norm, queries-keys-values, the three of them, out, norm, expand: 5 x 4 each; GELU and contract
-    # 5 x 8 each; two heads of 5 x 5.
+    # The inputs of norm, qkv, out, norm and expand, and queries, keys and values: 5 x 4 each. The inputs of
+    # GELU and contract: 5 x 8 each. The attention weights: two heads of 5 x 5.
     assert accounting.block(size, tokens=5).activations == 8 * 20 + 2 * 40 + 2 * 25
     assert accounting.block(size, tokens=5, dropout=True).activations == 290 + 2 * 20 + 40 + 2 * 50
 
 
-def test_under_bfloat16_the_residual_path_and_the_attention_weights_stay_as_large_as_they_are():
+def test_residual_stream_and_attention_weights_count_as_float32():
     size = Transformer(blocks=1, heads=2, width=4, hidden=8)
     cost = accounting.block(size, tokens=5)
-    # The inputs of both norms, and the weights; of a recomputed stack, all inputs of blocks as well.
+    # Inputs of both norms and attention weights; with gradient checkpointing also the inputs of all blocks.
     assert cost.float32 == 2 * 20 + 2 * 25
     assert accounting.activation_bytes(cost, low_precision=False) == 4 * 290
     assert accounting.activation_bytes(cost, low_precision=True) == 4 * 90 + 2 * 200
@@ -52,14 +52,14 @@ def test_under_bfloat16_the_residual_path_and_the_attention_weights_stay_as_larg
     assert accounting.blocks(three, tokens=5, gradient_checkpointing=True).float32 == 3 * 20 + 90
 
 
-def test_recomputing_keeps_the_inputs_of_blocks_and_one_block():
+def test_gradient_checkpointing_keeps_block_inputs_and_one_block():
     size = Transformer(blocks=3, heads=2, width=4, hidden=8)
     kept = accounting.blocks(size, tokens=5, gradient_checkpointing=True)
     assert kept.activations == 3 * 20 + 290
     assert kept[:2] == accounting.blocks(size, tokens=5)[:2]
 
 
-def test_a_convolution_counts_as_the_one_that_is_built():
+def test_convolution_cost_matches_the_built_layer():
     import keras
 
     layer = keras.layers.Conv2D(7, 3, strides=2, padding="same")
@@ -69,5 +69,5 @@ def test_a_convolution_counts_as_the_one_that_is_built():
     assert cost.flops == flops(layer.call, tf.zeros([1, 8, 8, 5]))
 
 
-def test_nothing_at_all_costs_nothing():
+def test_total_of_no_parts_is_zero():
     assert not any(accounting.total([]))

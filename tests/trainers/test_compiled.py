@@ -1,6 +1,6 @@
-"""Every training step, as a whole, under XLA: static shapes, and no host operation inside.
+"""Every training step compiles as a whole under XLA: static shapes, and no host operations.
 
-That is what a TPU asks for, and as near to one as a test comes here.
+A TPU requires both; without a TPU, this is the closest a test can come.
 """
 
 import tempfile
@@ -124,28 +124,28 @@ def in_bfloat16(make):
 
 
 STEPS = {
-    "tokenizer with all its options": lambda: tokenizer_step(
+    "tokenizer with all options": lambda: tokenizer_step(
         {"network": "stylegan2", "channel_multiplier": 0.01, "minibatch_stddev": 2},
         gradient_accumulation_steps=2,
         ema_decay=0.9,
         gradient_checkpointing=True,
     ),
-    "tokenizer against PatchGAN that comes later": lambda: tokenizer_step(
+    "tokenizer with PatchGAN and start_step": lambda: tokenizer_step(
         {"network": "patchgan", "channels": 4, "layers": 2}, start_step=1
     ),
-    "tokenizer under VGG16's eyes": lambda: tokenizer_step(
+    "tokenizer with VGG16 as perceptual loss": lambda: tokenizer_step(
         perceptual={"weights": written(distances.untrained_vgg16)}
     ),
-    "tokenizer under a SavedModel's eyes": lambda: tokenizer_step(
+    "tokenizer with a SavedModel as perceptual loss": lambda: tokenizer_step(
         perceptual={"network": written(distances.saved)}
     ),
-    "tokenizer of convolutions": lambda: tokenizer_step(tower=CONVOLUTIONS),
+    "convolutional tokenizer": lambda: tokenizer_step(tower=CONVOLUTIONS),
     "tokenizer in bfloat16": lambda: in_bfloat16(
         lambda: tokenizer_step({"network": "stylegan2", "channel_multiplier": 0.01})
     ),
-    "tokenizer of convolutions in bfloat16": lambda: in_bfloat16(lambda: tokenizer_step(tower=CONVOLUTIONS)),
+    "convolutional tokenizer in bfloat16": lambda: in_bfloat16(lambda: tokenizer_step(tower=CONVOLUTIONS)),
     "vim in bfloat16": lambda: in_bfloat16(vim_step),
-    "vim that makes its tokens": on_the_fly_step,
+    "vim with tokens on the fly": on_the_fly_step,
     "classifier": classifier_step,
     "vim": vim_step,
     "vim in random orders, with query-key norm": lambda: vim_step(
@@ -155,13 +155,13 @@ STEPS = {
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_whole_step_compiles_with_no_host_in_it(name, tmp_path, monkeypatch):
+def test_training_step_compiles_without_host_operations(name, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     step, batch = STEPS[name]()
     graph = tf.function(step, autograph=False).get_concrete_function(batch).graph
     functions = graph.as_graph_def().library.function
     kinds = {op.type for op in graph.get_operations()} | {node.op for f in functions for node in f.node_def}
     assert not kinds & ON_HOST
-    # XLA itself refuses host calls and shapes that are not known.
+    # XLA itself refuses host calls and unknown shapes.
     compiled = tf.function(step, jit_compile=True, autograph=False)
     assert float(compiled(batch)["skipped"]) == 0.0

@@ -31,7 +31,7 @@ def causal_block() -> Block:
     return block
 
 
-def test_causal_output_does_not_depend_on_later_places(causal_block):
+def test_causal_output_does_not_depend_on_later_positions(causal_block):
     x = random(2, 5, 8)
     changed = tf.concat([x[:, :3], x[:, 3:] + 1.0], axis=1)
     before, after = causal_block(x), causal_block(changed)
@@ -39,7 +39,7 @@ def test_causal_output_does_not_depend_on_later_places(causal_block):
     assert np.abs(before[:, 3:] - after[:, 3:]).min() > 1e-3
 
 
-def test_without_causal_every_place_sees_every_other():
+def test_non_causal_output_depends_on_later_positions():
     block = Block(SIZE)
     x = random(1, 5, 8)
     changed = tf.concat([x[:, :4], -x[:, 4:]], axis=1)
@@ -47,7 +47,7 @@ def test_without_causal_every_place_sees_every_other():
 
 
 def stepped(block: Block, x: tf.Tensor) -> tf.Tensor:
-    """The outputs of one place after the other, [B, N, D], from a graph as it is served."""
+    """The outputs of `step` at each position, [B, N, D], from a graph of unknown batch size as in serving."""
 
     @tf.function(input_signature=[tf.TensorSpec([None, *x.shape[1:]])])
     def run(x):
@@ -63,13 +63,13 @@ def stepped(block: Block, x: tf.Tensor) -> tf.Tensor:
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("qk_norm", [False, True])
-def test_stepping_with_the_cache_equals_the_whole_call(rows, qk_norm):
+def test_kv_cache_steps_equal_the_full_call(rows, qk_norm):
     block = Block(SIZE, causal=True, qk_norm=qk_norm)
     x = random(rows, 5, 8)
     np.testing.assert_allclose(block(x), stepped(block, x), atol=1e-5)
 
 
-def test_a_step_of_a_dense_layer_is_its_call_whatever_the_width():
+def test_dense_step_equals_call_for_any_width():
     for width in (8, 6, 7):
         dense = Dense(5, activation="gelu", bias_initializer="ones")
         x = random(3, width)
@@ -77,7 +77,7 @@ def test_a_step_of_a_dense_layer_is_its_call_whatever_the_width():
 
 
 @pytest.mark.parametrize("width", [5, 16, 100])
-def test_the_softmax_of_a_row_is_the_same_bits_in_any_batch(width):
+def test_softmax_by_row_is_bit_identical_in_any_batch(width):
     softmax = tf.function(softmax_by_row, reduce_retracing=True)
     scores = random(64, 2, width)
     together = softmax(scores)
@@ -86,13 +86,13 @@ def test_the_softmax_of_a_row_is_the_same_bits_in_any_batch(width):
         np.testing.assert_array_equal(softmax(scores[row : row + 1])[0], together[row])
 
 
-def test_query_key_norm_bounds_the_scores():
+def test_qk_norm_bounds_attention_scores():
     plain, normed = (SelfAttention(SIZE, causal=False, dropout=0.0, qk_norm=on) for on in (False, True))
     x = random(1, 5, 8)
     for attention in (plain, normed):
         attention(x)
         attention.qkv.kernel.assign(100.0 * attention.qkv.kernel)
-    # Unit-variance queries and keys of 4 numbers: a score is at most 4 / sqrt(4).
+    # Queries and keys have 4 dimensions and unit variance: a score is at most 4 / sqrt(4).
     scores = []
     for attention in (plain, normed):
         queries, keys, _ = attention._heads(attention.qkv(x))
@@ -101,7 +101,7 @@ def test_query_key_norm_bounds_the_scores():
     assert scores[1] <= 2.0 + 1e-4
 
 
-def test_attention_is_the_textbook_formula():
+def test_attention_matches_the_textbook_formula():
     attention = SelfAttention(SIZE, causal=False, dropout=0.0)
     x = random(1, 5, 8)
     output = attention(x)
@@ -127,7 +127,7 @@ def test_heads_must_divide_the_width():
         Transformer(blocks=1, heads=3, width=8, hidden=16)
 
 
-def test_dense_is_the_product_of_all_leading_places():
+def test_dense_applies_to_all_leading_dimensions():
     dense = Dense(3, activation="gelu")
     x = random(2, 5, 4)
     dense(x)
@@ -137,7 +137,7 @@ def test_dense_is_the_product_of_all_leading_places():
 
 
 @pytest.mark.parametrize("shape", [(3, 8), (2, 5, 8)])
-def test_layer_norm_is_the_same_at_known_and_unknown_batch_sizes(shape):
+def test_layer_norm_is_equal_at_known_and_unknown_batch_size(shape):
     norm = LayerNorm()
     x = 3.0 * random(*shape) + 7.0
     norm(x)
@@ -151,7 +151,7 @@ def test_layer_norm_is_the_same_at_known_and_unknown_batch_sizes(shape):
     np.testing.assert_allclose(served(x), wanted, atol=1e-5)
 
 
-def test_a_block_at_an_unknown_batch_size_answers_as_at_a_known_one():
+def test_block_is_equal_at_known_and_unknown_batch_size():
     block = Block(SIZE)
     x = random(3, 5, 8)
     served = tf.function(lambda x: block(x), input_signature=[tf.TensorSpec([None, 5, 8])])
@@ -166,7 +166,7 @@ def bfloat16():
 
 
 def twin(block: Block, **options) -> Block:
-    """A block of today's policy with the weights of another."""
+    """A block under the current policy with the weights of another."""
     other = Block(SIZE, **options)
     other(random(1, 5, 8))
     for variable, value in zip(other.trainable_variables, block.trainable_variables, strict=True):
@@ -174,7 +174,7 @@ def twin(block: Block, **options) -> Block:
     return other
 
 
-def test_bfloat16_products_stay_near_float32(causal_block, bfloat16):
+def test_bfloat16_block_is_close_to_float32(causal_block, bfloat16):
     low = twin(causal_block, causal=True)
     x = random(2, 5, 8)
     assert low.expand(low.norm_2(x)).dtype == tf.bfloat16
@@ -183,10 +183,10 @@ def test_bfloat16_products_stay_near_float32(causal_block, bfloat16):
     assert np.abs(low(x) - causal_block(x)).max() > 0.0
 
 
-def test_under_bfloat16_norms_and_the_residual_path_are_float32(bfloat16):
+def test_layer_norm_and_residual_stream_are_float32_under_bfloat16(bfloat16):
     block = Block(SIZE)
     block(random(1, 5, 8))
-    # Around 64 bfloat16 knows multiples of 1/2 alone: what the path carries would be gone.
+    # Around 64 bfloat16 has steps of 1/4 and 1/2: a bfloat16 residual stream would lose the 0.05 noise.
     x = 64.0 + 0.05 * random(1, 5, 8)
     for layer in (block.attention.out, block.contract):
         layer.kernel.assign(tf.zeros_like(layer.kernel))
@@ -194,7 +194,7 @@ def test_under_bfloat16_norms_and_the_residual_path_are_float32(bfloat16):
     np.testing.assert_allclose(np.std(block.norm_1(x), axis=-1), 1.0, atol=0.01)
 
 
-def test_under_bfloat16_attention_weights_sum_to_one_and_large_logits_do_not_overflow(bfloat16, monkeypatch):
+def test_attention_softmax_is_float32_and_finite_under_bfloat16(bfloat16, monkeypatch):
     seen = []
     softmax = tf.nn.softmax
     monkeypatch.setattr(tf.nn, "softmax", lambda scores: seen.append(softmax(scores)) or seen[-1])
@@ -205,7 +205,7 @@ def test_under_bfloat16_attention_weights_sum_to_one_and_large_logits_do_not_ove
     assert np.all(np.isfinite(tf.cast(output, tf.float32)))
 
 
-def test_stepping_with_the_cache_works_under_bfloat16(bfloat16):
+def test_kv_cache_steps_match_the_full_call_under_bfloat16(bfloat16):
     keras.utils.set_random_seed(0)
     block = Block(SIZE, causal=True, qk_norm=True)
     x = random(3, 5, 8)
@@ -232,7 +232,7 @@ def gradients_of(blocks: list[Block], *, gradient_checkpointing: bool, jit_compi
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_recomputed_blocks_have_the_same_gradients(dropout, jit_compile):
+def test_gradient_checkpointing_gives_the_same_gradients(dropout, jit_compile):
     blocks = [Block(SIZE, dropout=dropout) for _ in range(2)]
     for block in blocks:
         block(random(1, 5, 8))
@@ -243,9 +243,7 @@ def test_recomputed_blocks_have_the_same_gradients(dropout, jit_compile):
 
 
 @pytest.mark.parametrize(("gradient_checkpointing", "kept"), [(False, 3), (True, 0)])
-def test_recomputed_blocks_keep_no_attention_weights_for_the_way_back(
-    gradient_checkpointing, kept, monkeypatch
-):
+def test_gradient_checkpointing_frees_attention_weights(gradient_checkpointing, kept, monkeypatch):
     seen = []
     softmax = tf.nn.softmax
 
@@ -269,7 +267,7 @@ def test_recomputed_blocks_keep_no_attention_weights_for_the_way_back(
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_the_same_step_gives_the_same_bits(jit_compile):
+def test_repeated_gradients_are_bit_identical(jit_compile):
     blocks = [Block(SIZE, dropout=0.1) for _ in range(2)]
     for block in blocks:
         block(random(1, 5, 8))

@@ -1,7 +1,7 @@
 """VQGAN's convolutional encoder and decoder (Esser et al. 2021, arXiv:2012.09841, Table 7).
 
-Residual blocks at every resolution, self-attention after each at the lowest, two residual blocks with
-attention between them in the middle, group norm and swish throughout.
+Residual blocks at every resolution, each followed by self-attention at the lowest; in the middle two
+residual blocks with attention between them; group norm and swish throughout.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_GROUPS = 32
 class Encoder(keras.layers.Layer):
     """Image [B, S, S, 3], pixels in [-1, 1], to latents [B, (S / f)^2, units] in raster order.
 
-    f is `options.downsampling`, which divides S.
+    f is `options.downsampling`; S must be a multiple of it.
     """
 
     def __init__(self, options: Convolutional, *, units: int, **kwargs):
@@ -43,8 +43,8 @@ class Encoder(keras.layers.Layer):
 class Decoder(keras.layers.Layer):
     """Codes [B, side^2, dim] in raster order to an image [B, f side, f side, channels_out].
 
-    f is `options.downsampling`; `side` is that of the grid of tokens. `input_scale` is the norm of a
-    code; the first convolution brings it to unit variance.
+    f is `options.downsampling`, `side` the side of the token grid. `input_scale` is the norm of a code;
+    the first convolution is initialized to scale codes to unit variance.
     """
 
     def __init__(self, options: Convolutional, *, channels_out: int, side: int, input_scale: float, **kwargs):
@@ -68,7 +68,7 @@ class Decoder(keras.layers.Layer):
 
 
 class Residual(keras.layers.Layer):
-    """Norm, swish and convolution, twice, beside a shortcut, which is 1x1 where the width changes."""
+    """Norm, swish and convolution, twice, and a shortcut: a 1x1 convolution if the width changes."""
 
     def __init__(self, filters: int, **kwargs):
         super().__init__(**kwargs)
@@ -76,7 +76,7 @@ class Residual(keras.layers.Layer):
         self.branch = [NormSwish(), _convolution(filters), NormSwish(), _convolution(filters)]
 
     def build(self, shape):
-        """Builds every layer for inputs of `shape` [B, H, W, C]."""
+        """Build every layer for inputs of `shape` [B, H, W, C]."""
         self.shortcut = _convolution(self.filters, kernel=1) if shape[-1] != self.filters else None
         hidden = (*shape[:-1], self.filters)
         for layer, seen in zip(self.branch, (shape, shape, hidden, hidden), strict=True):
@@ -93,10 +93,10 @@ class Residual(keras.layers.Layer):
 
 
 class Attention(keras.layers.Layer):
-    """Self-attention of one head among all places of [B, H, W, C], on a residual path behind its norm."""
+    """Residual single-head self-attention over all positions of [B, H, W, C], after a group norm."""
 
     def build(self, shape):
-        """Builds both layers for inputs of `shape` [B, H, W, C]."""
+        """Build both layers for inputs of `shape` [B, H, W, C]."""
         batch, height, width, channels = shape
         self.norm = _group_norm(channels)
         self.norm.build(shape)
@@ -114,7 +114,7 @@ class NormSwish(keras.layers.Layer):
     """Group norm and swish, x sigmoid(x)."""
 
     def build(self, shape):
-        """Builds the norm for inputs of `shape` [B, H, W, C]."""
+        """Build the norm for inputs of `shape` [B, H, W, C]."""
         self.norm = _group_norm(shape[-1])
         self.norm.build(shape)
 
@@ -124,7 +124,7 @@ class NormSwish(keras.layers.Layer):
 
 
 def _group_norm(channels: int) -> keras.layers.GroupNormalization:
-    """In 32 groups, or the most up to 32 that divide the channels; float32 inside whatever the policy."""
+    """Group norm in the most groups, up to 32, that divide the channels; float32 under any policy."""
     groups = max(count for count in range(1, MAX_GROUPS + 1) if channels % count == 0)
     return keras.layers.GroupNormalization(groups, epsilon=1e-6)
 
@@ -136,8 +136,8 @@ def _convolution(
 
 
 def _first(filters: int, *, input_scale: float) -> keras.layers.Conv2D:
-    """The convolution that brings inputs, vectors of norm `input_scale`, to unit variance."""
-    # Nine taps, each of variance input_scale^2 stddev^2.
+    """Convolution initialized to scale inputs, vectors of norm `input_scale`, to unit variance."""
+    # Each of the nine taps contributes a variance of input_scale^2 stddev^2.
     initializer = keras.initializers.RandomNormal(stddev=1.0 / (3.0 * input_scale))
     return keras.layers.Conv2D(filters, 3, padding="same", kernel_initializer=initializer)
 

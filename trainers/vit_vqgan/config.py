@@ -135,11 +135,7 @@ def _kind_of_codebook(given: Any) -> str:
 
 Codebook = Annotated[
     Annotated[VQ, Tag("vq")] | Annotated[FSQ, Tag("fsq")],
-    Discriminator(
-        _kind_of_codebook,
-        custom_error_type="unknown_kind",
-        custom_error_message="kind must be vq or fsq",
-    ),
+    Discriminator(_kind_of_codebook),
 ]
 
 

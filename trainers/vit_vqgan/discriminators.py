@@ -3,14 +3,13 @@
 `DISCRIMINATORS` maps `adversary.discriminator.network` to its class (docs/extending.md).
 
 StyleGAN2 (section 4.1 and appendix B of its paper) makes two choices throughout. Weights are N(0, 1) and are
-scaled where they are used (equalized learning rate: the size of Adam's steps then means the same to every
-layer). And feature maps are blurred before they are downsampled, so that no feature depends on the position
-of the pixel grid.
+scaled at use (equalized learning rate: Adam's steps then have the same relative size in every layer). Feature
+maps are blurred before they are downsampled, so that no feature depends on the position of the pixel grid.
 
-A PatchGAN logit judges a patch, 70 pixels wide with three layers: texture, and not composition. VQGAN
-normalizes by batch statistics. Here that would make the replicas of a split batch differ from one device, and
-tie the gradient penalty of an image to its neighbours. Group norm sees one image at a time, as batch norm did
-for Isola et al., who trained on batches of one.
+A PatchGAN logit judges one patch, 70 pixels wide with three layers, so texture and not composition. VQGAN
+uses batch norm. Here that would make the replicas of a split batch differ from one device, and the gradient
+penalty of an image depend on the rest of its batch. Group norm sees one image at a time, as batch norm did
+for Isola et al., who trained with a batch size of 1.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import tensorflow as tf
 from serving.export.metadata import CHANNELS
 from trainers.vit_vqgan import config
 
-# Makes up for the variance that the leaky ReLU takes away.
+# Compensates for the variance lost in the leaky ReLU.
 GAIN = math.sqrt(2.0)
 BLUR = (0.125, 0.375, 0.375, 0.125)
 SLOPE = 0.2  # of leaky ReLUs
@@ -35,8 +34,8 @@ GROUPS = 32
 def build_discriminator(options: config.StyleGAN2 | config.PatchGAN, *, image_size: int) -> keras.Model:
     """Build the discriminator that `options` describe, with all its weights.
 
-    It maps pixels float32 [B, S, S, 3] in about [0, 1] to logits float32: one an image, [B, 1], for
-    StyleGAN2, one a patch, [B, h, w, 1], for PatchGAN.
+    It maps pixels float32 [B, S, S, 3] in about [0, 1] to logits float32: one per image, [B, 1],
+    for StyleGAN2, one per patch, [B, h, w, 1], for PatchGAN.
 
     Raises:
       ValueError: the network does not accept images of this size.
@@ -46,11 +45,11 @@ def build_discriminator(options: config.StyleGAN2 | config.PatchGAN, *, image_si
 
 
 class Convolution(keras.layers.Layer):
-    """A convolution with equalized learning rate, and a leaky ReLU of slope 0.2 where it is activated.
+    """A convolution with equalized learning rate, and a leaky ReLU of slope 0.2 if `activated`.
 
-    The weights, N(0, 1), are divided by sqrt(fan_in) and multiplied by `gain`, so that an output starts at
-    `gain` times the inputs' standard deviation. The gain stands before the leaky ReLU, which is
-    homogeneous: there it costs no pass over the feature maps.
+    The weights, N(0, 1), are divided by sqrt(fan_in) and multiplied by `gain`, so that outputs start with
+    `gain` times the inputs' standard deviation. The gain is applied before the leaky ReLU, which is
+    homogeneous, as part of the weights: this costs no pass over the feature maps.
     """
 
     def __init__(
@@ -87,9 +86,9 @@ class Convolution(keras.layers.Layer):
 
 
 class ResidualBlock(keras.layers.Layer):
-    """[B, S, S, inputs] to [B, S / 2, S / 2, outputs]: two convolutions beside a linear skip.
+    """[B, S, S, inputs] to [B, S / 2, S / 2, outputs]: two convolutions and a linear skip.
 
-    Their sum over sqrt(2), which keeps the variance, is taken in the gains of both.
+    The gains of both branches include the division of their sum by sqrt(2), which keeps the variance.
     """
 
     def __init__(self, inputs: int, outputs: int, **kwargs):
@@ -106,10 +105,10 @@ class ResidualBlock(keras.layers.Layer):
 
 
 class StyleGAN2(keras.Model):
-    """Pixels to one logit an image, above 0 for what looks real."""
+    """Pixels to one logit per image, positive if the image looks real."""
 
     def __init__(self, options: config.StyleGAN2, *, image_size: int):
-        # Pixels are centred in float32 under any policy; the layers keep theirs.
+        # Pixels are centred in float32 under any policy; the layers follow the global policy.
         super().__init__(name="stylegan2", dtype="float32")
         self.group = options.minibatch_stddev
         sizes = options.resolutions(image_size)
@@ -136,9 +135,9 @@ class StyleGAN2(keras.Model):
 
 
 def blur(x: tf.Tensor, *, margin: int, stride: int = 1) -> tf.Tensor:
-    """x [B, S, S, C] under the binomial filter [1, 3, 3, 1] / 8 in both directions.
+    """Blur x [B, S, S, C] with the binomial filter [1, 3, 3, 1] / 8 along both axes.
 
-    `margin` zeros are put around it first; then S + 2 margin - 3 positions are left, of which every
+    x is first padded with `margin` zeros on each side; of the S + 2 margin - 3 valid positions every
     `stride`-th is computed.
 
     Rows and columns are each multiplied by a banded matrix, so that gradients of any order are matrix
@@ -153,29 +152,29 @@ def blur(x: tf.Tensor, *, margin: int, stride: int = 1) -> tf.Tensor:
 
 
 def _band(size: int, margin: int, stride: int) -> np.ndarray:
-    """The filter as a matrix [positions, size]: in each row the four taps, as far as they meet inputs."""
+    """Return the filter as a matrix [positions, size]; each row holds the taps that meet inputs."""
     padded = size + 2 * margin
     taps = np.sum([tap * np.eye(padded, k=offset) for offset, tap in enumerate(BLUR)], axis=0)
     return taps[: padded - len(BLUR) + 1 : stride, margin : margin + size]
 
 
 def minibatch_stddev(x: tf.Tensor, group: int) -> tf.Tensor:
-    """x [B, S, S, C] with how much its images differ as a channel more, [B, S, S, C + 1].
+    """Append the minibatch standard deviation to x [B, S, S, C] as a channel: [B, S, S, C + 1].
 
-    The channel is constant over a group of `group` images: their standard deviation, a mean over positions
-    and channels (Karras et al. 2018, section 3). It betrays reconstructions that are all alike. Groups are
-    neighbours in the batch, so that replicas see the groups that one device would see; a batch smaller
-    than a group is one.
+    The channel is constant over a group of `group` images: their standard deviation, averaged over
+    positions and channels (Karras et al. 2018, section 3). It exposes reconstructions that are all alike.
+    Groups are consecutive images of the batch, so that replicas see the same groups as one device; a batch
+    smaller than a group is one group.
 
     Raises:
-      ValueError: the batch is no multiple of the group.
+      ValueError: the batch size is not a multiple of the group size.
     """
     batch, height, width, channels = x.shape
     group = min(group, batch)
     if batch % group:
-        raise ValueError(f"a batch of {batch} is not a multiple of minibatch_stddev {group}")
+        raise ValueError(f"batch size must be a multiple of minibatch_stddev {group}, got {batch}")
     groups = tf.reshape(tf.cast(x, tf.float32), [batch // group, group, height, width, channels])
-    # The root of a variance of 0 has no gradient.
+    # The square root has no finite gradient at 0.
     deviation = tf.sqrt(tf.math.reduce_variance(groups, axis=1, keepdims=True) + 1e-8)
     deviation = tf.reduce_mean(deviation, axis=[2, 3, 4], keepdims=True)
     deviation = tf.broadcast_to(deviation, [batch // group, group, height, width, 1])
@@ -184,15 +183,15 @@ def minibatch_stddev(x: tf.Tensor, group: int) -> tf.Tensor:
 
 
 class PatchGAN(keras.Model):
-    """Pixels to logits of patches, above 0 for what looks real.
+    """Pixels to one logit per patch, positive if the patch looks real.
 
-    4x4 convolutions: `layers` that halve the map, one that does not, one to a single channel; leaky ReLUs
-    of slope 0.2 between them, group norm in front of all but the first. Maps are padded to keep their
-    size, so that patches are centred on a grid 2^layers pixels wide.
+    4x4 convolutions: `layers` with stride 2, one with stride 1, and one to a single channel; leaky ReLUs of
+    slope 0.2 between them, each but the first after a group norm. Padding keeps the size of the maps, so
+    patches are centred on a grid with a spacing of 2^layers pixels.
     """
 
     def __init__(self, options: config.PatchGAN, *, image_size: int):
-        # Pixels are centred in float32 under any policy; the layers keep theirs.
+        # Pixels are centred in float32 under any policy; the layers follow the global policy.
         super().__init__(name="patchgan", dtype="float32")
         widths = options.widths
         self.convolutions = [_patch_convolution(widths[0], stride=2, use_bias=True)]
@@ -221,7 +220,7 @@ def _patch_convolution(
         4,
         stride,
         padding="same",
-        use_bias=use_bias,  # a norm behind it has its own
+        use_bias=use_bias,  # a norm after it has its own
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
         dtype=dtype,
     )

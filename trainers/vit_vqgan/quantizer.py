@@ -44,7 +44,10 @@ class Quantized(NamedTuple):
 
 
 class Quantizer(keras.layers.Layer, abc.ABC):
-    """Interface of a quantizer; it computes in float32 under any policy."""
+    """Interface of a quantizer; it computes in float32 under any policy.
+
+    The method is `quantize_latents` because `keras.layers.Layer.quantize` converts weights to int8.
+    """
 
     options: Any
 
@@ -53,10 +56,10 @@ class Quantizer(keras.layers.Layer, abc.ABC):
 
     def call(self, z: tf.Tensor, training: bool = False) -> Quantized:
         """Quantize z [B, N, dim]."""
-        return self.quantize(tf.cast(z, tf.float32), training=training)
+        return self.quantize_latents(tf.cast(z, tf.float32), training=training)
 
     @abc.abstractmethod
-    def quantize(self, z: tf.Tensor, *, training: bool) -> Quantized:
+    def quantize_latents(self, z: tf.Tensor, *, training: bool) -> Quantized:
         """Quantize z float32 [B, N, dim]."""
 
     @abc.abstractmethod
@@ -111,7 +114,7 @@ class VectorQuantizer(Quantizer):
             name="steps", shape=(), dtype="int64", initializer="zeros", trainable=False
         )
 
-    def quantize(self, z: tf.Tensor, *, training: bool) -> Quantized:
+    def quantize_latents(self, z: tf.Tensor, *, training: bool) -> Quantized:
         """Quantize z float32 [B, N, dim].
 
         The nearest code is argmin_j ||z - e_j||^2 = argmax_j z.e_j - ||e_j||^2 / 2, on the sphere the
@@ -258,7 +261,7 @@ class FiniteScalarQuantizer(Quantizer):
         self._shift = np.arctanh(self._offset / self._scale)
         self._basis = np.cumprod([1, *options.levels[:-1]]).astype(np.int32)
 
-    def quantize(self, z: tf.Tensor, *, training: bool) -> Quantized:
+    def quantize_latents(self, z: tf.Tensor, *, training: bool) -> Quantized:
         """Quantize z float32 [B, N, dim]; the loss is 0."""
         del training
         bounded = tf.tanh(z + self._shift) * self._scale - self._offset

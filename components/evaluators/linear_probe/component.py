@@ -47,15 +47,15 @@ class LinearProbeEvaluator(base_component.BaseComponent):
         """Build the component.
 
         Args:
-          examples: image Examples with splits `train` and `eval`; unlabelled ones are skipped.
+          examples: image Examples with splits `train` and `eval`; without labels, nothing is measured.
           model: a generator SavedModel (`features`), of any tokenizer and image model.
-          class_dropout: the share of the image model's training rows that started without their class; the
-            SavedModel does not state it. Only these rows train the start that the features of a
-            class-conditional model begin with; at 0 the evaluation warns. Not used without classes.
-          batch_size: images in one call of the model and in one step of the probe.
+          class_dropout: the fraction of training rows for which the image model's class was dropped; the
+            SavedModel does not store it. The features of a class-conditional model start without a class,
+            which only these rows train: at 0 the evaluation warns. Not used without classes.
+          batch_size: images per call of the model and per step of the probe.
           epochs: passes over the train split.
           learning_rate: Adam's peak.
-          seed: of the order of the images.
+          seed: for shuffling the images.
         """
         super().__init__(
             spec=LinearProbeEvaluatorSpec(

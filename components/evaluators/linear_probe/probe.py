@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# The share of the steps that warm up: 10 of 90 epochs at full scale.
+# Warm-up steps as a fraction of all steps: 10 of 90 epochs at full scale.
 WARMUP = 1 / 9
 
 # Examples are stored in hashed order already; the buffer reorders them in every epoch.
@@ -41,17 +41,17 @@ def train(
 
     Args:
       features: (features float32 [L, D], label int64 []), one image an element.
-      count: how many elements there are.
+      count: number of elements.
       classes: C.
-      batch_size: images in a step.
+      batch_size: images per step.
       epochs: passes over the features.
       learning_rate: Adam's peak, after linear warm-up and before cosine decay to 0; no weight decay.
-      seed: of the order of the images.
+      seed: for shuffling the images.
 
     Returns:
       Features [B, L, D] -> logits [B, L, C].
     """
-    keras.utils.set_random_seed(seed)  # tf.data's shuffle mixes its seed with the process's
+    keras.utils.set_random_seed(seed)  # tf.data's shuffle mixes its seed with the global one
     blocks, width = features.element_spec[0].shape
     standardize = keras.layers.Normalization(axis=(1, 2))
     standardize.adapt(features.map(lambda feature, _: feature).batch(batch_size))
@@ -87,13 +87,13 @@ def train(
 
 
 def evaluate(model: keras.Model, features: tf.data.Dataset, batch_size: int) -> Accuracy:
-    """Accuracy by block, on features as for `train`."""
+    """Compute the accuracy by block, on features as for `train`."""
 
     @tf.function(reduce_retracing=True)
     def ranks(feature: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         logits = model(feature, training=False)
         wanted = tf.gather(tf.transpose(logits, [0, 2, 1]), label, batch_dims=1)
-        # Counted from below, so that a tie or a NaN is not a hit.
+        # Count the logits strictly below, so that a tie or a NaN is not a hit.
         below = tf.reduce_sum(tf.cast(logits < wanted[:, :, None], tf.int32), axis=2)
         return tf.shape(logits)[2] - 1 - below
 

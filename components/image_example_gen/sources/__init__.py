@@ -1,4 +1,4 @@
-"""Sources of images: a name from the configuration becomes a collection to read."""
+"""Image sources: opens the collection that `data.source` of the configuration names."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def source_version(source: str, tfds_data_dir: str | None = None) -> str:
     Passed to `ImageExampleGen` as `dataset_version`, it makes TFX's cache notice changed data.
 
     Raises:
-      SourceError: as `open_source` does, so that a run can stop before it starts.
+      SourceError: as in `open_source`, so that a run can fail before it starts.
     """
     return open_source(source, tfds_data_dir).version()

@@ -1,4 +1,4 @@
-"""What every source of images offers."""
+"""The interface of image sources."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Source(Protocol):
     """A collection of images, found but not yet read.
 
     Attributes:
-      class_names: the name of each label; empty when unlabelled, or when only the records tell.
+      class_names: the name of each label; empty if unlabelled, or if only the records hold them.
     """
 
     class_names: tuple[str, ...]
 
     def version(self) -> str:
-        """A cheap fingerprint of what is there now: another one after any change."""
+        """A cheap fingerprint of the current content, which changes with it."""
 
     def images(self) -> beam.PTransform:
-        """From the root of a pipeline to a PCollection of `images.Image`, read in the workers."""
+        """A transform of a pipeline's root to a PCollection of `images.Image`, read on the workers."""

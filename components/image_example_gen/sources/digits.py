@@ -1,6 +1,6 @@
 """The source `digits`: scikit-learn's 1,797 handwritten digits of 8x8 pixels in 17 levels.
 
-They come with the library (Alpaydin and Kaynak 1998, UCI repository), so a run needs no data.
+They ship with the library (Alpaydin and Kaynak 1998, UCI repository), so a run needs no download.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from sklearn.datasets import load_digits
 
 from components.image_example_gen.images import Image
 
-LEVELS = 16  # the brightest
+LEVELS = 16  # the brightest of the levels 0 to 16
 
 
 class Digits:
-    """Keys `digits/0000` to `digits/1796`, classes "0" to "9"."""
+    """Images with keys `digits/0000` to `digits/1796` and classes "0" to "9"."""
 
     class_names = tuple(str(digit) for digit in range(10))
 
     def version(self) -> str:
-        """The library's version, which ships the images."""
+        """The version of scikit-learn, which ships the images."""
         return f"scikit-learn-{sklearn.__version__}"
 
     def images(self) -> beam.PTransform:
-        """Grey PNGs."""
+        """All digits, as greyscale PNGs."""
         return beam.Create(list(_images()))
 
 

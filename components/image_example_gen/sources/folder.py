@@ -1,13 +1,13 @@
-"""The source `folder:DIR`: image files, in one folder, in a folder a class, or in splits of either.
+"""The source `folder:DIR`: image files in one folder, in one folder per class, or in splits of either.
 
     DIR/*.jpg                        unlabelled
     DIR/<class>/**/*.jpg             labelled; the sorted class names count from 0
     DIR/train/..., DIR/val/...       the source's own splits, each laid out as above
     DIR/train.txt, DIR/val.txt       the source's own splits, as lists beside either of the first two
 
-Own splits are taken where every sub-folder is named like one: `train`, and the first that is there
-of `val`, `valid`, `validation`, `eval` and `test` (the others are left aside). Otherwise lists count
-(`sources.lists`). Files and folders whose names start with a dot are ignored.
+Split folders are used if there is `train`, at least one of `val`, `valid`, `validation`, `eval` and
+`test` (the first is used, the others are ignored), and no other folder. Otherwise split lists are used, if
+there are any (`sources.lists`). Files and folders whose names start with a dot are ignored.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class _Part:
-    """Images that share split and class: all files under a folder (relative, "" for the root)."""
+    """Images of one split and class: all files under a folder (relative, "" for the root)."""
 
     folder: str
     split: str | None = None
@@ -41,7 +41,7 @@ class _Part:
 
 
 class Folder:
-    """Images of a folder of any file system TensorFlow knows; keys are the paths within it."""
+    """Images in a folder on any file system that TensorFlow supports; keys are paths relative to it."""
 
     def __init__(self, directory: str):
         if "://" not in directory:
@@ -50,12 +50,16 @@ class Folder:
         try:
             if not tf.io.gfile.isdir(directory):
                 there = tf.io.gfile.exists(directory)
-                raise SourceError(f"folder:{directory} {'is no folder' if there else 'does not exist'}")
+                raise SourceError(
+                    f"folder:{directory} must be a folder, got {'a file' if there else 'a missing path'}"
+                )
             self._parts, self.class_names = _layout(directory)
             for part in self._parts:
                 if next(self._files(part), None) is None:
                     place = f" in its sub-folder {part.folder}" if part.folder else ""
-                    raise SourceError(f"folder:{directory} has no image{place} ({', '.join(SUFFIXES)})")
+                    raise SourceError(
+                        f"folder:{directory} must have an image{place} ({', '.join(SUFFIXES)}), got none"
+                    )
             self._lists = {} if self._parts[0].split else lists.find(directory)
             if self._lists:
                 lists.check(directory, chain.from_iterable(map(self._files, self._parts)))
@@ -63,7 +67,7 @@ class Folder:
             raise SourceError(f"folder:{directory} cannot be read: {one_line(error)}") from error
 
     def version(self) -> str:
-        """16 hex digits over names, sizes and modification times."""
+        """A hash of names, sizes and modification times, 16 hex digits."""
         digest = hashlib.sha256()
         files = [(part.split, file) for part in self._parts for file in self._files(part)]
         for split, file in [*files, *self._lists.items()]:
@@ -72,8 +76,8 @@ class Folder:
         return digest.hexdigest()[:16]
 
     def images(self) -> beam.PTransform:
-        """References to the files, listed a class at a time; the bytes are read when written."""
-        # The folders travel in the pipeline's description, which has a size limit on some runners.
+        """References to the files, listed one class at a time; the bytes are read when they are written."""
+        # Only the folders are in the serialized pipeline, whose size is limited on some runners.
         return _ListImages(self._directory, self._parts, bool(self._lists))
 
     def _files(self, part: _Part) -> Iterator[str]:
@@ -106,7 +110,7 @@ def _images_of(part: _Part, directory: str) -> Iterator[Image]:
 
 
 def _listed(image: Image, splits: dict[str, str]) -> Iterator[Image]:
-    """The image with the split that a list gives it; nothing where none names it."""
+    """Yield the image with its split from the lists, or nothing if no list names it."""
     split = splits.get(lists.stem(image.key))
     if split:
         yield replace(image, split=split)
@@ -127,7 +131,7 @@ def _layout(directory: str) -> tuple[list[_Part], tuple[str, ...]]:
     for root in roots:
         stray = next(_image_files(directory, root, recursive=False), None)
         if stray:
-            raise SourceError(f"folder:{directory} has class folders and, beside them, the image {stray}")
+            raise SourceError(f"folder:{directory} must have class folders or images, got both: {stray}")
     parts = [
         _Part(posixpath.join(root, name), split, classes.index(name), name)
         for root, split in roots.items()
@@ -137,9 +141,9 @@ def _layout(directory: str) -> tuple[list[_Part], tuple[str, ...]]:
 
 
 def _folders(directory: str, relative: str) -> list[str]:
-    """The sorted names of the sub-folders, hidden ones left out."""
+    """The sorted names of the sub-folders, without hidden ones."""
     names = tf.io.gfile.listdir(os.path.join(directory, relative))
-    # Object stores list folders with a slash behind the name.
+    # Object stores list folders with a trailing slash.
     return sorted(
         name.rstrip("/")
         for name in names
@@ -150,7 +154,7 @@ def _folders(directory: str, relative: str) -> list[str]:
 def _image_files(directory: str, relative: str, *, recursive: bool = True) -> Iterator[str]:
     """The image files under a folder, in order, as paths relative to `directory`."""
     for folder, folders, files in tf.io.gfile.walk(os.path.join(directory, relative)):
-        # The walk goes into what is left here, in this order.
+        # `walk` descends into the folders that stay in this list, in this order.
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
         for name in sorted(files):
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):

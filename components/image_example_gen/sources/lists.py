@@ -1,10 +1,10 @@
 """Split lists: text files beside a folder's images that name the images of each split.
 
-    DIR/train.txt       a path in DIR a line
-    DIR/val.txt         likewise; or valid.txt, validation.txt, eval.txt, test.txt, the first of these
+    DIR/train.txt       one path relative to DIR per line
+    DIR/val.txt         likewise; or the first of valid.txt, validation.txt, eval.txt, test.txt
 
-Suffixes do not count, so that a list of `00012.npy` also serves a folder of `00012.png`. An image that no
-list names is left aside.
+Suffixes are ignored, so a list of `00012.npy` also fits a folder of `00012.png`. Images that no list names
+are skipped.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import tensorflow as tf
 
 from components.image_example_gen.sources.base import SourceError
 
-# What the part held out may be called, as a folder or a list; the first that is there counts.
+# Names of the held-out split, as a folder or a list; the first that exists is used.
 EVAL_NAMES = ("val", "valid", "validation", "eval", "test")
 
 
 def find(directory: str) -> dict[str, str]:
-    """Split -> the name of its list; empty where there is none.
+    """Find the lists: split -> file name; empty if there are none.
 
     Raises:
-      SourceError: there is a list of the training images and none of the others.
+      SourceError: there is train.txt, but no list of the held-out images.
     """
     names = [
         name for name in ("train", *EVAL_NAMES) if tf.io.gfile.exists(os.path.join(directory, f"{name}.txt"))
@@ -34,12 +34,12 @@ def find(directory: str) -> dict[str, str]:
         return {}
     if len(names) == 1:
         lists = ", ".join(f"{name}.txt" for name in EVAL_NAMES)
-        raise SourceError(f"folder:{directory} has the list train.txt and, beside it, none of {lists}")
+        raise SourceError(f"folder:{directory} must have one of {lists} beside train.txt, got none")
     return {"train": "train.txt", "eval": f"{names[1]}.txt"}
 
 
 def read(directory: str) -> dict[str, str]:
-    """Image -> its split, by the lists of a folder; images are `stem`s.
+    """Read the lists of a folder: `stem` of an image -> its split.
 
     Raises:
       SourceError: an image is in both lists.
@@ -49,23 +49,24 @@ def read(directory: str) -> dict[str, str]:
         with tf.io.gfile.GFile(os.path.join(directory, own)) as file:
             for name in filter(None, map(str.strip, file.read().splitlines())):
                 if splits.setdefault(stem(name), split) != split:
-                    raise SourceError(f"folder:{directory} has {name} in both of its lists")
+                    raise SourceError(f"folder:{directory} must have {name} in one list, got both")
     return splits
 
 
 def check(directory: str, files: Iterable[str]) -> None:
-    """Compares the lists of a folder with the files that are there.
+    """Check that every image in the lists of a folder exists.
 
     Raises:
-      SourceError: a list names an image that is not there.
+      SourceError: a list names a missing image.
     """
     missing = read(directory).keys() - {stem(file) for file in files}
     if missing:
         raise SourceError(
-            f"folder:{directory} lacks {len(missing)} of the images in its lists, the first is {min(missing)}"
+            f"folder:{directory} must have all images in its lists, "
+            f"got {len(missing)} missing, the first {min(missing)}"
         )
 
 
 def stem(path: str) -> str:
-    """What a list and a file have in common: the path without its suffix."""
+    """The path without its suffix, by which list entries and files are matched."""
     return posixpath.splitext(posixpath.normpath(path))[0]

@@ -1,11 +1,11 @@
 """The source `tfds:NAME`: any image data set of TensorFlow Datasets.
 
-NAME may hold a configuration and a version (`cifar10`, `mnist:3.0.1`, `imagenette/160px-v2`). A data
-set that was prepared before is read from `data_dir` without its code; any other is downloaded and
-prepared there when the images are asked for, not earlier.
+NAME may include a configuration and a version (`cifar10`, `mnist:3.0.1`, `imagenette/160px-v2`). A data
+set that is already prepared is read from `data_dir` without its code; any other is downloaded and prepared
+there when `images` is called, not earlier.
 
-Own splits are taken where there is `train` and one of `validation`, `valid`, `val`, `eval` and
-`test`, the first of these; otherwise all splits there are take part in the hash split.
+The data set's own splits are used if it has `train` and one of `validation`, `valid`, `val`, `eval` and
+`test` (the first is used); otherwise all of its splits are pooled and split by hash.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ class Tfds:
         try:
             self._builder = tfds.builder(name, data_dir=data_dir)
             features = self._builder.info.features
-        # Neither the many data sets' code nor the registry promises what it raises.
+        # Neither TFDS's registry nor the code of its data sets documents what it raises.
         except Exception as error:
             raise SourceError(f"tfds:{name} cannot be loaded: {one_line(error)}") from error
         image = _first(features, tfds.features.Image)
         if image is None:
-            raise SourceError(f"tfds:{name} has no image among its features {sorted(features)}")
+            raise SourceError(f"tfds:{name} must have an image feature, got {sorted(features)}")
         self._image: str = image
         self._label = _first(features, tfds.features.ClassLabel)
         self.class_names: tuple[str, ...] = tuple(features[self._label].names) if self._label else ()
 
     def version(self) -> str:
-        """Name, configuration and version: TFDS holds that these fix the content."""
+        """Name, configuration and version, which identify the content in TFDS."""
         return self._builder.info.full_name
 
     def images(self) -> beam.PTransform:
-        """Reads file by file; downloads and prepares first where that was never done."""
+        """Read file by file; download and prepare first if that has not been done."""
         if not self._builder.is_prepared():
             try:
                 self._builder.download_and_prepare()
@@ -87,7 +87,7 @@ def _image(
     row: dict[str, Any], *, image: str, label: str | None, class_names: tuple[str, ...], split: str | None
 ) -> Image:
     number = int(row[label]) if label else -1
-    # TFDS labels with -1 what has no label, as test splits of competitions.
+    # TFDS uses the label -1 for unlabelled images, such as test splits of competitions.
     known = number >= 0
     return Image(
         key=row["tfds_id"].numpy().decode(),
@@ -99,7 +99,7 @@ def _image(
 
 
 def _splits(builder: tfds.core.DatasetBuilder) -> dict[str, str | None]:
-    """TFDS's splits to read, each with ours that it is; None where the hash decides."""
+    """The TFDS splits to read -> our split, or None if the hash decides."""
     names = list(builder.info.splits)
     own_eval = next((name for name in EVAL_SPLITS if name in names), None)
     if own_eval and "train" in names:
@@ -108,5 +108,5 @@ def _splits(builder: tfds.core.DatasetBuilder) -> dict[str, str | None]:
 
 
 def _first(features: tfds.features.FeaturesDict, kind: type) -> str | None:
-    """The name of the first feature of a kind: an image, a label."""
+    """The name of the first feature of a type, if there is one."""
     return next((name for name, feature in features.items() if isinstance(feature, kind)), None)

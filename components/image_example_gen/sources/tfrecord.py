@@ -1,8 +1,8 @@
 """The source `tfrecord:PATTERN`: TFRecords of tf.Example that hold encoded images.
 
-`image/encoded` must be there. Taken where they are there: `image/key` (otherwise file name and
-index), `image/label` and `image/class`, or the names that ImageNet's records use for them,
-`image/class/label` and `image/class/text`. A negative label means none.
+`image/encoded` is required. Optional are `image/key` (default: file name and index), `image/label` and
+`image/class`, or the names that ImageNet's records use for them, `image/class/label` and
+`image/class/text`. A negative label means none.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import apache_beam as beam
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources.base import SourceError
@@ -25,9 +26,9 @@ CLASSES = ("image/class", "image/class/text")
 
 
 class TfRecord:
-    """Images of all files that match a pattern, gzipped when the name ends in `.gz`."""
+    """Images of all files that match a pattern; those whose names end in `.gz` are gzipped."""
 
-    class_names: tuple[str, ...] = ()  # only the records tell
+    class_names: tuple[str, ...] = ()  # only the records hold them
 
     def __init__(self, pattern: str):
         try:
@@ -35,10 +36,10 @@ class TfRecord:
         except tf.errors.OpError as error:
             raise SourceError(f"tfrecord:{pattern} cannot be read: {one_line(error)}") from error
         if not self._files:
-            raise SourceError(f"tfrecord:{pattern} matches no file")
+            raise SourceError(f"tfrecord:{pattern} must match a file, got none")
 
     def version(self) -> str:
-        """16 hex digits over the files' names, sizes and modification times."""
+        """A hash of the files' names, sizes and modification times, 16 hex digits."""
         digest = hashlib.sha256()
         for file in self._files:
             status = tf.io.gfile.stat(file)
@@ -46,7 +47,7 @@ class TfRecord:
         return digest.hexdigest()[:16]
 
     def images(self) -> beam.PTransform:
-        """Reads file by file."""
+        """Read file by file."""
         return _ReadImages(self._files)
 
 
@@ -63,8 +64,8 @@ def _images_of(file: str) -> Iterator[Image]:
     try:
         for index, record in enumerate(read_records(file)):
             yield _image(tf.train.Example.FromString(record), f"{os.path.basename(file)}/{index}")
-    except (DamagedFile, ValueError) as error:
-        raise SourceError(f"tfrecord:{file} is no TFRecord of tf.Example: {error}") from error
+    except (DamagedFile, DecodeError, ValueError) as error:
+        raise SourceError(f"tfrecord:{file} must be a TFRecord file of tf.Example: {error}") from error
 
 
 def _image(example: tf.train.Example, default_key: str) -> Image:
@@ -82,7 +83,7 @@ def _text(example: tf.train.Example, *names: str) -> str:
 
 
 def _values(example: tf.train.Example, *names: str) -> Sequence[Any]:
-    """The values of the first of these features that has any."""
+    """The values of the first non-empty feature among `names`."""
     for name in names:
         feature = example.features.feature.get(name, tf.train.Feature())
         values = feature.bytes_list.value or feature.int64_list.value

@@ -1,4 +1,4 @@
-"""Tiny artifacts for executors: flat grey images as Examples, stand-in models, empty outputs."""
+"""Make tiny artifacts for executors: flat grey images as Examples, stand-in models, empty outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from tests import stand_ins
 
-# The brightness of each class, as the stand-in classifier knows it.
+# The brightness that the stand-in classifier expects of each class.
 LEVELS = (0, 119, 238)
 
 
@@ -28,7 +28,7 @@ def grey(level: int, size: int = stand_ins.SIZE) -> np.ndarray:
 
 
 def write_examples(folder: Path, splits, class_names=stand_ins.CLASSES):
-    """`splits`: name -> [(uint8 image, label or None)], two shards each."""
+    """Write Examples, two shards a split; `splits`: name -> [(uint8 image, label or None)]."""
     for split, rows in splits.items():
         (folder / f"Split-{split}").mkdir(parents=True)
         for shard in range(2):

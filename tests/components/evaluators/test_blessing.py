@@ -27,7 +27,7 @@ def judge(tmp_path, metrics, thresholds):
     return evaluation, made["blessing"], made["evaluation"]
 
 
-def test_thresholds_met_bless_as_pusher_reads_it(tmp_path):
+def test_met_thresholds_bless_the_model_for_pusher(tmp_path):
     evaluation, blessed, _ = judge(tmp_path, {"psnr": 22.0}, {"psnr": {"min": 21.0, "max": None}})
     assert evaluation["blessed"]
     assert model_utils.is_model_blessed(blessed)
@@ -35,7 +35,7 @@ def test_thresholds_met_bless_as_pusher_reads_it(tmp_path):
     assert [path.name for path in Path(blessed.uri).iterdir()] == ["BLESSED"]
 
 
-def test_a_missed_threshold_says_which_by_how_much_and_does_not_bless(tmp_path):
+def test_missed_thresholds_are_listed_and_prevent_the_blessing(tmp_path):
     evaluation, blessed, _ = judge(
         tmp_path, {"psnr": 18.25, "fid": 9.0}, {"psnr": {"min": 21.0}, "fid": {"max": 5}}
     )
@@ -50,24 +50,24 @@ def test_a_missed_threshold_says_which_by_how_much_and_does_not_bless(tmp_path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("thresholds", [{}, {"fid": {"max": 5.0}}, {"fid": {"min": 0.0}}])
-def test_what_is_not_finite_is_never_blessed(tmp_path, value, thresholds):
+def test_non_finite_metric_is_never_blessed(tmp_path, value, thresholds):
     evaluation, blessed, _ = judge(tmp_path, {"fid": value}, thresholds)
     assert not model_utils.is_model_blessed(blessed)
     assert evaluation["metrics"]["fid"] is None
     assert "fid is not a finite number" in [failure["reason"] for failure in evaluation["failed_thresholds"]]
 
 
-def test_a_threshold_on_what_these_data_do_not_have_fails_nothing(tmp_path):
+def test_threshold_on_an_absent_metric_is_ignored(tmp_path):
     evaluation, _, _ = judge(tmp_path, {"fid": 1.0}, {"class_accuracy": {"min": 0.8}})
     assert evaluation["blessed"]
 
 
-def test_metrics_are_in_the_metadata_store_too(tmp_path):
+def test_metrics_are_also_artifact_properties(tmp_path):
     _, _, artifact = judge(tmp_path, {"psnr": 22.0}, {})
     assert artifact.get_float_custom_property("psnr") == 22.0
 
 
-def test_an_unknown_metric_or_bound_is_one_line_that_names_what_is_allowed():
+def test_unknown_metric_or_bound_error_lists_allowed_names():
     with pytest.raises(ValueError, match=r"unknown metric 'pnsr', allowed are l1, psnr$"):
         blessing.thresholds_to_json({"pnsr": {"min": 1.0}}, ["psnr", "l1"])
     with pytest.raises(ValueError, match=r"thresholds.psnr: unknown bound 'mni', allowed are min, max$"):

@@ -1,4 +1,4 @@
-"""The evaluators as nodes of a graph."""
+"""Build the evaluators as nodes of a pipeline graph."""
 
 import pytest
 from tfx.types import Channel, standard_artifacts
@@ -12,7 +12,7 @@ MODEL = Channel(type=standard_artifacts.Model)
 
 
 @pytest.mark.parametrize("component", [ReconstructionEvaluator, GenerationEvaluator])
-def test_a_judge_puts_out_an_evaluation_and_a_blessing(component):
+def test_evaluator_outputs_an_evaluation_and_a_blessing(component):
     node = component(EXAMPLES, MODEL, MODEL, thresholds={"fid": {"max": 9.0}})
     assert node.outputs["evaluation"].type is standard_artifacts.ModelEvaluation
     assert node.outputs["blessing"].type is standard_artifacts.ModelBlessing
@@ -20,12 +20,12 @@ def test_a_judge_puts_out_an_evaluation_and_a_blessing(component):
 
 
 @pytest.mark.parametrize("component", [ReconstructionEvaluator, GenerationEvaluator])
-def test_an_unknown_metric_is_found_before_anything_runs(component):
+def test_unknown_metric_is_rejected_at_construction(component):
     with pytest.raises(ValueError, match=r"must name one of .*fid.*, got 'speed'"):
         component(EXAMPLES, MODEL, MODEL, thresholds={"speed": {"min": 1.0}})
 
 
-def test_a_probe_puts_out_an_evaluation_alone():
+def test_linear_probe_outputs_only_an_evaluation():
     node = LinearProbeEvaluator(EXAMPLES, MODEL, class_dropout=0.1, epochs=3)
     assert set(node.outputs) == {"evaluation"}
     assert node.exec_properties["epochs"] == 3
@@ -38,6 +38,6 @@ def test_a_probe_puts_out_an_evaluation_alone():
         ({"acceptance": 2.0}, r"acceptance must be in \(0, 1\], got 2\.0"),
     ],
 )
-def test_what_cannot_be_drawn_is_found_before_anything_runs(given, line):
+def test_invalid_acceptance_is_rejected_at_construction(given, line):
     with pytest.raises(ValueError, match=line):
         GenerationEvaluator(EXAMPLES, MODEL, MODEL, **given)

@@ -1,4 +1,4 @@
-"""Tiny real images."""
+"""Encode and write tiny noise images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import PIL.Image
 
 
 def encoded(brightness: int = 128, encoding: str = "PNG", size: tuple[int, int] = (12, 8)) -> bytes:
-    """A picture of noise around a brightness; size is (width, height)."""
+    """Encode an image of noise around `brightness`; `size` is (width, height)."""
     noise = np.random.default_rng(brightness).integers(-5, 6, (size[1], size[0], 3))
     pixels = np.clip(brightness + noise, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
@@ -19,6 +19,6 @@ def encoded(brightness: int = 128, encoding: str = "PNG", size: tuple[int, int] 
 
 
 def write(path: Path, brightness: int = 128, encoding: str = "PNG") -> None:
-    """The picture as a file, with the folders above it."""
+    """Write such an image to a file; missing parent folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded(brightness, encoding))

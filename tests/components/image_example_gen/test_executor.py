@@ -19,7 +19,7 @@ def run(uri, source, workers=1, **properties):
     beam_args = ["--runner=FnApiRunner", f"--direct_num_workers={workers}"]
     if workers > 1:
         beam_args.append("--direct_running_mode=multi_threading")
-    # Arguments alone would make TFX build a package of itself for remote workers.
+    # Passing `beam_pipeline_args` instead would make TFX build a package of itself for remote workers.
     context = Executor.Context(make_beam_pipeline_fn=lambda: beam.Pipeline(argv=beam_args))
     defaults = {
         "splits": '{"train": 1, "eval": 1}',
@@ -50,7 +50,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def test_digits_become_examples_in_mixed_order(tmp_path):
+def test_digits_are_written_as_examples_of_mixed_classes(tmp_path):
     examples = run(tmp_path / "out", "digits", splits='{"train": 85, "eval": 15}')
     dataset = Dataset.read(examples.uri)
     assert dataset.class_names == tuple("0123456789")
@@ -63,11 +63,11 @@ def test_digits_become_examples_in_mixed_order(tmp_path):
     assert artifact_utils.decode_split_names(examples.split_names) == ["train", "eval"]
     rows = list(records(examples.uri, "train"))
     assert len(rows) == dataset.records("train")
-    # Neighbours are of many classes: ten in a row are not the ten digits of the source's order.
+    # Neighbouring rows have many classes: rows are not grouped by class.
     assert len({row["image/label"].int64_list.value[0] for row in rows[:30]}) > 5
 
 
-def test_every_image_is_in_one_split_with_its_bytes_and_class(tmp_path, photos):
+def test_each_image_is_in_one_split_with_its_bytes_and_class(tmp_path, photos):
     examples = run(tmp_path / "out", f"folder:{photos}")
     found = {
         row["image/key"].bytes_list.value[0].decode(): row
@@ -81,7 +81,7 @@ def test_every_image_is_in_one_split_with_its_bytes_and_class(tmp_path, photos):
         assert row["image/label"].int64_list.value[0] == ("cat", "dog").index(key.split("/")[0])
 
 
-def test_the_files_are_the_same_whatever_the_workers(tmp_path, photos):
+def test_files_do_not_depend_on_the_number_of_workers(tmp_path, photos):
     source = f"folder:{photos}"
     one = run(tmp_path / "one", source, num_shards=3)
     two = run(tmp_path / "two", source, workers=2, num_shards=3)
@@ -89,14 +89,14 @@ def test_the_files_are_the_same_whatever_the_workers(tmp_path, photos):
     assert len(files(one.uri)) == 7
 
 
-def test_the_fingerprint_changes_with_a_single_image(tmp_path, photos):
+def test_fingerprint_changes_when_one_image_changes(tmp_path, photos):
     before = run(tmp_path / "before", f"folder:{photos}")
     pictures.write(photos / "cat" / "00.jpg", 255, "JPEG")
     after = run(tmp_path / "after", f"folder:{photos}")
     assert Dataset.read(before.uri).fingerprint != Dataset.read(after.uri).fingerprint
 
 
-def test_broken_images_within_the_limit_are_skipped_counted_and_listed(tmp_path, photos):
+def test_broken_images_within_the_limit_are_quarantined(tmp_path, photos):
     (photos / "cat" / "half.jpg").write_bytes(pictures.encoded(9, "JPEG")[:-20])
     (photos / "dog" / "empty.png").write_bytes(b"")
     examples = run(tmp_path / "out", f"folder:{photos}", max_broken=2 / 14)
@@ -107,21 +107,21 @@ def test_broken_images_within_the_limit_are_skipped_counted_and_listed(tmp_path,
     assert read_quarantine(examples.uri)[1] == Broken("dog/empty.png", "is empty")
 
 
-def test_more_broken_images_stop_the_run_and_leave_nothing(tmp_path, photos):
+def test_too_many_broken_images_fail_the_run_without_output(tmp_path, photos):
     (photos / "cat" / "half.jpg").write_bytes(b"no image")
     with pytest.raises(TooManyBroken, match=r"^1 of 13 images .*7\.7%.*, allowed are 5\.0%: cat/half"):
         run(tmp_path / "out", f"folder:{photos}", max_broken=0.05)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_split_without_an_image_stops_the_run(tmp_path):
+def test_empty_split_fails_the_run(tmp_path):
     pictures.write(tmp_path / "photos" / "only.png")
     with pytest.raises(SourceError, match=r"leaves the split (train|eval) without an image"):
         run(tmp_path / "out", f"folder:{tmp_path}/photos")
     assert not (tmp_path / "out").exists()
 
 
-def test_own_splits_come_before_the_shares(tmp_path):
+def test_source_splits_take_precedence_over_shares(tmp_path):
     for split, count in (("train", 2), ("val", 3)):
         for index in range(count):
             pictures.write(tmp_path / "photos" / split / f"{index}.png", index)
@@ -138,7 +138,7 @@ def test_the_class_names_of_tfrecords_come_from_the_records(tmp_path, photos):
     assert content["splits"]["train"]["records"] + content["splits"]["eval"]["records"] == 12
 
 
-def test_labels_for_some_images_only_are_refused(tmp_path):
+def test_partly_labelled_source_is_rejected(tmp_path):
     rows = [
         {"image/encoded": [pictures.encoded(10 * index)], "image/label": [index % 2 - 1]}
         for index in range(8)

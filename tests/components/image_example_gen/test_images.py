@@ -18,7 +18,7 @@ def features(image):
 
 
 @pytest.mark.parametrize(("encoding", "name"), [("JPEG", b"jpeg"), ("PNG", b"png")])
-def test_jpeg_and_png_pass_through_untouched(encoding, name):
+def test_jpeg_and_png_bytes_are_kept_unchanged(encoding, name):
     content = pictures.encoded(100, encoding, size=(12, 8))
     assert features(Image("a", 1, "cat", content=content)) == {
         "image/encoded": content,
@@ -31,11 +31,11 @@ def test_jpeg_and_png_pass_through_untouched(encoding, name):
     }
 
 
-def test_an_unlabelled_image_has_no_label():
+def test_unlabelled_image_has_no_label_feature():
     assert not {"image/label", "image/class"} & set(features(Image("a", content=pictures.encoded())))
 
 
-def test_webp_becomes_a_png_of_the_same_pixels():
+def test_webp_is_converted_to_png_with_the_same_pixels():
     buffer = io.BytesIO()
     PIL.Image.open(io.BytesIO(pictures.encoded(90))).save(buffer, "WEBP", lossless=True)
     found = features(Image("a", content=buffer.getvalue()))
@@ -45,14 +45,14 @@ def test_webp_becomes_a_png_of_the_same_pixels():
     )
 
 
-def test_a_file_is_read_when_its_turn_comes(tmp_path):
+def test_image_file_is_read_on_serialization(tmp_path):
     pictures.write(tmp_path / "a.png", 70)
     assert features(Image("a", path=str(tmp_path / "a.png")))["image/encoded"] == pictures.encoded(70)
 
 
 @pytest.mark.parametrize("encoding", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("missing", [2, 10, 0.5])
-def test_a_truncated_image_is_broken_even_where_only_its_end_is_missing(encoding, missing):
+def test_truncated_image_is_broken_even_if_only_2_bytes_are_missing(encoding, missing):
     content = pictures.encoded(encoding=encoding, size=(64, 64))
     kept = len(content) - (missing if missing >= 1 else int(len(content) * missing))
     with pytest.raises(BrokenRecord, match="cannot be decoded"):
@@ -62,7 +62,7 @@ def test_a_truncated_image_is_broken_even_where_only_its_end_is_missing(encoding
 @pytest.mark.parametrize(
     ("content", "reason"), [(b"", "is empty"), (b"no image at all", "is no image of a known format")]
 )
-def test_what_is_no_image_is_broken(content, reason):
+def test_empty_or_non_image_content_is_broken(content, reason):
     with pytest.raises(BrokenRecord, match=reason):
         serialize(Image("a", content=content))
 
@@ -73,7 +73,7 @@ def test_a_missing_file_is_broken(tmp_path):
 
 
 @pytest.mark.parametrize("side", [10_000, 60_000])
-def test_a_decompression_bomb_is_broken_before_it_is_decoded(side):
+def test_decompression_bomb_is_rejected_before_decoding(side):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

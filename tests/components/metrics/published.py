@@ -1,8 +1,8 @@
-"""Published implementations of the same scores, run apart.
+"""Compute FID and IS with tensorflow-gan, in a separate process.
 
-tensorflow-gan 2.1 was written before TensorFlow 2.16 dropped `tf.estimator` and Keras 2: it imports
-with a stand-in there and the legacy Keras, neither of which may leak into other tests. So this file
-is run as a program: arrays come in as .npz, the scores go out as JSON.
+tensorflow-gan 2.1 predates TensorFlow 2.16, which dropped `tf.estimator` and Keras 2. To import it takes a
+stub for `tf.estimator` and the legacy Keras, and neither may leak into other tests. So this file runs as a
+program: it reads arrays from an .npz file and prints the scores as JSON.
 """
 
 import json
@@ -16,7 +16,7 @@ import numpy as np
 
 
 def scores(folder: Path, **arrays: np.ndarray) -> dict[str, float]:
-    """`fid` of float32 features `a`, `b` [N, D], `is` of float32 `logits` [N, C]."""
+    """Return `fid` of float32 features `a`, `b` [N, D], and `is` of float32 `logits` [N, C]."""
     np.savez(folder / "arrays.npz", **arrays)
     answer = subprocess.run(
         [sys.executable, __file__, str(folder / "arrays.npz")],
@@ -33,7 +33,7 @@ def main(path: str) -> None:
 
     class Anything(types.SimpleNamespace):
         def __getattr__(self, name):
-            return object  # the classes that tensorflow-gan's own classes derive from
+            return object  # base class of tensorflow-gan's own classes
 
     tf.estimator = Anything(tpu=Anything())
     tf.compat.v1.estimator = Anything(tpu=Anything())

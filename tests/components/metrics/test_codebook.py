@@ -14,13 +14,13 @@ def test_usage_counts_distinct_codes():
     assert codebook_usage(np.array([[0, 1], [1, 1]]), 8) == 2 / 8
 
 
-def test_perplexity_is_the_number_of_codes_when_all_are_used_alike_and_one_when_one_is():
+def test_perplexity_is_code_count_for_uniform_use_and_1_for_a_single_code():
     assert perplexity(np.full(16, 3)) == pytest.approx(16.0)
     assert perplexity(np.array([5, 0, 0])) == pytest.approx(1.0)
 
 
 def test_usage_is_averaged_over_full_batches_of_256_images():
-    # 256 images of code 0 alone, 256 of codes 0 and 1, and a rest of code 3 that fills no batch.
+    # 256 images with code 0 only, 256 with codes 0 and 1, and 88 with code 3, which do not fill a batch.
     tokens = np.zeros([600, 2], np.int32)
     tokens[256:512, 1] = 1
     tokens[512:] = 3
@@ -30,21 +30,21 @@ def test_usage_is_averaged_over_full_batches_of_256_images():
 
 
 @pytest.mark.parametrize("cuts", [[100, 300], [1, 255, 256], [0, 599]])
-def test_batches_do_not_depend_on_how_images_arrived(cuts):
+def test_usage_batches_do_not_depend_on_input_partition(cuts):
     tokens = np.random.default_rng(0).integers(0, 500, size=[600, 1])
     assert measure(np.split(tokens, cuts), 512) == measure([tokens], 512)
 
 
-def test_a_set_smaller_than_a_batch_is_one_smaller_batch():
+def test_set_smaller_than_a_batch_is_one_partial_batch():
     assert measure([np.array([[0, 1], [2, 2]])], 4) == Usage(3 / 4, pytest.approx(2**1.5), 1, 2)
 
 
-def test_perplexity_is_over_every_image_of_the_set():
+def test_perplexity_covers_all_images():
     tokens = np.repeat([0, 1], 300)[:, None]
     assert measure([tokens], 4).perplexity == pytest.approx(2.0)
 
 
-def test_no_image_has_no_usage():
+def test_usage_of_empty_set_is_nan():
     measured = measure([], 4)
     assert np.isnan(measured.usage)
     assert measured.batches == 0

@@ -6,7 +6,7 @@ from apache_beam.testing.util import assert_that
 from components.metrics.moments import MomentsFn, moments
 
 
-def test_moments_are_numpys():
+def test_moments_match_numpy():
     vectors = np.random.default_rng(0).normal(size=[50, 3])
     measured = moments(vectors)
     assert measured.count == 50
@@ -15,7 +15,7 @@ def test_moments_are_numpys():
 
 
 @pytest.mark.parametrize("cuts", [[10], [1, 2, 49], [0, 25, 25, 50]])
-def test_any_tree_of_merges_gives_the_same_moments(cuts):
+def test_moments_do_not_depend_on_merge_order(cuts):
     vectors = np.random.default_rng(1).normal(size=[50, 3])
     fn = MomentsFn()
     parts = [fn.add_input(fn.create_accumulator(), part) for part in np.split(vectors, cuts)]
@@ -25,7 +25,7 @@ def test_any_tree_of_merges_gives_the_same_moments(cuts):
         np.testing.assert_allclose(fn.extract_output(tree).covariance, moments(vectors).covariance)
 
 
-def test_far_from_the_origin_the_covariance_keeps_its_digits():
+def test_covariance_is_precise_far_from_the_origin():
     vectors = np.random.default_rng(2).normal(size=[1000, 2])
     far = moments(vectors + 1e8)
     np.testing.assert_allclose(far.covariance, moments(vectors).covariance, rtol=1e-6, atol=1e-6)
@@ -36,7 +36,7 @@ def test_float32_batches_are_summed_in_float64():
     assert moments(vectors).covariance[0, 0] < 1e-18
 
 
-def test_one_vector_has_a_mean_and_no_covariance():
+def test_one_vector_has_a_mean_and_nan_covariance():
     one = moments(np.array([[1.0, 2.0]]))
     np.testing.assert_array_equal(one.mean, [1.0, 2.0])
     assert np.isnan(one.covariance).all()

@@ -1,4 +1,4 @@
-"""FID and IS agree with tensorflow-gan's, which were written by others."""
+"""Compare FID and IS with the independent implementation in tensorflow-gan."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What is no valid answer is named."""
+"""Check answers against the contract of the signatures; errors name the wrong output."""
 
 import pytest
 import tensorflow as tf
@@ -34,17 +34,17 @@ CLASSIFIER = stand_ins.metadata("classifier")
         ),
     ],
 )
-def test_a_wrong_answer_to_two_rows_is_refused(signature, answer, metadata, reason):
+def test_invalid_answer_is_rejected_with_a_reason(signature, answer, metadata, reason):
     with pytest.raises(answers.WrongAnswerError, match=reason):
         answers.check(signature, answer, 2, metadata)
 
 
-def test_right_answers_and_outputs_beyond_the_contract_pass():
+def test_valid_answers_and_additional_outputs_pass():
     answers.check("classify", {"logits": tf.zeros([2, 3]), "features": tf.zeros([2, 7])}, 2, CLASSIFIER)
     answers.check("extra", {"novel": tf.zeros([2, 5])}, 2, GENERATOR)
 
 
-def test_the_last_row_must_draw_alone_what_it_drew_in_its_batch():
+def test_last_row_must_be_sampled_alike_alone_and_in_its_batch():
     together = {"tokens": tf.constant([[1, 2], [3, 4]])}
     answers.check_same_draws(together, {"tokens": tf.constant([[3, 4]])})
     with pytest.raises(answers.WrongAnswerError, match="depend on the rows beside it"):

@@ -1,4 +1,4 @@
-"""ModelValidator as a node of the graph."""
+"""Build ModelValidator as a node of the graph."""
 
 from tfx.types import channel, standard_artifacts
 
@@ -6,7 +6,7 @@ from components.model_validator import executor
 from components.model_validator.component import ModelValidator
 
 
-def test_it_turns_a_model_into_an_infra_blessing():
+def test_model_validator_takes_a_model_and_outputs_an_infra_blessing():
     model = channel.Channel(type=standard_artifacts.Model)
     validator = ModelValidator(model=model).with_id("ModelValidator.tokenizer")
     assert validator.inputs["model"] is model

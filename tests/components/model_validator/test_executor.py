@@ -1,4 +1,4 @@
-"""ModelValidator blesses whole models, and names what is wrong with broken ones."""
+"""Validate models: valid ones are blessed, broken ones are not, and the reason is recorded."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ def _model(directory, write):
 
 
 def _validated(tmp_path, write):
-    """The blessing of the model that `write` wrote, and what was checked."""
+    """Validate the model that `write` writes; return the blessing and the content of checks.json."""
     blessing = standard_artifacts.InfraBlessing()
     blessing.uri = str(tmp_path / "blessing")
     executor.Executor().Do({"model": [_model(tmp_path / "model", write)]}, {"blessing": [blessing]}, {})
@@ -46,7 +46,7 @@ def _generator(sample):
 
 
 def _bare(metadata, **signatures):
-    """A SavedModel with the given text as its metadata, and the given signatures."""
+    """Return a function that writes a SavedModel with this metadata text and these signatures."""
 
     @tf.function(input_signature=[])
     def describe():
@@ -71,7 +71,7 @@ def _bare(metadata, **signatures):
         (stand_ins.write_classifier, ["classify", "classify_pixels", "serving_default"]),
     ],
 )
-def test_a_whole_model_is_blessed_after_every_signature_was_queried(tmp_path, write, signatures):
+def test_valid_model_is_blessed_after_every_signature_is_queried(tmp_path, write, signatures):
     blessing, checked = _validated(tmp_path, write)
     assert model_utils.is_infra_validated(blessing)
     assert (tmp_path / "blessing" / "INFRA_BLESSED").exists()
@@ -80,7 +80,7 @@ def test_a_whole_model_is_blessed_after_every_signature_was_queried(tmp_path, wr
     assert all(check["milliseconds"] > 0 and check["reason"] is None for check in checked["checks"])
 
 
-def test_an_unconditional_generator_is_blessed(tmp_path):
+def test_unconditional_generator_is_blessed(tmp_path):
     blessing, _ = _validated(tmp_path, lambda path: stand_ins.write_generator(path, class_names=()))
     assert model_utils.is_infra_validated(blessing)
 
@@ -96,7 +96,7 @@ def _half_a_picture(tokens):
 
 
 def _sample_by_position(class_id, seed, *rest):
-    """Seeds each row by its place in the batch too."""
+    """Sample with each row's seed plus its position in the batch."""
     return stand_ins.sample(class_id, seed + tf.range(tf.size(seed, tf.int64), dtype=tf.int64), *rest)
 
 
@@ -145,7 +145,7 @@ def _sample_beyond_the_codebook(*inputs):
         (lambda directory: None, "load", "SavedModel file does not exist"),
     ],
 )
-def test_a_broken_model_is_not_blessed_and_says_why(tmp_path, write, failing, reason):
+def test_broken_model_is_not_blessed_and_the_reason_is_recorded(tmp_path, write, failing, reason):
     blessing, checked = _validated(tmp_path, write)
     assert not model_utils.is_infra_validated(blessing)
     assert (tmp_path / "blessing" / "INFRA_NOT_BLESSED").exists()
@@ -157,7 +157,7 @@ def test_a_broken_model_is_not_blessed_and_says_why(tmp_path, write, failing, re
     assert blessing.get_string_custom_property("reason") == f"{first}: {reasons[first]}"
 
 
-def test_a_signature_with_an_argument_that_the_house_does_not_know_is_named(tmp_path):
+def test_unknown_signature_input_is_reported(tmp_path):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "zoom")])
     def encode(zoom):
         return {"tokens": zoom}
@@ -169,7 +169,7 @@ def test_a_signature_with_an_argument_that_the_house_does_not_know_is_named(tmp_
     assert reasons["decode"] == "missing; a tokenizer must have it"
 
 
-def test_an_error_of_the_machine_gives_no_verdict_but_raises(tmp_path, monkeypatch):
+def test_infrastructure_error_raises_without_a_verdict(tmp_path, monkeypatch):
     def unavailable(path):
         raise tf.errors.UnavailableError(None, None, f"storage of {path} is down")
 

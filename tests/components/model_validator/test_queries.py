@@ -1,4 +1,4 @@
-"""The queries are valid inputs, and no two rows of them the same."""
+"""Check that queries are valid inputs with distinct rows."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def _rows(*names, class_names=stand_ins.CLASSES):
     return queries.rows(names, stand_ins.metadata("generator", class_names))
 
 
-def test_pictures_are_png_of_three_sizes_and_shapes():
+def test_image_bytes_are_pngs_of_three_sizes():
     shapes = [tf.io.decode_png(one).shape for one in _rows("image_bytes")["image_bytes"]]
     assert shapes == [(8, 8, 3), (11, 16, 3), (17, 8, 3)]
 
@@ -25,7 +25,7 @@ def test_pixels_fill_the_range_and_differ_by_row():
     assert len(np.unique(pixels.reshape(3, -1), axis=0)) == 3
 
 
-def test_tokens_reach_both_ends_of_the_codebook():
+def test_tokens_include_the_first_and_the_last_code():
     tokens = _rows("tokens")["tokens"].numpy()
     assert tokens.shape == (3, stand_ins.TOKENS)
     assert tokens.min() == 0
@@ -49,7 +49,7 @@ def test_sampling_inputs_have_the_dtypes_of_the_signature():
     assert len(set(rows["seed"].numpy())) == queries.ROWS
 
 
-def test_an_unknown_name_is_named():
+def test_unknown_input_name_is_error():
     with pytest.raises(ValueError, match=r"unknown inputs \['zoom'\]; allowed are \['class_id'"):
         _rows("tokens", "zoom")
 

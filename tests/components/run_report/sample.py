@@ -1,4 +1,4 @@
-"""A small report, good or bad, to draw in tests."""
+"""Make a small report, with optional changes to its metrics, to render in tests."""
 
 import numpy as np
 

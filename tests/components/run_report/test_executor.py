@@ -46,7 +46,7 @@ def run(inputs, tmp_path, output_dir):
     )
 
 
-def test_artifacts_become_a_report_in_the_artifact_and_in_the_runs_folder(inputs, tmp_path):
+def test_report_is_written_to_the_artifact_and_the_run_folder(inputs, tmp_path):
     run(inputs, tmp_path, str(tmp_path / "run"))
     for place in ("report", "run"):
         metrics = json.loads((tmp_path / place / "metrics.json").read_text())
@@ -58,13 +58,13 @@ def test_artifacts_become_a_report_in_the_artifact_and_in_the_runs_folder(inputs
     assert np.load(tmp_path / "run" / "report" / "samples.npz")["images"].shape == (6, 8, 8, 3)
 
 
-def test_without_an_output_folder_the_artifact_alone_is_written(inputs, tmp_path):
+def test_without_output_dir_only_the_artifact_is_written(inputs, tmp_path):
     before = {path.name for path in tmp_path.iterdir()}
     run(inputs, tmp_path, "")
     assert {path.name for path in tmp_path.iterdir()} - before == {"report"}
 
 
-def test_the_component_takes_what_the_run_made():
+def test_component_takes_examples_evaluations_and_model_runs():
     evaluation, model_run = (
         Channel(type=kind) for kind in (standard_artifacts.ModelEvaluation, standard_artifacts.ModelRun)
     )

@@ -20,7 +20,7 @@ def files(path):
     return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
 
 
-def test_a_report_comes_back_as_it_was_written(tmp_path):
+def test_report_round_trips(tmp_path):
     report = sample.report()
     folder.write(str(tmp_path), report)
     back = folder.read(str(tmp_path))
@@ -37,7 +37,7 @@ def test_metrics_are_flat_with_protocol_and_counts(tmp_path):
     assert metrics["generation"]["counts"] == {"samples": 6, "candidates": 6}
 
 
-def test_publishing_makes_the_same_files_elsewhere(tmp_path):
+def test_publish_copies_all_files(tmp_path):
     folder.write(str(tmp_path / "artifact"), sample.report())
     folder.publish(str(tmp_path / "artifact"), str(tmp_path / "run"))
     assert files(tmp_path / "run") == FILES
@@ -45,7 +45,7 @@ def test_publishing_makes_the_same_files_elsewhere(tmp_path):
     assert (tmp_path / "run" / page).read_text() == (tmp_path / "artifact" / page).read_text()
 
 
-def test_components_are_added_to_the_numbers_and_the_page(tmp_path):
+def test_add_components_updates_metrics_json_and_the_page(tmp_path):
     folder.write(str(tmp_path), sample.report())
     for seconds in (5.0, 6.0):  # a second run replaces the first
         folder.add_components(str(tmp_path), [{"name": "SchemaGen", "seconds": seconds, "state": "ran"}])

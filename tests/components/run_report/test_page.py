@@ -9,7 +9,7 @@ from tests.components.run_report import sample
 
 
 class Balance(HTMLParser):
-    """Opens and closes every element, or says which."""
+    """Parser that checks that elements are closed in the order they were opened."""
 
     VOID = ("meta", "img", "br", "line", "polyline", "circle")
 
@@ -30,7 +30,7 @@ def text(html):
     return " ".join(re.sub(r"<[^>]+>", " ", html.partition("</style>")[2]).split())
 
 
-def test_the_page_is_well_formed_and_needs_nothing_but_itself():
+def test_page_is_well_formed_and_self_contained():
     html = page.render(sample.report())
     assert html.startswith("<!doctype html>")
     balance = Balance()
@@ -41,14 +41,14 @@ def test_the_page_is_well_formed_and_needs_nothing_but_itself():
     assert "@import" not in html
 
 
-def test_the_verdict_and_the_headline_come_first():
+def test_blessings_and_headline_metrics_come_first():
     words = text(page.render(sample.report()))
     top = words[: words.index("Samples")]
     for expected in ("Tokenizer is blessed", "Image model is blessed", "22.5 dB", "75 %", "87.5 %", "90 %"):
         assert expected in top.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_a_failed_threshold_is_told_with_its_reason_and_marked_in_the_table():
+def test_failed_threshold_shows_its_reason_and_is_marked_in_the_table():
     failure = {"metric": "psnr", "value": 18.0, "reason": "psnr 18 is below 21"}
     html = page.render(
         sample.report(
@@ -64,7 +64,7 @@ def test_a_failed_threshold_is_told_with_its_reason_and_marked_in_the_table():
     assert re.search(r'<tr class="failed"><td>PSNR</td>.*at least 21.0 dB', html)
 
 
-def test_what_the_data_do_not_have_is_left_out():
+def test_absent_metrics_are_left_out():
     report = sample.report()
     del report.metrics["generation"]["class_accuracy"]
     report.metrics["generation"]["protocol"]["classes"] = "none"
@@ -93,7 +93,7 @@ def test_the_probe_is_a_curve_over_blocks_with_its_best_block_marked():
     assert "It never saw this start." in words
 
 
-def test_samples_that_were_chosen_are_not_shown_as_unchosen():
+def test_selected_samples_are_labelled_as_selected():
     assert "not selected: the first of each class" in text(page.render(sample.report()))
     words = text(
         page.render(
@@ -110,11 +110,11 @@ def test_samples_that_were_chosen_are_not_shown_as_unchosen():
     assert "of 6 samples kept of 24" in words
 
 
-def test_a_metric_that_is_not_a_number_says_so():
+def test_missing_metric_is_shown_as_not_a_number():
     assert "not a number" in text(page.render(sample.report(reconstruction={"psnr": None})))
 
 
-def test_names_from_outside_cannot_become_markup():
+def test_external_names_are_escaped():
     html = page.render(sample.report())
     assert "<somewhere>" not in html
     assert "grey &amp; bright" in html
@@ -134,7 +134,7 @@ def test_components_show_their_times_and_states():
         {"name": "StatisticsGen", "seconds": 30.4, "state": "cached"},
     ]
     words = text(page.render(report))
-    assert "4 min 05 s in all" in words  # what was cached took no time of this run
+    assert "4 min 05 s in all" in words  # cached components took no time in this run
     assert "StatisticsGen cached 30 s" in words
 
 
@@ -142,11 +142,11 @@ def test_components_show_their_times_and_states():
     ("seconds", "said"),
     [(0.44, "0.4 s"), (35.2, "35 s"), (59.7, "1 min 00 s"), (245, "4 min 05 s"), (7800, "2 h 10 min")],
 )
-def test_durations_read_as_people_say_them(seconds, said):
+def test_durations_are_human_readable(seconds, said):
     assert page.duration(seconds) == said
 
 
-def test_skipped_steps_and_low_codebook_usage_are_told_above_the_curves():
+def test_skipped_steps_and_low_codebook_usage_are_reported():
     report = sample.report()
     words = text(page.render(report))
     assert "skipped" not in words
@@ -158,7 +158,7 @@ def test_skipped_steps_and_low_codebook_usage_are_told_above_the_curves():
     assert f"the last of them step {step} (2 %)" in words
 
 
-def test_psnr_and_usage_over_time_are_not_hidden_among_the_rest():
+def test_psnr_and_codebook_usage_are_main_charts():
     history = [
         {"step": step, "loss": 1.0 / step, "psnr": 20.0 + step, "codebook_usage": 0.5, "vq": 0.1}
         for step in (1, 2)
@@ -168,7 +168,7 @@ def test_psnr_and_usage_over_time_are_not_hidden_among_the_rest():
     assert [chart.title for chart in rest] == ["vq"]
 
 
-def test_a_tokenizer_that_was_imported_has_no_training_to_show():
+def test_imported_tokenizer_has_no_training_section():
     report = sample.report()
     own = {stage: history for stage, history in report.histories.items() if stage != "tokenizer"}
     words = text(page.render(dataclasses.replace(report, histories=own)))

@@ -12,14 +12,14 @@ def opened(uri):
     return head, Image.open(io.BytesIO(base64.b64decode(content)))
 
 
-def test_a_small_image_goes_into_the_page_unchanged():
+def test_small_image_is_embedded_unchanged():
     image = np.random.default_rng(0).integers(0, 256, size=[16, 16, 3], dtype=np.uint8)
     head, picture = opened(pictures.data_uri(image))
     assert head == "data:image/png;base64"
     np.testing.assert_array_equal(np.asarray(picture), image)
 
 
-def test_a_large_image_goes_into_the_page_as_a_light_thumbnail():
+def test_large_image_is_embedded_as_a_jpeg_thumbnail():
     head, picture = opened(pictures.data_uri(np.full([256, 256, 3], 200, np.uint8)))
     assert head == "data:image/jpeg;base64"
     assert picture.size == (96, 96)
@@ -28,6 +28,6 @@ def test_a_large_image_goes_into_the_page_as_a_light_thumbnail():
 def test_a_grid_holds_every_image_of_every_row():
     black, grey = np.zeros([2, 20, 20, 3], np.uint8), np.full([1, 20, 20, 3], 90, np.uint8)
     grid = np.asarray(Image.open(io.BytesIO(pictures.grid([("a", black), ("b", grey)]))))
-    scale = 3  # whole pixels, up to about 64
+    scale = 3  # a whole factor, up to about 64 pixels
     assert (grid == 90).all(axis=-1).sum() == (20 * scale) ** 2
     assert (grid == 0).all(axis=-1).sum() == 2 * (20 * scale) ** 2

@@ -1,4 +1,4 @@
-"""TokenTransform run on tiny images with a stand-in for the tokenizer."""
+"""Run TokenTransform on tiny images with a stand-in tokenizer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_model(uri: str) -> types.Artifact:
 def write_images(
     uri: Path, damaged: Collection[str] = (), labelled: bool = True, train: int = TRAIN, shards: int = 2
 ) -> types.Artifact:
-    """Image i of a split has brightness 20 i and label i mod 3."""
+    """Write images as Examples; image i of a split has brightness 20 i mod 256 and label i mod 3."""
     counts = {"train": train, "eval": EVAL}
     for split, count in counts.items():
         (uri / f"Split-{split}").mkdir(parents=True)
@@ -65,10 +65,10 @@ def write_images(
 def run(
     uri: Path, images: types.Artifact, model: types.Artifact, flags: Sequence[str] = IN_PROCESS, **properties
 ) -> tuple[types.Artifact, PipelineResult]:
-    """The token artifact, and what Beam says of the run."""
+    """Run the executor; return the token artifact and Beam's result."""
     examples = standard_artifacts.Examples()
     examples.uri = str(uri)
-    # Flags alone would make TFX build a package of itself for remote workers.
+    # Passing `beam_pipeline_args` instead would make TFX build a package of itself for remote workers.
     pipeline = beam.Pipeline(argv=list(flags))
     context = Executor.Context(make_beam_pipeline_fn=lambda: pipeline)
     defaults = {
@@ -87,14 +87,14 @@ def run(
 
 
 def counters(result: PipelineResult) -> dict[str, int]:
-    """Every counter by its name; of `load_milliseconds`, which is a distribution, how often it was told."""
+    """Return counters by name; for `load_milliseconds`, a distribution, the number of its updates."""
     found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))
     counted = {each.key.metric.name: each.committed for each in found["counters"]}
     return counted | {each.key.metric.name: each.committed.count for each in found["distributions"]}
 
 
 def rows(examples: types.Artifact, split: str) -> list:
-    """The features of all rows of a split, in the order of the files."""
+    """Return the features of all rows of a split, in the order of the files."""
     return [
         tf.train.Example.FromString(record).features.feature
         for path in sorted(Path(examples.uri).glob(f"Split-{split}/*"))
@@ -103,6 +103,6 @@ def rows(examples: types.Artifact, split: str) -> list:
 
 
 def files(examples: types.Artifact) -> dict[str, bytes]:
-    """The content of every file, by its path in the artifact."""
+    """Return the content of every file, by its path in the artifact."""
     paths = Path(examples.uri).rglob("*")
     return {str(path.relative_to(examples.uri)): path.read_bytes() for path in paths if path.is_file()}

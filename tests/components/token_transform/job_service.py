@@ -1,7 +1,7 @@
-"""Beam's own job service, for jobs of more than one worker: `python job_service.py PORT_FILE`.
+"""Serve Beam's local job service for jobs of several workers: `python job_service.py PORT_FILE`.
 
-The one that Beam starts (`local_job_service_main`) runs each job on one worker: it goes past the place
-where Beam's in-process runner reads `--direct_num_workers`. Here the flag counts.
+Beam's own `local_job_service_main` runs each job on one worker, because it bypasses the code in which the
+in-process runner reads `--direct_num_workers`. This service applies the flag.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from apache_beam.runners.portability.local_job_service import BeamJob, LocalJobS
 
 
 class Job(BeamJob):
-    """A job on as many workers as its flags ask for."""
+    """A job that runs on `--direct_num_workers` workers."""
 
     def _invoke_runner(self) -> RunnerResult:
         options = self.pipeline_options()

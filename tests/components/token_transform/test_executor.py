@@ -22,7 +22,7 @@ from tests.components.token_transform.encodings import (
 )
 
 THREADS = ("--runner=FnApiRunner", "--direct_num_workers=3", "--direct_running_mode=multi_threading")
-TWICE = ("--runner=FnApiRunner", "--direct_runner_bundle_repeat=1")  # the second result counts
+TWICE = ("--runner=FnApiRunner", "--direct_runner_bundle_repeat=1")  # the second run counts
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def model(tmp_path_factory):
     return write_model(str(tmp_path_factory.mktemp("model")))
 
 
-def test_training_images_get_all_variants_and_the_others_the_centre_crop(tmp_path, model):
+def test_train_images_get_all_variants_and_eval_images_the_centre_crop(tmp_path, model):
     examples, _ = run(tmp_path / "tokens", write_images(tmp_path / "images"), model)
     variants = {
         split: Counter(
@@ -45,7 +45,7 @@ def test_training_images_get_all_variants_and_the_others_the_centre_crop(tmp_pat
     }
 
 
-def test_rows_hold_the_models_tokens_the_label_and_no_image(tmp_path, model):
+def test_rows_hold_tokens_and_label_but_no_image(tmp_path, model):
     examples, _ = run(tmp_path / "tokens", write_images(tmp_path / "images"), model)
     for row in rows(examples, "eval"):
         assert set(row) == {"tokens", "image/label", "image/key", "augmentation"}
@@ -55,7 +55,7 @@ def test_rows_hold_the_models_tokens_the_label_and_no_image(tmp_path, model):
         assert row["tokens"].int64_list.value == [np.round(20 * index / 255 * 15)] * stand_ins.TOKENS
 
 
-def test_the_sidecar_counts_token_rows_and_keeps_the_classes(tmp_path, model):
+def test_dataset_json_counts_token_rows_and_keeps_classes(tmp_path, model):
     images = write_images(tmp_path / "images")
     examples, _ = run(tmp_path / "tokens", images, model)
     dataset = TokenDataset.read(examples.uri)
@@ -70,7 +70,7 @@ def test_the_sidecar_counts_token_rows_and_keeps_the_classes(tmp_path, model):
     assert examples.get_string_custom_property("payload_format") == "FORMAT_TF_EXAMPLE"
 
 
-def test_the_files_are_the_same_whatever_the_workers(tmp_path, model):
+def test_files_do_not_depend_on_the_number_of_workers(tmp_path, model):
     images = write_images(tmp_path / "images")
     one, _ = run(tmp_path / "one", images, model, num_shards=2)
     two, _ = run(tmp_path / "two", images, model, THREADS, num_shards=2)
@@ -85,7 +85,7 @@ def test_unlabelled_images_give_unlabelled_rows(tmp_path, model):
     assert TokenDataset.read(examples.uri).class_names == ()
 
 
-def test_an_image_that_cannot_be_decoded_is_quarantined_once_and_its_neighbours_are_not(tmp_path, model):
+def test_only_the_undecodable_image_is_quarantined(tmp_path, model):
     images = write_images(tmp_path / "images", damaged=["train/4"], train=120)
     examples, _ = run(tmp_path / "tokens", images, model)
     dataset = TokenDataset.read(examples.uri)
@@ -93,7 +93,7 @@ def test_an_image_that_cannot_be_decoded_is_quarantined_once_and_its_neighbours_
     assert (dataset.broken, dataset.records("train")) == (1, 3 * 119)
 
 
-def test_more_than_is_allowed_stops_and_leaves_nothing(tmp_path, model):
+def test_too_many_broken_images_fail_without_output(tmp_path, model):
     images = write_images(tmp_path / "images", damaged=["train/4", "eval/0"])
     with pytest.raises(TooManyBroken, match=r"^2 of 13 images .*15\.4%.*, allowed are 1\.0%: eval/0"):
         run(tmp_path / "tokens", images, model)
@@ -111,7 +111,7 @@ def test_threads_of_one_process_share_one_model(tmp_path, model, monkeypatch):
     assert counters(result)["load_milliseconds"] == 1
 
 
-def test_a_batch_is_decoded_while_the_model_works_on_the_one_before(tmp_path, model, monkeypatch):
+def test_next_batch_is_decoded_while_the_model_encodes(tmp_path, model, monkeypatch):
     crop, encode = Tokenizer.crop, Tokenizer.encode
     batches, second, in_time = itertools.count(1), threading.Event(), []
 
@@ -131,7 +131,7 @@ def test_a_batch_is_decoded_while_the_model_works_on_the_one_before(tmp_path, mo
     assert all(in_time)
 
 
-def test_images_skipped_images_and_time_are_counted(tmp_path, model):
+def test_counters_report_images_skipped_images_and_time(tmp_path, model):
     images = write_images(tmp_path / "images", damaged=["train/4"], train=120)
     _, result = run(tmp_path / "tokens", images, model)
     found = counters(result)
@@ -140,7 +140,7 @@ def test_images_skipped_images_and_time_are_counted(tmp_path, model):
     assert found["model_milliseconds"] > 0
 
 
-def test_bundles_that_run_twice_leave_the_same_files(tmp_path, model, monkeypatch):
+def test_repeated_bundles_leave_the_same_files(tmp_path, model, monkeypatch):
     images = write_images(tmp_path / "images")
     encoded, encode = [], Tokenizer.encode
     monkeypatch.setattr(Tokenizer, "encode", lambda self, batch: encoded.append(batch) or encode(self, batch))
@@ -151,7 +151,7 @@ def test_bundles_that_run_twice_leave_the_same_files(tmp_path, model, monkeypatc
     assert files(once) == files(twice)
 
 
-def test_what_a_killed_try_left_behind_is_gone(tmp_path, model):
+def test_leftovers_of_a_killed_attempt_are_removed(tmp_path, model):
     images = write_images(tmp_path / "images")
     clean, _ = run(tmp_path / "clean", images, model)
     (tmp_path / "retried" / "Split-train").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The two data components in a real pipeline, with TFX's own between them."""
+"""Run ImageExampleGen and TokenTransform in a real pipeline, with TFX's components between them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_every_component_completes_once(run):
     assert {state for _, state in found} == {"COMPLETE"}
 
 
-def test_tfx_counts_what_was_written_and_infers_the_features(run):
+def test_tfx_statistics_and_schema_match_the_written_examples(run):
     dataset = Dataset.read(only(run, "artifacts/ImageExampleGen/examples/*"))
     for split in ("train", "eval"):
         path = only(run, f"artifacts/StatisticsGen/statistics/*/Split-{split}/*")
@@ -102,7 +102,7 @@ def test_tfx_counts_what_was_written_and_infers_the_features(run):
     }
 
 
-def test_the_tokens_follow_from_the_images(run):
+def test_token_dataset_matches_the_image_dataset(run):
     dataset = Dataset.read(only(run, "artifacts/ImageExampleGen/examples/*"))
     tokens = TokenDataset.read(only(run, "artifacts/TokenTransform/examples/*"))
     assert tokens.class_names == dataset.class_names == ("cat", "dog")

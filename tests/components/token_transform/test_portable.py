@@ -1,4 +1,4 @@
-"""TokenTransform as it runs on Flink or Spark: handed to a job service, worked on by other processes."""
+"""Run TokenTransform as on Flink or Spark: submitted to a job service, executed by worker processes."""
 
 import os
 import signal
@@ -15,13 +15,13 @@ from components.dataset import TokenDataset, read_quarantine
 from tests.components.token_transform import encodings, job_service
 
 WORKERS = 2
-SECONDS = 400  # for what takes 30 on an idle machine: TensorFlow's import in each process, above all
+SECONDS = 400  # 30 on an idle machine, most of it TensorFlow's import in each process
 ROOT = Path(__file__).parents[3]
 
 
 def start(*command, log):
-    """A process that, with all it starts, can be ended as a group."""
-    # The worker pool starts whatever `python` is on the PATH.
+    """Start a process in a group of its own, so that it can be killed with all its children."""
+    # The worker pool starts the first `python` on the PATH.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with log.open("wb") as file:
         return subprocess.Popen(
@@ -47,7 +47,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    """What sends a pipeline to the job service."""
+    """Flags that submit a pipeline to a job service with a worker pool."""
     logs, pool_port = tmp_path_factory.mktemp("services"), free_port()
     port_file = logs / "port"
     services = [
@@ -92,7 +92,7 @@ def time_limit():
 
 
 @pytest.mark.usefixtures("time_limit")
-def test_several_worker_processes_write_what_one_process_writes(tmp_path, flags):
+def test_several_worker_processes_write_the_same_files_as_one(tmp_path, flags):
     model = encodings.write_model(str(tmp_path / "model"))
     images = encodings.write_images(tmp_path / "images", damaged=["train/4"], train=120, shards=4)
     here, result = encodings.run(tmp_path / "here", images, model, num_shards=2)
@@ -102,6 +102,6 @@ def test_several_worker_processes_write_what_one_process_writes(tmp_path, flags)
     assert encodings.files(here) == encodings.files(there)
     assert [entry.key for entry in read_quarantine(there.uri)] == ["train/4"]
     assert TokenDataset.read(there.uri).records("train") == 3 * 119
-    # A process loads the model when it meets its first file, and no process more than once.
+    # Each process loads the model once, at its first file.
     assert (counted["load_milliseconds"], counted_there["load_milliseconds"]) == (1, WORKERS)
     assert {name: counted_there[name] for name in ("images", "skipped")} == {"images": 122, "skipped": 1}

@@ -23,26 +23,26 @@ def rows(*variants, key="a"):
     return [Row(key, None, variant, pictures.encoded(60, size=(40, 24))) for variant in variants]
 
 
-def test_variant_0_is_the_centre_crop_that_the_model_itself_would_take(model):
+def test_variant_0_is_the_centre_crop_of_the_serving_graph(model):
     pixels = tokenizer(model).crop(rows(0, 0))
     expected = images.decode_batch(tf.constant([rows(0)[0].image_bytes] * 2), stand_ins.SIZE)
     np.testing.assert_allclose(pixels, expected, atol=1e-6)
 
 
-def test_other_variants_are_random_crops_that_their_seed_alone_decides(model):
+def test_other_variants_are_random_crops_fixed_by_their_seed(model):
     first, second = tokenizer(model).crop(rows(1, 2, 1)), tokenizer(model).crop(rows(1))
     np.testing.assert_array_equal(first[0], first[2])
     np.testing.assert_array_equal(first[0], second[0])
     assert np.abs(first[0] - first[1]).max() > 0.001
 
 
-def test_seed_key_and_variant_each_make_another_crop():
+def test_crop_seed_depends_on_seed_key_and_variant():
     seeds = {crop_seed(0, "a", 1), crop_seed(1, "a", 1), crop_seed(0, "b", 1), crop_seed(0, "a", 2)}
     assert len(seeds) == 4
     assert all(-(2**31) <= part < 2**31 for seed in seeds for part in seed)
 
 
-def test_tokens_are_the_models_and_padding_leaves_no_trace(model):
+def test_padding_does_not_change_tokens(model):
     bright = [Row("b", None, 0, pictures.encoded(level)) for level in (10, 120, 240)]
     found = tokenizer(model, batch_size=8)
     tokens = found.encode(found.crop(bright))
@@ -51,7 +51,7 @@ def test_tokens_are_the_models_and_padding_leaves_no_trace(model):
     np.testing.assert_array_equal(tokens[:, 0], np.round(np.array([10, 120, 240]) / 255 * 15))
 
 
-def test_the_model_sees_one_shape_only(model):
+def test_partial_batches_are_padded_to_one_shape(model):
     found = tokenizer(model, batch_size=4)
     shapes = []
     encode = found._encode
@@ -61,12 +61,12 @@ def test_the_model_sees_one_shape_only(model):
     assert shapes == [(4, stand_ins.SIZE, stand_ins.SIZE, 3)] * 2
 
 
-def test_a_model_that_is_no_tokenizer_is_told_by_its_signatures(tmp_path):
+def test_model_without_encode_pixels_error_lists_its_signatures(tmp_path):
     stand_ins.write_classifier(str(tmp_path))
     with pytest.raises(ValueError, match="no signature encode_pixels: there are classify, classify_pixels"):
         tokenizer(str(tmp_path))
 
 
-def test_what_cannot_be_decoded_is_known():
+def test_decodable_detects_a_truncated_image():
     assert decodable(pictures.encoded())
     assert not decodable(pictures.encoded()[:-30])

@@ -18,7 +18,7 @@ def imported(folder, savedmodel, image_size: int = stand_ins.SIZE) -> standard_a
     return model
 
 
-def test_the_model_lies_where_other_components_look_for_one_and_answers(tmp_path):
+def test_imported_model_is_at_the_serving_path_and_answers(tmp_path):
     stand_ins.write_tokenizer(str(tmp_path / "theirs"))
     model = tf.saved_model.load(path_utils.serving_model_path(imported(tmp_path, tmp_path / "theirs").uri))
     assert read_metadata(model) == stand_ins.metadata("tokenizer")
@@ -58,9 +58,7 @@ def without_a_density(folder: str) -> None:
     ],
     ids=["nothing", "no signatures", "classifier", "outputs", "other size"],
 )
-def test_what_is_no_tokenizer_of_these_images_is_one_line_and_leaves_nothing(
-    tmp_path, write, image_size, complaint
-):
+def test_unsuitable_savedmodel_is_one_line_error_without_output(tmp_path, write, image_size, complaint):
     write(str(tmp_path / "theirs"))
     with pytest.raises(saved_tokenizer.TokenizerError, match=re.escape(complaint)) as raised:
         imported(tmp_path, tmp_path / "theirs", image_size)

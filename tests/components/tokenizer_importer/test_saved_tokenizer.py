@@ -12,9 +12,9 @@ from components.tokenizer_importer import saved_tokenizer
 DATA = Path(__file__).resolve().parents[3] / "docs" / "data.md"
 
 
-def test_the_recipe_in_the_docs_makes_a_tokenizer_that_is_taken_and_passes_validation(tmp_path, monkeypatch):
+def test_recipe_in_the_docs_exports_a_valid_tokenizer(tmp_path, monkeypatch):
     (recipe,) = re.findall(r"```python\n(.*?)```", DATA.read_text(), re.DOTALL)
-    # Tells a few greys apart, one a patch.
+    # One code a patch: 16 codes are grey levels, and no patch is near any of the others.
     codes = tf.concat([tf.linspace(0.1, 0.9, 16), tf.fill([8192 - 16], 9.0)], axis=0)
     locations = tf.math.log(codes / (1.0 - tf.minimum(codes, 0.95)))
 
@@ -36,12 +36,12 @@ def test_the_recipe_in_the_docs_makes_a_tokenizer_that_is_taken_and_passes_valid
     assert (metadata.tokens, metadata.codebook_size) == (1024, 8192)
     assert not [check for check in validate("models/dvae") if check.reason]
     ask = tf.saved_model.load("models/dvae").signatures
-    pixels = tf.fill([1, 256, 256, 3], 1 / 3)  # 0.8 x + 0.1 of it is code 5
+    pixels = tf.fill([1, 256, 256, 3], 1 / 3)  # 0.8 x + 0.1 is the level of code 5
     tokens = ask["encode_pixels"](pixels=pixels)["tokens"]
     assert set(tokens.numpy().ravel()) == {5}
     np.testing.assert_allclose(ask["decode_pixels"](tokens=tokens)["pixels"], pixels, atol=1e-5)
 
 
-def test_the_version_of_what_is_not_there_is_refused(tmp_path):
+def test_version_of_missing_savedmodel_is_error(tmp_path):
     with pytest.raises(saved_tokenizer.TokenizerError, match="there is no SavedModel"):
         saved_tokenizer.version(str(tmp_path))

@@ -17,7 +17,7 @@ cli = click.Group(commands={command.name: command for command in COMMANDS})
 
 @pytest.fixture(params=["folder", "grpc", "http"])
 def where(request, base):
-    """The options that reach the same models in three ways."""
+    """Options that select the same models in a folder, over gRPC and over HTTP."""
     if request.param == "folder":
         run = base.parent / "run"
         run.mkdir(exist_ok=True)
@@ -41,7 +41,7 @@ def run(*arguments):
     return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
-def test_generate_writes_arrays_by_class_in_the_order_asked_for(where, tmp_path):
+def test_generate_writes_arrays_in_the_requested_class_order(where, tmp_path):
     out = tmp_path / "out.npz"
     result = run(
         "generate", *where, "--class", "bright", "--class", 0, "--count", 2, "--seed", 5, "--output", out
@@ -56,7 +56,7 @@ def test_generate_writes_arrays_by_class_in_the_order_asked_for(where, tmp_path)
         np.testing.assert_array_equal(archive["tokens"], expected)
 
 
-def test_generate_draws_all_classes_as_a_grid_or_a_folder(where, tmp_path):
+def test_generate_writes_all_classes_as_a_grid_or_a_folder(where, tmp_path):
     result = run("generate", *where, "--count", 3, "--temperature", 0, "--output", tmp_path / "grid.png")
     assert result.exit_code == 0, result.output
     sheet = np.asarray(Image.open(tmp_path / "grid.png"))
@@ -67,7 +67,7 @@ def test_generate_draws_all_classes_as_a_grid_or_a_folder(where, tmp_path):
     assert names == ["0000_dark.png", "0001_grey.png", "0002_bright.png"]
 
 
-def test_guidance_is_constant_unless_a_schedule_is_asked_for(tmp_path):
+def test_guidance_is_constant_by_default(tmp_path):
     def scales(*inputs):
         first, last = inputs[5:7]
         return tf.cast(tf.stack([first, last, first, last], axis=1), tf.int32)
@@ -82,7 +82,7 @@ def test_guidance_is_constant_unless_a_schedule_is_asked_for(tmp_path):
             assert archive["tokens"].tolist() == [tokens]
 
 
-def test_complete_writes_arrays_with_a_row_a_completion(where, tmp_path, picture):
+def test_complete_writes_arrays_with_one_row_per_completion(where, tmp_path, picture):
     out = tmp_path / "out.npz"
     white = flat_picture(tmp_path / "white.png", 255)
     result = run(
@@ -108,7 +108,7 @@ def test_complete_writes_arrays_with_a_row_a_completion(where, tmp_path, picture
         np.testing.assert_array_equal(decoded, images[index])
 
 
-def test_complete_shows_what_was_kept_and_goes_on_in_further_rows(where, tmp_path, picture):
+def test_complete_grid_shows_the_kept_part_and_wraps_rows(where, tmp_path, picture):
     def areas(count):
         out = tmp_path / f"{count}.png"
         result = run(
@@ -118,8 +118,8 @@ def test_complete_shows_what_was_kept_and_goes_on_in_further_rows(where, tmp_pat
         assert result.exit_code == 0, result.output
         sheet = np.asarray(Image.open(out))
         shown, blank = (np.median(np.nonzero((sheet == level).all(-1))[0]) for level in (102, 128))
-        assert shown < blank  # the upper half is what is kept
-        # In halves of a picture; the edges of letters, which have all greys, are less than one.
+        assert shown < blank  # the upper half is kept
+        # In units of half an image; the antialiased letters, which have all greys, fill less than one unit.
         return sheet.shape, [(sheet == level).all(-1).sum() // (32 * 64) for level in (102, 128, 238)]
 
     (height, width, _), found = areas(14)
@@ -130,7 +130,7 @@ def test_complete_shows_what_was_kept_and_goes_on_in_further_rows(where, tmp_pat
 
 
 @pytest.mark.parametrize(("keep", "tokens"), [(0, [14] * 4), (1, [6] * 4)])
-def test_complete_keeps_nothing_or_everything(where, tmp_path, picture, keep, tokens):
+def test_complete_can_keep_no_rows_or_all_rows(where, tmp_path, picture, keep, tokens):
     out = tmp_path / "out.npz"
     options = ["--class", "bright", "--count", 1, "--temperature", 0, "--keep", keep]
     assert run("complete", *where, picture, *options, "--output", out).exit_code == 0
@@ -138,7 +138,7 @@ def test_complete_keeps_nothing_or_everything(where, tmp_path, picture, keep, to
         assert archive["tokens"].tolist() == [tokens]
 
 
-def test_complete_asks_for_no_class_where_there_are_none(tmp_path, picture):
+def test_complete_takes_no_class_for_an_unconditional_model(tmp_path, picture):
     stand_ins.write_generator(str(tmp_path / "serving" / "vim" / "1"), class_names=())
     arguments = ["complete", "--run", tmp_path, picture, "--count", 2, "--output", tmp_path / "folder"]
     assert "the model has no classes" in error_line(run(*arguments, "--class", 0), 2)
@@ -147,8 +147,8 @@ def test_complete_asks_for_no_class_where_there_are_none(tmp_path, picture):
     assert names == ["0000_grey_png.png", "0001_grey_png.png"]
 
 
-def test_a_model_without_the_signature_is_told(tmp_path, picture):
-    # A tokenizer answers to nothing that draws.
+def test_missing_signature_is_error(tmp_path, picture):
+    # A tokenizer has no signature that samples.
     stand_ins.write_tokenizer(str(tmp_path / "serving" / "vim" / "1"))
     rest = ["--run", tmp_path, "--class", "dark", "--output", tmp_path / "x.png"]
     line = error_line(run("generate", "--guidance-schedule", "linear", *rest), 1)
@@ -159,7 +159,7 @@ def test_a_model_without_the_signature_is_told(tmp_path, picture):
 
 
 @pytest.mark.parametrize("suffix", ["npz", "json"])
-def test_encode_and_decode_are_each_others_inverse(where, tmp_path, picture, suffix):
+def test_encode_and_decode_are_inverse(where, tmp_path, picture, suffix):
     tokens = tmp_path / f"tokens.{suffix}"
     assert run("encode", *where, picture, "--output", tokens).output == f"{tokens}: 1 row\n"
     result = run("decode", *where, tokens, "--output", tmp_path / "decoded")
@@ -180,7 +180,7 @@ def test_reconstruct_shows_originals_beside_reconstructions(where, tmp_path, pic
 
 
 def error_line(result, code):
-    """The message of a command that ended with that exit code, in one line and without a traceback."""
+    """Return the one-line message of a command that failed with this exit code and without a traceback."""
     assert result.exit_code == code, result.output
     assert isinstance(result.exception, SystemExit)
     line = result.output.splitlines()[-1]
@@ -212,7 +212,7 @@ def error_line(result, code):
         (["decode", "large.json", "--output", "x.png"], 1, "tokens must be in [0, 16)"),
     ],
 )  # fmt: skip
-def test_bad_usage_ends_with_2_and_failure_with_1(base, tmp_path, monkeypatch, arguments, code, said):
+def test_usage_error_exits_with_2_and_failure_with_1(base, tmp_path, monkeypatch, arguments, code, said):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "serving").symlink_to(base)
     (tmp_path / "text.txt").write_text("no picture")
@@ -224,14 +224,14 @@ def test_bad_usage_ends_with_2_and_failure_with_1(base, tmp_path, monkeypatch, a
     assert set(tmp_path.iterdir()) == before
 
 
-def test_models_that_are_not_there_are_told(tmp_path):
+def test_missing_run_or_server_is_named_in_the_error(tmp_path):
     for option, place in (("--run", tmp_path), ("--endpoint", "http://127.0.0.1:1")):
         result = run("generate", option, place, "--output", tmp_path / "x.png")
         assert str(place) in error_line(result, 1)
     assert str(tmp_path) in error_line(run("serve", "--run", tmp_path, "--port", 0, "--rest_api_port", 0), 1)
 
 
-def test_the_timeout_is_that_of_requests_to_a_server(base, server, tmp_path, monkeypatch):
+def test_timeout_option_is_passed_to_the_client(base, server, tmp_path, monkeypatch):
     asked = []
 
     def remember(endpoint: str, *, timeout: float):

@@ -16,14 +16,14 @@ def written(path, **arrays):
     files.write_pictures(path, PIXELS, ["a b/c", "ü"], grid=lambda: Image.new("RGB", (5, 7)), arrays=arrays)
 
 
-def test_a_folder_gets_a_png_each_with_safe_names(tmp_path):
-    (tmp_path / "out").mkdir()  # an empty folder will do
+def test_folder_holds_one_png_per_image_with_safe_names(tmp_path):
+    (tmp_path / "out").mkdir()  # an empty folder is accepted
     written(tmp_path / "out")
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["0000_a_b_c.png", "0001_ü.png"]
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "0001_ü.png")), PIXELS[1])
 
 
-def test_npz_holds_images_and_what_belongs_to_them(tmp_path):
+def test_npz_holds_images_and_further_arrays(tmp_path):
     written(tmp_path / "new" / "out.npz", classes=np.array([3, 4]))
     with np.load(tmp_path / "new" / "out.npz") as archive:
         np.testing.assert_array_equal(archive["images"], PIXELS)
@@ -36,7 +36,7 @@ def test_png_is_the_grid(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["out", "out.png", "out.npz"])
-def test_nothing_is_left_of_a_write_that_fails_on_its_way(tmp_path, monkeypatch, name):
+def test_failed_write_leaves_no_files(tmp_path, monkeypatch, name):
     full = OSError(errno.ENOSPC, "No space left on device")
 
     def half(target, **arrays):
@@ -80,13 +80,13 @@ def test_tokens_without_names_are_numbered(tmp_path):
         '{"tokens": [[1]], "names": []}',
     ],
 )
-def test_a_file_that_holds_no_tokens_is_told(tmp_path, content):
+def test_file_without_tokens_is_error(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(files.FileError, match=r"x.json.*allowed are"):
         files.read_tokens(tmp_path / "x.json")
 
 
-def test_pickles_are_not_opened(tmp_path):
+def test_pickled_tokens_are_rejected(tmp_path):
     np.savez(tmp_path / "x.npz", tokens=np.array([[object()]]))
     with pytest.raises(files.FileError, match="holds no tokens"):
         files.read_tokens(tmp_path / "x.npz")
@@ -95,7 +95,7 @@ def test_pickles_are_not_opened(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "sent_as"), [("JPEG", "JPEG"), ("BMP", "BMP"), ("WEBP", "PNG"), ("TIFF", "PNG")]
 )
-def test_pictures_are_sent_in_a_format_that_the_graph_reads(tmp_path, kind, sent_as):
+def test_images_are_sent_in_a_format_the_graph_decodes(tmp_path, kind, sent_as):
     Image.fromarray(PIXELS[0]).save(tmp_path / "x", kind, lossless=True)
     data = files.read_picture(tmp_path / "x")
     assert Image.open(io.BytesIO(data)).format == sent_as
@@ -103,14 +103,14 @@ def test_pictures_are_sent_in_a_format_that_the_graph_reads(tmp_path, kind, sent
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", files.png(np.zeros((64, 64, 3), np.uint8))[:60]])
-def test_a_picture_that_is_no_picture_is_told_by_its_name(tmp_path, content):
+def test_invalid_image_is_named_in_the_error(tmp_path, content):
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(files.FileError, match=r"x\.png is no picture, allowed are JPEG"):
         files.read_picture(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("name", ["out.jpg", "full", "file", "folder.png"])
-def test_outputs_that_cannot_be_written_are_told_first(tmp_path, name):
+def test_unwritable_output_is_rejected_by_check_output(tmp_path, name):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     (tmp_path / "file").touch()
@@ -119,12 +119,12 @@ def test_outputs_that_cannot_be_written_are_told_first(tmp_path, name):
         files.check_output(tmp_path / name, (".png", ""))
 
 
-def test_the_centre_square_is_what_is_shown():
+def test_cropped_returns_the_centre_square():
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 200
     assert np.all(files.cropped(files.png(wide), 5) == 200)
 
 
-def test_json_tokens_are_plain(tmp_path):
+def test_json_tokens_are_plain_lists(tmp_path):
     files.write_tokens(tmp_path / "t.json", np.array([[1, 2]], np.int32), ["a"])
     assert json.loads((tmp_path / "t.json").read_text()) == {"names": ["a"], "tokens": [[1, 2]]}

@@ -28,7 +28,7 @@ def client(request, base):
             yield client
 
 
-def test_every_way_gives_the_same_answers_and_dtypes(client):
+def test_all_clients_return_the_same_values_and_dtypes(client):
     tokens = client.predict("vit_vqgan", "encode", {"image_bytes": np.array([GREY], object)})["tokens"]
     assert (tokens.dtype, tokens.tolist()) == (np.int32, [[6] * 4])
     answer = client.predict("vit_vqgan", "decode_pixels", {"tokens": tokens})
@@ -51,7 +51,7 @@ def test_every_way_gives_the_same_answers_and_dtypes(client):
         ("vit_vqgan", "encode", {"image_bytes": np.array([b"no"], object)}, "image"),
     ],
 )
-def test_every_way_refuses_in_one_line(client, model, signature, inputs, said):
+def test_all_clients_raise_one_line_errors(client, model, signature, inputs, said):
     with pytest.raises(ClientError) as caught:
         client.predict(model, signature, inputs)
     assert said in str(caught.value)
@@ -59,13 +59,13 @@ def test_every_way_refuses_in_one_line(client, model, signature, inputs, said):
 
 
 @pytest.mark.parametrize("endpoint", ["localhost:8500", "ftp://localhost", "grpc://", ""])
-def test_endpoints_of_another_form_are_refused(endpoint):
+def test_malformed_endpoint_is_rejected(endpoint):
     with pytest.raises(ClientError, match="allowed are grpc://host:port and http://host:port"):
         connect(endpoint)
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1", "grpc://127.0.0.1:1", "http://127.0.0.1:99999"])
-def test_an_endpoint_that_is_down_is_told(endpoint):
+def test_unreachable_endpoint_is_error(endpoint):
     with connect(endpoint) as client, pytest.raises(ClientError, match=f"no server answers at {endpoint}"):
         client.metadata("vim")
 
@@ -74,7 +74,7 @@ def test_an_endpoint_that_is_down_is_told(endpoint):
     ("answer", "said"),
     [(b"<html>", "no JSON"), (b"[]", "no signatures"), (b"{}", "no signatures")],
 )
-def test_an_endpoint_that_is_no_model_server_is_told(answer, said):
+def test_endpoint_that_is_no_model_server_is_error(answer, said):
     class Stranger(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
@@ -91,11 +91,11 @@ def test_an_endpoint_that_is_no_model_server_is_told(answer, said):
         server.shutdown()
 
 
-def test_a_folder_without_models_is_told(tmp_path):
+def test_folder_without_models_is_error(tmp_path):
     with pytest.raises(ClientError, match=f"no model in {tmp_path}"):
         open_folder(str(tmp_path))
 
 
-def test_the_rest_client_and_the_commands_need_no_tensorflow():
+def test_rest_client_and_commands_do_not_import_tensorflow():
     program = "import sys, serving.cli.commands, serving.client.rest; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=os.environ).returncode == 0

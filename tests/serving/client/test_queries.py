@@ -27,26 +27,26 @@ def client(base):
     [
         (("cat", "dog", "eel"), ["dog", "0"], [1, 0]),
         (("cat", "dog", "eel"), ["all", "eel"], [0, 1, 2, 2]),
-        (("1", "0"), ["0", "1"], [1, 0]),  # a name comes before a number
+        (("1", "0"), ["0", "1"], [1, 0]),  # names take precedence over numbers
         ((), [], []),
     ],
 )
-def test_classes_by_name_number_and_all(known, names, expected):
+def test_classes_are_selected_by_name_number_or_all(known, names, expected):
     assert queries.class_ids(described(*known), names) == expected
 
 
 @pytest.mark.parametrize("name", ["cow", "3", "-1", "", "²"])
-def test_unknown_classes_are_told_with_the_known_ones(name):
+def test_unknown_class_error_lists_known_classes(name):
     with pytest.raises(ValueError, match=f"class must be one of 0 to 2, cat, dog, eel, all, got '{name}'"):
         queries.class_ids(described("cat", "dog", "eel"), [name])
 
 
-def test_a_class_for_a_model_without_classes_is_refused():
+def test_class_is_rejected_for_a_model_without_classes():
     with pytest.raises(ValueError, match="class must be absent for a model without classes, got 'cat'"):
         queries.class_ids(described(), ["cat"])
 
 
-def test_one_class_is_named_or_numbered_or_there_are_none():
+def test_one_class_is_a_name_or_a_number_and_absent_without_classes():
     assert queries.one_class(described("cat", "dog", "all"), ["dog"]) == 1
     assert queries.one_class(described("cat", "dog", "all"), ["0"]) == 0
     assert queries.one_class(described("cat", "dog", "all"), ["all"]) == 2
@@ -64,7 +64,7 @@ def test_one_class_is_named_or_numbered_or_there_are_none():
         (["2"], "class must be one of 0 to 1, cat, dog, got '2'$"),
     ],
 )
-def test_what_is_not_one_class_is_told_with_what_is_allowed(names, said):
+def test_invalid_single_class_error_lists_allowed_classes(names, said):
     with pytest.raises(ValueError, match=said):
         queries.one_class(described("cat", "dog"), names)
 
@@ -72,24 +72,24 @@ def test_what_is_not_one_class_is_told_with_what_is_allowed(names, said):
 @pytest.mark.parametrize(
     ("share", "rows"), [(0, 0), (0.09, 0), (0.1, 1), (0.29, 1), (0.3, 2), (0.5, 3), (1, 5)]
 )
-def test_a_share_becomes_the_nearest_number_of_rows(share, rows):
+def test_kept_share_is_rounded_to_the_nearest_row(share, rows):
     assert queries.kept_rows(replace(described(), tokens=25), share) == rows
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_a_share_outside_of_0_to_1_is_refused(share):
+def test_kept_share_outside_0_to_1_is_rejected(share):
     with pytest.raises(ValueError, match=rf"share of rows to keep must be in \[0, 1\], got {share}"):
         queries.kept_rows(described(), share)
 
 
-def test_another_schedule_is_refused(client):
+def test_unsupported_guidance_schedule_is_rejected(client):
     with pytest.raises(ValueError, match="Input should be 'constant' or 'linear'"):
         SamplingParams(guidance_schedule="cosine")
     with pytest.raises(ValueError, match="guidance_schedule must be constant for completion, got linear"):
         queries.complete(client, [b""], [0], 1, SamplingParams(guidance_schedule="linear"))
 
 
-def test_pictures_do_not_depend_on_the_batch_size_and_a_row_can_be_drawn_again_alone(client):
+def test_generate_does_not_depend_on_batch_size_and_rows_are_reproducible(client):
     ids = [0, 1, 2, 1, 0]
     pictures, tokens = queries.generate(client, ids, SamplingParams(seed=40), batch_size=2)
     assert (pictures.dtype, pictures.shape) == (np.uint8, (5, 8, 8, 3))
@@ -101,7 +101,7 @@ def test_pictures_do_not_depend_on_the_batch_size_and_a_row_can_be_drawn_again_a
     assert np.all(greedy == 238)
 
 
-def test_completions_do_not_depend_on_the_batch_size_and_a_row_can_be_drawn_again_alone(client):
+def test_complete_does_not_depend_on_batch_size_and_rows_are_reproducible(client):
     grey, white = (files.png(np.full((12, 20, 3), level, np.uint8)) for level in (102, 255))
     given = [grey, white, grey, white, white]
     pictures, tokens = queries.complete(
@@ -117,7 +117,7 @@ def test_completions_do_not_depend_on_the_batch_size_and_a_row_can_be_drawn_agai
     np.testing.assert_array_equal(queries.decode(client, tokens), pictures)
 
 
-def test_tokens_and_pictures_round_trip(client):
+def test_tokens_and_images_round_trip(client):
     tokens = np.array([[0, 5, 10, 15], [1, 2, 3, 4]], np.int32)
     pictures = queries.decode(client, tokens)
     assert pictures[0, 0, 0].tolist() == [0] * 3
@@ -128,7 +128,7 @@ def test_tokens_and_pictures_round_trip(client):
 
 
 class Recorder(Client):
-    """Answers with one zero a row, and remembers what it was asked."""
+    """Client that returns one zero a row and records the sizes of its requests."""
 
     def __init__(self, output):
         self.output = output
@@ -153,6 +153,6 @@ def test_batches_are_bounded_by_rows_and_by_bytes():
 @pytest.mark.parametrize(
     ("output", "said"), [("tokens", "must have the outputs image_bytes"), ("image_bytes", "must be PNGs")]
 )
-def test_answers_of_another_kind_of_model_are_told(output, said):
+def test_unexpected_outputs_are_client_error(output, said):
     with pytest.raises(ClientError, match=said):
         queries.decode(Recorder(output), np.zeros((1, 4), np.int32))

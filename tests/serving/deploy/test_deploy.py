@@ -1,4 +1,4 @@
-"""The official image cannot run here; what it would read is at least what it understands."""
+"""Parse and cross-check the deployment files, because the official image cannot run in tests."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ def read_yaml(name):
     return list(yaml.safe_load_all((SERVING / name).read_text()))
 
 
-def test_models_config_names_both_models_below_the_mounted_folder():
+def test_models_config_names_both_models_in_the_mounted_folder():
     config = text_format.Parse(
         (SERVING / "models.config").read_text(), model_server_config_pb2.ModelServerConfig()
     )
@@ -24,8 +24,8 @@ def test_models_config_names_both_models_below_the_mounted_folder():
     assert named == {name: f"/models/{name}" for name in (TOKENIZER, GENERATOR)}
 
 
-def test_batching_ends_at_its_largest_size():
-    # Its message is not among the official stubs; that these two agree is what TF Serving insists on.
+def test_largest_allowed_batch_size_is_max_batch_size():
+    # The official stubs lack this message type. TF Serving requires that the two values agree.
     text = (SERVING / "batching.txt").read_text()
     sizes = [int(size) for size in re.findall(r"^allowed_batch_sizes: (\d+)$", text, re.MULTILINE)]
     (largest,) = re.findall(r"^max_batch_size \{ value: (\d+) \}$", text, re.MULTILINE)
@@ -33,7 +33,7 @@ def test_batching_ends_at_its_largest_size():
     assert sizes[-1] == int(largest)
 
 
-def test_compose_mounts_what_its_flags_name():
+def test_compose_mounts_every_file_its_flags_name():
     (plain,), (batching,) = read_yaml("compose.yaml"), read_yaml("compose.batching.yaml")
     mounted = []
     for service in (plain["services"]["serving"], batching["services"]["serving"]):
@@ -48,7 +48,7 @@ def test_compose_mounts_what_its_flags_name():
     assert plain["services"]["serving"]["command"][0] in batching["services"]["serving"]["command"]
 
 
-def test_the_kubernetes_service_reaches_the_deployment():
+def test_kubernetes_service_selects_the_deployment():
     deployment, service = read_yaml("k8s/serving.yaml")
     pod = deployment["spec"]["template"]
     assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()

@@ -12,7 +12,7 @@ def write_half(path):
     raise OSError("disk full")
 
 
-def test_a_file_is_not_there_before_it_is_whole(tmp_path):
+def test_file_appears_only_when_complete(tmp_path):
     path = tmp_path / "file"
     with atomic_path(str(path), str(tmp_path)) as draft:
         with open(draft, "w") as file:
@@ -22,7 +22,7 @@ def test_a_file_is_not_there_before_it_is_whole(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_of_two_tries_at_once_one_stands_whole(tmp_path):
+def test_concurrent_writers_leave_one_complete_file(tmp_path):
     path = tmp_path / "file"
     with atomic_path(str(path), str(tmp_path)) as one, atomic_path(str(path), str(tmp_path)) as other:
         for draft in (one, other):
@@ -32,7 +32,7 @@ def test_of_two_tries_at_once_one_stands_whole(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_file_whose_writing_fails_leaves_the_former_one_and_no_draft(tmp_path):
+def test_failed_write_keeps_the_previous_file_and_leaves_no_draft(tmp_path):
     path = tmp_path / "file"
     path.write_text("former")
     with pytest.raises(OSError, match="disk full"), atomic_path(str(path), str(tmp_path)) as draft:
@@ -41,14 +41,14 @@ def test_a_file_whose_writing_fails_leaves_the_former_one_and_no_draft(tmp_path)
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_folder_is_gone_when_its_filling_fails(tmp_path):
+def test_atomic_folder_is_removed_on_failure(tmp_path):
     folder = tmp_path / "folder"
     with pytest.raises(OSError, match="disk full"), atomic_folder(str(folder)):
         write_half(folder / "half")
     assert not folder.exists()
 
 
-def test_a_folder_holds_nothing_of_former_tries_and_no_drafts(tmp_path):
+def test_atomic_folder_holds_no_earlier_results_and_no_drafts(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "former").write_text("result")
@@ -59,7 +59,7 @@ def test_a_folder_holds_nothing_of_former_tries_and_no_drafts(tmp_path):
     assert os.listdir(folder) == ["result"]
 
 
-def test_a_new_folder_appears_whole(tmp_path):
+def test_new_folder_appears_only_when_complete(tmp_path):
     folder = tmp_path / "missing" / "folder"
     with atomic_path(folder) as draft:
         os.mkdir(draft)
@@ -69,7 +69,7 @@ def test_a_new_folder_appears_whole(tmp_path):
     assert os.listdir(folder.parent) == ["folder"]
 
 
-def test_remote_paths_go_through_tensorflows_file_systems():
+def test_remote_paths_use_tensorflow_file_systems():
     write_atomic("ram://bucket/folder/file", b"whole")
     with tf.io.gfile.GFile("ram://bucket/folder/file", "rb") as file:
         assert file.read() == b"whole"

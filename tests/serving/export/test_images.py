@@ -17,18 +17,18 @@ def encoded(kind: str, width: int, height: int) -> tf.Tensor:
 @pytest.mark.parametrize(
     ("kind", "pixels"), [("JPEG", 1200), ("PNG", 1200), ("BMP", 0), ("GIF", tf.int64.max)]
 )
-def test_a_header_says_how_many_pixels_will_be_decoded(kind, pixels):
+def test_pixel_count_is_read_from_the_header(kind, pixels):
     assert images.pixels_by_header(encoded(kind, 40, 30)) == pixels
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", b"\x89PNG", b"no picture at all, and no header"])
-def test_what_has_no_header_is_left_to_the_decoder(content):
+def test_pixel_count_without_a_header_is_0(content):
     assert images.pixels_by_header(tf.constant(content)) == 0
 
 
 @pytest.mark.parametrize(("kind", "height"), [("JPEG", 31), ("PNG", 31), ("GIF", 2)])
 @pytest.mark.parametrize("in_graph", [False, True])
-def test_a_picture_is_refused_before_it_unfolds(kind, height, in_graph, monkeypatch):
+def test_oversized_image_or_gif_is_rejected_before_decoding(kind, height, in_graph, monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 1200)
     decoded = []
     decode = images.decode

@@ -23,7 +23,7 @@ def generator(tmp_path_factory):
 
 
 def grey(level: float) -> tf.Tensor:
-    """A PNG that is neither square nor of the model's size."""
+    """Encode a flat PNG that is neither square nor of the model's size."""
     return images.encode_batch(tf.fill([1, 12, 20, 3], level))
 
 
@@ -51,7 +51,7 @@ def test_tokenizer_signatures_agree_with_each_other(tokenizer):
     np.testing.assert_array_equal(ask["encode"](image_bytes=png)["tokens"], tokens)
 
 
-def test_generator_signatures_answer_row_by_row(generator):
+def test_generator_signatures_return_one_result_per_row(generator):
     answer = draw(generator[0])
     assert answer["tokens"].shape == (3, stand_ins.TOKENS)
     assert images.decode(answer["image_bytes"][0]).shape == (8, 8, 3)
@@ -62,7 +62,7 @@ def test_generator_signatures_answer_row_by_row(generator):
     assert generator[0].signatures["features"](image_bytes=grey(0.4))["features"].shape == (1, 2, 4)
 
 
-def test_completion_keeps_the_first_rows_of_the_images_tokens(generator):
+def test_completion_keeps_the_first_token_rows_of_the_image(generator):
     picture = tf.repeat(grey(1.0), 3)
     drawn = draw(generator[0], temperature=tf.zeros([3]))["tokens"].numpy()
     completed = draw(
@@ -78,7 +78,7 @@ def test_completion_keeps_the_first_rows_of_the_images_tokens(generator):
         np.testing.assert_array_equal(completed[row, kept:], drawn[row, kept:])
 
 
-def test_guidance_is_constant_in_one_signature_and_rises_from_1_in_the_other(tmp_path):
+def test_guidance_is_constant_in_generate_and_rises_in_generate_linear(tmp_path):
     def scales(class_id, seed, params, prompt, prompt_length):
         first, last = params.first_guidance_scale, params.last_guidance_scale
         return tf.cast(tf.stack([first, last, first, last], axis=1), tf.int32)
@@ -91,7 +91,7 @@ def test_guidance_is_constant_in_one_signature_and_rises_from_1_in_the_other(tmp
     assert rising.tolist() == [[1, 1, 1, 1], [1, 2, 1, 2], [1, 5, 1, 5]]
 
 
-def test_a_picture_is_decoded_by_itself_whatever_it_was_drawn_with(tmp_path):
+def test_images_are_decoded_one_by_one(tmp_path):
     def as_bright_as_there_are_rows(tokens):
         return tf.ones_like(stand_ins.paint(tokens)) * tf.cast(tf.shape(tokens)[0], tf.float32) / 5.0
 
@@ -105,7 +105,7 @@ def test_a_picture_is_decoded_by_itself_whatever_it_was_drawn_with(tmp_path):
             assert np.unique(tf.io.decode_png(picture)).tolist() == [51]
 
 
-def test_a_model_tells_what_it_is(tokenizer, generator):
+def test_metadata_signature_round_trips(tokenizer, generator):
     assert read_metadata(tokenizer[0]) == stand_ins.metadata("tokenizer")
     assert read_metadata(generator[0]) == stand_ins.metadata("generator")
 
@@ -124,7 +124,7 @@ def test_a_model_tells_what_it_is(tokenizer, generator):
         ({"kept_rows": [0, -1, 0]}, r"kept_rows must be in \[0, 2\]"),
     ],
 )
-def test_what_is_out_of_range_is_refused_in_the_graph(generator, changes, allowed):
+def test_out_of_range_input_is_rejected_in_the_graph(generator, changes, allowed):
     signature = "complete" if "kept_rows" in changes else "generate"
     picture = {"image_bytes": tf.repeat(grey(0.4), 3)} if signature == "complete" else {}
     with pytest.raises(tf.errors.InvalidArgumentError, match=allowed):
@@ -136,7 +136,7 @@ def test_what_is_out_of_range_is_refused_in_the_graph(generator, changes, allowe
         )
 
 
-def test_unknown_tokens_and_broken_pictures_are_refused(tokenizer):
+def test_unknown_tokens_and_broken_images_are_rejected(tokenizer):
     ask = tokenizer[0].signatures
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"tokens must be in \[0, 16\)"):
         ask["decode"](tokens=tf.fill([1, stand_ins.TOKENS], 16))
@@ -144,7 +144,7 @@ def test_unknown_tokens_and_broken_pictures_are_refused(tokenizer):
         ask["encode"](image_bytes=tf.constant([b"no picture"]))
 
 
-def test_every_request_of_the_warm_up_is_answered(tokenizer, generator):
+def test_every_warmup_request_is_answered(tokenizer, generator):
     for (model, path), signatures in (
         (tokenizer, {"encode", "decode", "reconstruct"}),
         (generator, {"generate", "score", "features"}),

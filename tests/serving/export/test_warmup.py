@@ -11,7 +11,7 @@ REQUESTS = {
 }
 
 
-def test_requests_round_trip_in_tf_servings_file(tmp_path):
+def test_requests_round_trip_through_tf_servings_warmup_file(tmp_path):
     write_warmup(str(tmp_path), REQUESTS)
     read = dict(read_warmup(str(tmp_path)))
     assert list(read) == ["score", "metadata"]
@@ -26,11 +26,11 @@ def test_requests_round_trip_in_tf_servings_file(tmp_path):
     assert log.WhichOneof("log_type") == "predict_log"
 
 
-def test_a_model_without_the_file_has_no_requests(tmp_path):
+def test_model_without_warmup_file_has_no_requests(tmp_path):
     assert list(read_warmup(str(tmp_path))) == []
 
 
-def test_a_file_that_is_no_record_file_is_an_error(tmp_path):
+def test_invalid_warmup_file_is_error(tmp_path):
     (tmp_path / "assets.extra").mkdir()
     (tmp_path / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"no records at all")
     with pytest.raises(tf.errors.DataLossError):

@@ -53,7 +53,7 @@ def request(model, signature, inputs, *, version=None, label=None, outputs=()):
 
 
 @pytest.mark.parametrize("choice", [{}, {"version": 17}, {"label": "stable"}])
-def test_predict_answers_for_the_version_chosen(predictor, choice):
+def test_predict_uses_the_requested_version_or_label(predictor, choice):
     response = predictor.Predict(request("vim", "generate", generation(), **choice))
     assert tf.make_ndarray(response.outputs["tokens"]).tolist() == [[0] * 4, [14] * 4]
     assert response.model_spec.version.value == 17
@@ -66,7 +66,7 @@ def test_output_filter_leaves_out_the_other_outputs(predictor):
     assert set(response.outputs) == {"tokens"}
 
 
-def test_a_signature_without_inputs_answers(predictor):
+def test_signature_without_inputs_can_be_called(predictor):
     response = predictor.Predict(request("vim", "metadata", {}))
     text = tf.make_ndarray(response.outputs["metadata"]).item()
     assert Metadata.from_json(text) == stand_ins.metadata("generator")
@@ -92,7 +92,7 @@ def test_a_signature_without_inputs_answers(predictor):
         (request("vit_vqgan", "decode", {"tokens": np.zeros((1025, 4), np.int32)}), INVALID, ["1025"]),
     ],
 )  # fmt: skip
-def test_bad_requests_get_one_line_with_what_was_given_and_what_is_allowed(predictor, message, code, said):
+def test_invalid_request_is_one_line_error_with_given_and_allowed_values(predictor, message, code, said):
     with pytest.raises(grpc.RpcError) as caught:
         predictor.Predict(message)
     assert caught.value.code() is code
@@ -101,7 +101,7 @@ def test_bad_requests_get_one_line_with_what_was_given_and_what_is_allowed(predi
 
 
 @pytest.mark.parametrize("shape", [[10**9, 10**9], [-1, 4], [2, 4]])
-def test_a_tensor_whose_values_do_not_fill_its_shape_is_refused(predictor, shape):
+def test_tensor_with_wrong_number_of_values_is_rejected(predictor, shape):
     message = request("vit_vqgan", "decode", {"tokens": np.zeros((1, 4), np.int32)})
     del message.inputs["tokens"].tensor_shape.dim[:]
     for size in shape:
@@ -112,20 +112,20 @@ def test_a_tensor_whose_values_do_not_fill_its_shape_is_refused(predictor, shape
     assert caught.value.code() is INVALID
 
 
-def test_messages_beyond_the_usual_four_megabytes_pass(predictor):
+def test_messages_over_4_mb_are_accepted(predictor):
     noise = np.array([b"x" * 5 * 2**20], object)
     with pytest.raises(grpc.RpcError) as caught:
         predictor.Predict(request("vit_vqgan", "encode", {"image_bytes": noise}))
-    assert caught.value.code() is INVALID  # read and found to be no picture, not refused for its size
+    assert caught.value.code() is INVALID  # rejected because it is no image, not for its size
 
 
-def test_an_expired_deadline_is_told(predictor):
+def test_expired_deadline_is_deadline_exceeded(predictor):
     with pytest.raises(grpc.RpcError) as caught:
         predictor.Predict(request("vim", "metadata", {}), timeout=1e-6)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def test_metadata_gives_the_signatures_as_saved(predictor):
+def test_metadata_returns_the_saved_signatures(predictor):
     message = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     message.model_spec.name = "vit_vqgan"
     response = predictor.GetModelMetadata(message)
@@ -139,7 +139,7 @@ def test_metadata_gives_the_signatures_as_saved(predictor):
     assert sizes == [-1, stand_ins.TOKENS]
 
 
-def test_metadata_of_another_kind_is_refused(predictor):
+def test_unknown_metadata_field_is_rejected(predictor):
     message = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["weights"])
     message.model_spec.name = "vim"
     with pytest.raises(grpc.RpcError) as caught:
@@ -148,7 +148,7 @@ def test_metadata_of_another_kind_is_refused(predictor):
     assert "weights" in caught.value.details()
 
 
-def test_status_tells_the_version_that_serves(channel):
+def test_status_reports_the_served_version(channel):
     message = get_model_status_pb2.GetModelStatusRequest()
     message.model_spec.name = "vim"
     (status,) = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(message).model_version_status
@@ -156,7 +156,7 @@ def test_status_tells_the_version_that_serves(channel):
     assert status.status.error_code == 0
 
 
-def test_status_of_a_version_that_never_was_is_not_found(channel):
+def test_status_of_unknown_version_is_not_found(channel):
     message = get_model_status_pb2.GetModelStatusRequest()
     message.model_spec.name = "vim"
     message.model_spec.version.value = 1

@@ -17,7 +17,7 @@ from serving.wire.errors import RequestError, ServingError
 
 @pytest.fixture
 def folder(base, tmp_path):
-    """A serving folder of VIM alone, version 17, that a test may change."""
+    """A serving folder with only VIM, version 17, that a test may change."""
     shutil.copytree(base / "vim", tmp_path / "vim")
     return tmp_path
 
@@ -26,7 +26,7 @@ def states(model):
     return {status.version: status.state for status in model.statuses()}
 
 
-def test_a_newer_version_takes_over_once_the_requests_of_the_old_one_are_done(folder):
+def test_old_version_unloads_after_its_requests_finish(folder):
     repository = ModelRepository(str(folder))
     model = repository.model("vim")
     shutil.copytree(folder / "vim" / "17", folder / "vim" / "18")
@@ -44,7 +44,7 @@ def test_a_newer_version_takes_over_once_the_requests_of_the_old_one_are_done(fo
         pass
 
 
-def test_a_half_written_version_is_told_once_and_served_when_it_is_complete(folder):
+def test_incomplete_version_is_reported_once_and_served_when_complete(folder):
     repository = ModelRepository(str(folder))
     half = folder / "vim" / "18"
     half.mkdir()
@@ -62,7 +62,7 @@ def test_a_half_written_version_is_told_once_and_served_when_it_is_complete(fold
     assert [(news.version, news.state) for news in repository.refresh()] == [(18, "AVAILABLE")]
 
 
-def test_versions_gone_from_disk_serve_until_another_one_can(folder):
+def test_deleted_version_serves_until_another_is_available(folder):
     repository = ModelRepository(str(folder))
     model = repository.model("vim")
     (folder / "vim" / "17").rename(folder / "away")
@@ -75,7 +75,7 @@ def test_versions_gone_from_disk_serve_until_another_one_can(folder):
     assert states(model) == {5: "AVAILABLE"}
 
 
-def test_a_model_that_is_pushed_later_is_served_too(base, folder):
+def test_model_pushed_later_is_served(base, folder):
     repository = ModelRepository(str(folder))
     with pytest.raises(RequestError, match="model 'vit_vqgan' is not served, allowed are vim"):
         repository.model("vit_vqgan")
@@ -83,7 +83,7 @@ def test_a_model_that_is_pushed_later_is_served_too(base, folder):
     assert [news.model for news in repository.refresh()] == ["vit_vqgan"]
 
 
-def test_a_version_whose_warm_up_fails_does_not_serve(folder):
+def test_version_with_failing_warmup_is_not_served(folder):
     shutil.copytree(folder / "vim" / "17", folder / "vim" / "18")
     write_warmup(str(folder / "vim" / "18"), {"features": {"image_bytes": np.array([b"no picture"], object)}})
     repository = ModelRepository(str(folder))
@@ -91,7 +91,7 @@ def test_a_version_whose_warm_up_fails_does_not_serve(folder):
 
 
 @pytest.mark.parametrize("content", [[], ["notes/readme"], ["vim/latest/saved_model.pb"]])
-def test_a_folder_without_models_is_one_clear_line(tmp_path, content):
+def test_folder_without_models_is_error(tmp_path, content):
     for name in content:
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
@@ -99,14 +99,14 @@ def test_a_folder_without_models_is_one_clear_line(tmp_path, content):
         ModelRepository(str(tmp_path))
 
 
-def test_a_folder_whose_models_do_not_load_is_one_clear_line(tmp_path):
+def test_folder_with_unloadable_models_is_error(tmp_path):
     (tmp_path / "vim" / "1").mkdir(parents=True)
     (tmp_path / "vim" / "1" / "saved_model.pb").write_bytes(b"no model")
     with pytest.raises(ServingError, match=f"no model in {tmp_path} loads: version 1 of vim does not load: "):
         ModelRepository(str(tmp_path))
 
 
-def test_a_swap_under_load_over_both_protocols_fails_no_request(folder):
+def test_version_swap_under_load_fails_no_request(folder):
     black = files.png(np.zeros((8, 8, 3), np.uint8))
     inputs = {"class_id": np.array([1], np.int32), "image_bytes": np.array([black], object)}
     answers, failures = [], []

@@ -20,7 +20,7 @@ COLUMNS = {name: [value] for name, value in ROW.items()}
 
 
 def ask(server, method, path, body=None):
-    """(HTTP status, decoded JSON)."""
+    """Send a request; return (HTTP status, decoded JSON)."""
     connection = http.client.HTTPConnection(server.http.removeprefix("http://"), timeout=30)
     connection.request(method, path, body if body is None or isinstance(body, bytes) else json.dumps(body))
     response = connection.getresponse()
@@ -33,18 +33,18 @@ def predict(server, model, body):
     return ask(server, "POST", f"/v1/models/{model}:predict", body)
 
 
-def test_one_output_in_row_form_is_a_plain_list(server):
+def test_single_output_in_row_format_is_a_list(server):
     body = {"signature_name": "encode", "instances": [B64, {"image_bytes": B64}]}
     assert predict(server, "vit_vqgan", body) == (200, {"predictions": [[6] * 4, [6] * 4]})
 
 
-def test_one_output_in_column_form_is_the_tensor(server):
+def test_single_output_in_column_format_is_the_tensor(server):
     for inputs in ([B64], {"image_bytes": [B64]}):
         body = {"signature_name": "encode", "inputs": inputs}
         assert predict(server, "vit_vqgan", body) == (200, {"outputs": [[6] * 4]})
 
 
-def test_several_outputs_are_objects_in_both_forms_and_bytes_are_base64(server):
+def test_multiple_outputs_are_objects_and_bytes_are_base64(server):
     status, rows = predict(server, "vim", {"signature_name": "generate", "instances": [ROW, ROW]})
     assert status == 200
     assert [row["tokens"] for row in rows["predictions"]] == [[14] * 4] * 2
@@ -56,12 +56,12 @@ def test_several_outputs_are_objects_in_both_forms_and_bytes_are_base64(server):
     assert np.all(tf.io.decode_png(png).numpy() == 238)  # 14/15 of 255
 
 
-def test_without_a_signature_name_the_default_one_answers(server):
+def test_default_signature_is_used_without_signature_name(server):
     status, answer = predict(server, "vit_vqgan", {"instances": [B64]})
     assert (status, set(answer["predictions"][0])) == (200, {"b64"})
 
 
-def test_a_signature_without_inputs_answers_in_column_form(server):
+def test_signature_without_inputs_works_in_column_format(server):
     status, answer = predict(server, "vim", DESCRIBE)
     assert status == 200
     assert Metadata.from_json(answer["outputs"]) == stand_ins.metadata("generator")
@@ -115,7 +115,7 @@ def test_status_metadata_and_predict_take_versions_and_labels(server, where):
         ({"signature_name": "metadata", "instances": [{}]}, "inputs"),
     ],
 )  # fmt: skip
-def test_bad_bodies_get_400_with_one_line(server, body, said):
+def test_invalid_body_is_400_with_one_line_error(server, body, said):
     status, answer = predict(server, "vim", body)
     assert status == 400, answer
     assert set(answer) == {"error"}
@@ -136,23 +136,23 @@ def test_bad_bodies_get_400_with_one_line(server, body, said):
         ("DELETE", "/v1/models/vim", 405),
     ],
 )
-def test_what_is_not_there_gets_an_error_object(server, method, path, expected):
+def test_unknown_path_or_method_returns_an_error_object(server, method, path, expected):
     status, answer = ask(server, method, path)
     assert (status, set(answer)) == (expected, {"error"})
 
 
-def test_a_body_above_the_limit_gets_413(base):
+def test_body_above_the_limit_is_413(base):
     with background_server(str(base), limits=Limits(max_message_bytes=1000)) as server:
         status, answer = predict(server, "vim", {"inputs": "x" * 1000})
     assert (status, answer) == (413, {"error": "the body is larger than 1000 bytes"})
 
 
-def test_who_holds_the_only_place_keeps_it_until_the_time_is_over(base):
+def test_slow_request_holds_its_slot_until_the_time_limit(base):
     limits = Limits(max_waiting=0, request_seconds=2)
     with background_server(str(base), limits=limits) as server:
         slow = http.client.HTTPConnection(server.http.removeprefix("http://"), timeout=30)
         slow.putrequest("POST", "/v1/models/vim:predict")
-        slow.putheader("Content-Length", "10")  # and never a body
+        slow.putheader("Content-Length", "10")  # the body is never sent
         slow.endheaders()
         time.sleep(0.3)
         status, answer = predict(server, "vim", DESCRIBE)

@@ -17,21 +17,21 @@ from serving.wire.errors import ServingError
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# As many pictures as one request may ask for.
+# As many images as one request may ask for.
 ROWS = [{"class_id": 1, "seed": 0, "temperature": 1, "top_k": 0, "top_p": 1, "guidance_scale": 1}] * MAX_ROWS
 BODY = json.dumps({"instances": ROWS}).encode()
 HEAD = b"POST /v1/models/vim:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY)
 
 
 @pytest.mark.parametrize("which", ["port", "rest_api_port"])
-def test_a_port_in_use_is_one_clear_line(base, which):
+def test_port_in_use_is_error(base, which):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ServingError, match=f"cannot listen on 127.0.0.1:{port}: address already in use"):
             serve(str(base), **{"port": 0, "rest_api_port": 0, which: port})
 
 
-def test_a_server_in_the_background_ends_with_its_context(base):
+def test_background_server_stops_with_its_context(base):
     with background_server(str(base)) as server:
         assert connect(server.http).metadata("vim").image_size == 8
     with pytest.raises(ServingError, match=f"no server answers at {server.http}"):
@@ -40,7 +40,7 @@ def test_a_server_in_the_background_ends_with_its_context(base):
         connect(server.grpc).metadata("vim")
 
 
-def test_sigterm_ends_the_process_with_0_after_the_running_requests(base):
+def test_sigterm_finishes_running_requests_and_exits_with_0(base):
     program = f"from serving.server.server import serve; serve({str(base)!r}, port=0, rest_api_port=0)"
     process = subprocess.Popen(
         [sys.executable, "-c", program],

@@ -8,7 +8,7 @@ from serving.server.worker_pool import WorkerPool
 from serving.wire.errors import RequestError
 
 
-def test_one_request_beyond_the_queue_is_refused_and_a_place_comes_back():
+def test_request_beyond_the_queue_is_rejected_and_slots_are_released():
     async def scenario():
         pool = WorkerPool(workers=1, max_waiting=1, seconds=10)
         with pool.admission():
@@ -24,7 +24,7 @@ def test_one_request_beyond_the_queue_is_refused_and_a_place_comes_back():
     assert "allowed are 2" in error.message
 
 
-def test_late_work_is_given_up_and_keeps_its_thread_until_it_ends():
+def test_timed_out_work_keeps_its_thread_until_it_ends():
     let_go = threading.Event()
 
     async def scenario():
@@ -45,7 +45,7 @@ def test_late_work_is_given_up_and_keeps_its_thread_until_it_ends():
     assert answer == 2
 
 
-def test_the_asker_may_be_in_a_greater_hurry_than_the_pool():
+def test_request_timeout_may_be_shorter_than_the_pools():
     async def scenario():
         pool = WorkerPool(workers=1, max_waiting=8, seconds=60)
         with pytest.raises(RequestError, match="no answer within 0 seconds"):
@@ -55,7 +55,7 @@ def test_the_asker_may_be_in_a_greater_hurry_than_the_pool():
     asyncio.run(scenario())
 
 
-def test_errors_of_the_work_reach_the_asker():
+def test_errors_in_the_work_reach_the_caller():
     async def scenario():
         pool = WorkerPool(workers=1, max_waiting=8, seconds=60)
         with pytest.raises(ZeroDivisionError):

@@ -14,13 +14,13 @@ def checked(x):
     ("x", "said"),
     [(5, "x must be in [0, 3)"), (1, "Unknown image file format. One of JPEG, PNG, GIF, BMP required.")],
 )
-def test_the_reason_of_a_graph_error_is_told_without_the_graph(x, said):
+def test_graph_error_is_reduced_to_its_reason(x, said):
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         checked(tf.constant(x))
     assert "\n" in str(caught.value)
     assert one_line(caught.value) == said
 
 
-def test_an_error_without_words_is_told_by_its_name():
+def test_error_without_message_becomes_its_type_name():
     assert one_line(KeyError()) == "KeyError"
     assert one_line(OSError("\n  it broke\nhere and there")) == "it broke"

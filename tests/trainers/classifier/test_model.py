@@ -16,21 +16,21 @@ def test_depth_is_6_n_plus_2(blocks):
     assert len(projections) == 2
 
 
-def test_logits_follow_from_the_features():
+def test_logits_are_computed_from_the_features():
     resnet = ResNet(Model(blocks_per_stage=1, width=4), image_size=16, classes=5)
     logits, features = resnet(tf.random.stateless_uniform([2, 16, 16, 3], seed=[0, 0]))
     assert features.shape == (2, 16)
     np.testing.assert_allclose(resnet.logits(features), logits, rtol=1e-6)
 
 
-def test_parameter_count_of_the_cifar_form():
+def test_parameter_count_matches_cifar_resnet_20():
     # ResNet-20 has 0.27 million parameters (He et al. 2016, table 6).
     resnet = ResNet(Model(blocks_per_stage=3, width=16), image_size=32, classes=10)
     parameters = sum(int(np.prod(variable.shape)) for variable in resnet.trainable_variables)
     assert parameters == pytest.approx(272_000, rel=0.02)
 
 
-def test_rotations_label_their_quarter_turns():
+def test_rotated_images_are_labelled_with_their_quarter_turns():
     pixels = tf.random.stateless_uniform([5, 4, 4, 3], seed=[0, 0])
     turned, quarters = _rotate({"pixels": pixels, "label": tf.fill([5], -1)})
     assert quarters.numpy().tolist() == [0, 1, 2, 3, 0]

@@ -1,10 +1,10 @@
-"""A few steps of the tokenizer under a strategy, run as a program: devices are set up once a process.
+"""Train a tokenizer for a few steps under a strategy, as a program: devices are set up once a process.
 
-    python -m tests.trainers.training.replicas FOLDER STRATEGY DEVICES ACCUMULATE STEPS
+    python -m tests.trainers.training.replicas FOLDER STRATEGY DEVICES GRADIENT_ACCUMULATION_STEPS STEPS
 
-trains on the images that stand in FOLDER and writes all that training keeps to FOLDER/state-<name>.npz,
-NAME being what TF_CONFIG calls this process, or "alone". Under mirrored a classifier and an image model
-follow.
+trains on the images in FOLDER/images and writes every variable of the training to FOLDER/state-<name>.npz,
+with the name of this process in TF_CONFIG, or "alone". With the strategy `mirrored`, a classifier and a VIM
+are trained after it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ TOWER = {"blocks": 1, "heads": 2, "width": 16, "hidden": 32}
 
 
 def stage(strategy: str, accumulate: int, steps: int) -> Stage1:
-    """A tokenizer with everything on that looks at a whole batch: adversary, R1, LeCAM, revival, average.
+    """A tokenizer with everything that depends on the whole batch: adversary, R1, LeCAM, code revival, EMA.
 
-    The two networks have one of the two optimizers each.
+    The tokenizer trains with Adam, the discriminator with Adafactor.
     """
     return Stage1.model_validate(
         {
@@ -66,14 +66,14 @@ def stage(strategy: str, accumulate: int, steps: int) -> Stage1:
 
 
 def classifier_stage(strategy: str) -> Classifier:
-    """A classifier of two steps."""
+    """A classifier that trains for two steps."""
     optimizer = Optimizer(learning_rate=1e-3)
     train = Train(steps=2, batch_size=8, strategy=strategy, optimizer=optimizer)
     return Classifier(model=Model(blocks_per_stage=1, width=4), train=train)
 
 
 def vim_stage(strategy: str) -> Stage2:
-    """An image model of two steps, in each of which every replica encodes its own images."""
+    """A VIM that trains for two steps; in each, every replica encodes its own images."""
     optimizer = Optimizer(learning_rate=1e-3, name="adafactor")
     train = Train(steps=2, batch_size=8, strategy=strategy, optimizer=optimizer)
     return Stage2.model_validate(
@@ -82,7 +82,7 @@ def vim_stage(strategy: str) -> Stage2:
 
 
 class Arguments:
-    """What TFX hands to a `run_fn`."""
+    """The arguments that TFX passes to a `run_fn`."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Arguments:
 
 
 def main(folder: Path, strategy: str, devices: int, accumulate: int, steps: int) -> None:
-    """Trains, and writes down what came of it."""
+    """Train, and write every variable of the training."""
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
     objectives = []
@@ -126,7 +126,7 @@ def main(folder: Path, strategy: str, devices: int, accumulate: int, steps: int)
     }
     np.savez(folder / f"state-{name}.npz", **state)
     if strategy == "mirrored":
-        # A local run trains one network after the other in one process.
+        # As in a local run, the other networks are trained in the same process.
         arguments = Arguments(folder / "classifier", folder / "images", classifier_stage(strategy))
         classifier_trainer.run_fn(arguments)
         stage_2, tokenizer = vim_stage(strategy), str(folder / "model")
@@ -135,7 +135,7 @@ def main(folder: Path, strategy: str, devices: int, accumulate: int, steps: int)
 
 
 def dropped() -> np.ndarray:
-    """What each replica makes of the same rows where a block drops half of them, [replicas, ...]."""
+    """The output on each replica of a block with dropout 0.5 for the same rows, [replicas, ...]."""
     strategy = open_strategy(vim_stage("mirrored").train)
     with strategy.scope():
         block = Block(Transformer(**TOWER), dropout=0.5)

@@ -22,7 +22,7 @@ def normal(shape: tuple[int, ...], *, seed: int = 0) -> np.ndarray:
 
 
 def moved(gradients: list[np.ndarray], **options: float) -> np.ndarray:
-    """Where a weight that starts at 0 is after these gradients."""
+    """The value after these gradients of a weight that starts at 0."""
     weight = variable(gradients[0].shape)
     optimizer = Adafactor(RATE, **options)
     for gradient in gradients:
@@ -35,12 +35,12 @@ def rank_1(rows: list[float], columns: list[float]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("gradient", [rank_1([1.0, -2.0, 30.0], [0.1, 5.0]), np.float32([3.0, -0.2])])
-def test_the_first_step_goes_one_part_in_ten_of_the_rate_whatever_the_gradients_size(gradient):
-    # Nothing has been seen before: V is the squared gradient itself, and the update its sign.
+def test_first_step_is_a_tenth_of_the_learning_rate_for_any_gradient(gradient):
+    # At the first step V is the squared gradient itself, so the update is its sign.
     np.testing.assert_allclose(moved([gradient]), -RATE * 0.1 * np.sign(gradient), rtol=1e-5)
 
 
-def test_the_second_moment_forgets_nothing_before_it_has_seen_anything_and_at_beta_2_in_the_end():
+def test_second_moment_decay_grows_from_zero_to_beta_2():
     def decay(step: float) -> float:
         return float(second_moment_decay(tf.constant(step), 0.96))
 
@@ -49,7 +49,7 @@ def test_the_second_moment_forgets_nothing_before_it_has_seen_anything_and_at_be
     assert decay(450_000.0) == pytest.approx(0.96)
 
 
-def test_the_decay_is_adams_bias_correction():
+def test_second_moment_decay_equals_adams_bias_correction():
     gradients = [normal([4], seed=seed) for seed in range(6)]
     squares = np.zeros(4)
     weight, slow = np.zeros(4), np.zeros(4)
@@ -61,15 +61,15 @@ def test_the_decay_is_adams_bias_correction():
     np.testing.assert_allclose(moved(gradients, beta_1=0.5, beta_2=0.9), weight, rtol=1e-4)
 
 
-def test_squares_of_rank_1_are_known_exactly_from_rows_and_columns():
-    # Gradients of one shape and growing size: V is that shape times a running mean of squared sizes.
+def test_factored_second_moment_is_exact_for_rank_1_squares():
+    # Multiples of one gradient of rank 1: V is its square times a running mean of the squared multiples.
     shape, sizes = rank_1([1.0, 3.0, 0.5], [2.0, -0.1, 1.0, 4.0]), [1.0, 2.0, 0.5]
     as_matrix = moved([size * shape for size in sizes], beta_1=0.0)
     as_vector = moved([np.ravel(size * shape) for size in sizes], beta_1=0.0)
     np.testing.assert_allclose(as_matrix.ravel(), as_vector, rtol=1e-5)
 
 
-def test_what_is_kept_of_the_squares_has_their_row_and_column_means():
+def test_factored_second_moment_keeps_row_and_column_means():
     gradient, weight = normal([5, 3]), variable((5, 3))
     optimizer = Adafactor(RATE, beta_1=0.0)
     optimizer.apply([tf.constant(gradient)], [weight])
@@ -79,16 +79,16 @@ def test_what_is_kept_of_the_squares_has_their_row_and_column_means():
     np.testing.assert_allclose(weight.numpy(), -RATE * update, rtol=1e-5)
 
 
-def test_an_update_is_cut_down_to_a_root_mean_square_of_1():
+def test_update_is_clipped_to_a_root_mean_square_of_1():
     quiet, loud = np.full([2, 2], 0.01, "float32"), np.full([2, 2], 1.0, "float32")
     after_one = moved([quiet] * 20, beta_1=0.0)
     np.testing.assert_allclose(moved([quiet] * 20 + [loud], beta_1=0.0) - after_one, -RATE, rtol=1e-4)
-    # The other way round it is left as it is, far below 1.
+    # In the opposite order the update is far below 1 and is not clipped.
     steps = moved([loud] * 20, beta_1=0.0), moved([loud] * 20 + [quiet], beta_1=0.0)
     assert np.all(np.abs(steps[1] - steps[0]) < 0.02 * RATE)
 
 
-def test_rows_and_columns_without_a_gradient_stay_where_they_are():
+def test_rows_and_columns_of_zero_gradient_do_not_change():
     gradient = rank_1([1e10, 0.0, 1e-10], [1.0, 0.0, 1.0])
     weight = moved([gradient] * 3)
     assert np.all(np.isfinite(weight))
@@ -96,7 +96,7 @@ def test_rows_and_columns_without_a_gradient_stay_where_they_are():
     np.testing.assert_array_equal(weight[:, 1], 0.0)
 
 
-def test_eight_bits_are_half_a_scale_off_at_most_in_every_column():
+def test_quantization_error_is_at_most_half_a_scale_per_column():
     x = normal([50, 4]) * np.float32([1e-6, 1.0, 1e3, 0.0])
     levels, scale = quantize(tf.constant(x))
     assert (levels.dtype, scale.shape) == (tf.int8, (4,))
@@ -108,8 +108,8 @@ def test_eight_bits_are_half_a_scale_off_at_most_in_every_column():
     np.testing.assert_allclose(same, scale, rtol=1e-6)
 
 
-def test_a_moment_that_its_gradient_has_left_fades_to_4_scales():
-    # The second row sets the scale; the first had a gradient until the scale had settled.
+def test_moment_decays_to_4_scales_once_its_gradient_is_zero():
+    # The second row sets the scale; the first has a gradient only until the scale has settled.
     gradients = [np.float32([[1.0], [1.0]])] * 60 + [np.float32([[0.0], [1.0]])] * 100
     weight, optimizer = variable((2, 1)), Adafactor(RATE)
     for gradient in gradients:
@@ -122,7 +122,7 @@ def slot(optimizer: Adafactor, name: str) -> np.ndarray:
     return found.numpy()
 
 
-def test_weights_move_by_the_moment_before_it_is_rounded():
+def test_weights_are_updated_by_the_unrounded_moment():
     gradient = normal([6, 2])
     weight, optimizer = variable((6, 2)), Adafactor(RATE, beta_1=0.5)
     optimizer.apply([tf.constant(gradient)], [weight])
@@ -142,7 +142,7 @@ def test_weights_move_by_the_moment_before_it_is_rounded():
         ((), 8),
     ],
 )
-def test_a_matrix_takes_a_byte_for_each_number_and_three_vectors(shape, expected):
+def test_slots_take_the_expected_bytes_for_each_shape(shape, expected):
     optimizer = Adafactor(RATE)
     before = size_of(optimizer.variables)
     optimizer.build([variable(shape)])
@@ -153,7 +153,7 @@ def size_of(variables: list[keras.Variable]) -> int:
     return sum(v.numpy().nbytes for v in variables)
 
 
-def test_it_serves_a_plain_keras_model_and_comes_back_from_its_configuration():
+def test_deserialized_optimizer_trains_a_plain_keras_model():
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.layers.Input([2]), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)])
     made = Adafactor(keras.optimizers.schedules.CosineDecay(0.05, 60), beta_1=0.8, weight_decay=1e-4)
@@ -167,7 +167,7 @@ def test_it_serves_a_plain_keras_model_and_comes_back_from_its_configuration():
     assert history.history["loss"][-1] < 0.05 * history.history["loss"][0]
 
 
-def test_a_row_gathered_twice_moves_by_its_summed_gradient():
+def test_duplicate_embedding_rows_use_their_summed_gradient():
     slices = tf.IndexedSlices(
         tf.constant([[1.0, 2.0], [3.0, -1.0]]), tf.constant([1, 1]), tf.constant([3, 2])
     )
@@ -191,15 +191,15 @@ def steps(optimizer: DecoupledOptimizer, seeds: range, *, compiled: bool = False
     return [np.array(v) for v in [*optimizer.trainable_variables, *optimizer.variables]]
 
 
-def test_compiled_by_xla_it_moves_as_in_the_graph():
+def test_xla_updates_match_graph_updates():
     for one, other in zip(
         steps(optimizer_of(), range(5)), steps(optimizer_of(), range(5), compiled=True), strict=True
     ):
-        # A moment on the border between two levels may be rounded to either.
+        # A moment halfway between two levels may be rounded to either.
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1.0 if one.dtype == np.int8 else 1e-5)
 
 
-def test_a_run_taken_up_from_a_checkpoint_goes_on_to_the_same_bits(tmp_path):
+def test_resume_from_a_checkpoint_is_bit_exact(tmp_path):
     whole = optimizer_of()
     steps(whole, range(4))
     checkpoint = tf.train.Checkpoint(all=[v.value for v in [*whole.trainable_variables, *whole.variables]])
@@ -218,10 +218,11 @@ CODES, TOKENS, CLASSES, STEPS = 16, 16, 8, 300
 
 
 def drawn(seed: int, count: int) -> dict[str, tf.Tensor]:
-    """Tokens [count, TOKENS] and classes [count]: a token is followed by one that its class says, or any.
+    """Sample tokens [count, TOKENS] and classes [count] from one Markov chain per class.
 
-    With 80 % by the class' permutation and 20 % at random, a token after the first has 0.99 nats and the
-    first ln 16, 1.10 nats a token in the mean; ln 16 = 2.77 where nothing is known.
+    A token follows from its predecessor by the class's permutation in 80 % of cases and is uniformly random
+    in the other 20 %. A token after the first then has 0.99 nats and the first ln 16, on average 1.10 nats a
+    token; a uniform model has ln 16 = 2.77.
     """
     random = np.random.default_rng(seed)
     following = np.stack([np.random.default_rng(99 + label).permutation(CODES) for label in range(CLASSES)])
@@ -234,7 +235,7 @@ def drawn(seed: int, count: int) -> dict[str, tf.Tensor]:
 
 
 def held_out_loss(rule: str) -> float:
-    """The nats a token of a small VIM that was trained by this rule."""
+    """Train a small VIM with this optimizer; return its held-out loss in nats a token."""
     keras.utils.set_random_seed(0)
     size = Transformer(blocks=2, heads=2, width=32, hidden=64)
     model = VIM(Model(transformer=size, dropout=0.0), tokens=TOKENS, codebook_size=CODES, classes=CLASSES)
@@ -257,7 +258,7 @@ def held_out_loss(rule: str) -> float:
     return float(losses(drawn(STEPS, 2048))["loss"])
 
 
-def test_a_small_vim_learns_as_well_as_with_adam_in_float32():
+def test_small_vim_reaches_the_loss_of_float32_adam():
     adam = held_out_loss("adam")
     assert adam < 1.2
     assert held_out_loss("adafactor") == pytest.approx(adam, rel=0.02)

@@ -1,4 +1,4 @@
-"""One device, several, or several processes: the same training."""
+"""Training is the same on one device, on several devices, and in several processes."""
 
 import json
 import os
@@ -50,8 +50,8 @@ def assert_alike(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> No
     assert one.keys() == other.keys()
     for name in one:
         values = one[name].astype("float64"), other[name].astype("float64")
-        # Slots may be smaller than any fixed tolerance. A first moment in 8 bits that stands on the border of
-        # two levels may be rounded to either.
+        # Slots may be smaller than any fixed tolerance. A first moment in 8 bits that is halfway between two
+        # levels may be rounded to either.
         small = min(1e-5, 1e-3 * np.abs(values[0]).max())
         np.testing.assert_allclose(
             *values, atol=1 if one[name].dtype == np.int8 else small, rtol=1e-5, err_msg=name
@@ -67,11 +67,11 @@ def alone(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("devices", "accumulate"), [(4, 1), (2, 2)])
-def test_replicas_and_parts_train_as_one_device_does(alone, tmp_path, devices, accumulate):
+def test_replicas_and_gradient_accumulation_equal_one_device(alone, tmp_path, devices, accumulate):
     shutil.copytree(alone / "images", tmp_path / "images")
     finish(start(tmp_path, "mirrored", devices=devices, gradient_accumulation_steps=accumulate))
     assert_alike(state(alone), state(tmp_path))
-    # But what a replica drops is its own: the same rows come out different on each.
+    # But each replica has its own dropout: the same rows have different outputs on each.
     assert len(np.unique(np.load(tmp_path / "dropped.npy"), axis=0)) == devices
 
 
@@ -83,7 +83,7 @@ def train_on_two(folder: Path) -> list[dict[str, np.ndarray]]:
     return [state(folder, f"worker-{index}") for index in range(2)]
 
 
-def test_two_processes_train_alike_resume_and_leave_one_model(tmp_path):
+def test_two_workers_train_alike_resume_and_export_one_model(tmp_path):
     write_images(tmp_path / "images", records=20)
     whole = train_on_two(tmp_path)
     assert_alike(*whole)
@@ -97,10 +97,10 @@ def test_two_processes_train_alike_resume_and_leave_one_model(tmp_path):
         np.testing.assert_array_equal(value, resumed[0][name], err_msg=name)
 
 
-def test_hosts_that_do_not_share_a_folder_say_so(tmp_path):
+def test_workers_without_a_shared_checkpoint_folder_fail(tmp_path):
     for host in ("one", "other"):
         write_images(tmp_path / host / "images", records=20)
-    # Both steps are there already, but on one host alone.
+    # Only one of the two hosts has a checkpoint, that of step 2.
     finish(start(tmp_path / "one", "one_device", steps=2))
     workers = [f"localhost:{free_port()}" for _ in range(2)]
     tasks = [{"type": "worker", "index": index} for index in range(2)]
@@ -109,11 +109,11 @@ def test_hosts_that_do_not_share_a_folder_say_so(tmp_path):
     processes = [start(tmp_path / host, "multi_worker", steps=2, cluster=each) for host, each in hosts]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert all(process.returncode != 0 for process in processes)
-    # The first to stop takes the other down, perhaps before that one has spoken.
+    # The first worker to fail stops the other, perhaps before that one has reported its error.
     assert any("Workers found different checkpoints" in output for output in outputs)
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(alone, tmp_path):
+def test_resume_after_a_kill_is_bit_exact(alone, tmp_path):
     shutil.copytree(alone / "images", tmp_path / "images")
     shutil.copytree(tmp_path / "images", tmp_path / "whole" / "images")
     finish(start(tmp_path / "whole", "one_device", steps=20))
@@ -125,7 +125,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(alone, tmp_path):
     killed.kill()
     killed.wait()
     (checkpoints,) = (tmp_path / "checkpoints").iterdir()
-    assert not list(checkpoints.glob("ckpt-20*")), "it had finished before it was killed"
+    assert not list(checkpoints.glob("ckpt-20*")), "the run finished before it was killed"
     finish(start(tmp_path, "one_device", steps=20))
 
     whole, resumed = state(tmp_path / "whole"), state(tmp_path)
@@ -143,19 +143,21 @@ def settings(**options) -> Train:
     return Train(**{"steps": 2, "batch_size": 4, "optimizer": Optimizer(learning_rate=0.1), **options})
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused():
-    with pytest.raises(ValueError, match="batch_size must be a multiple of gradient_accumulation_steps 3, got 4"):
+def test_indivisible_batch_size_is_refused():
+    with pytest.raises(
+        ValueError, match="batch_size must be a multiple of gradient_accumulation_steps 3, got 4"
+    ):
         settings(gradient_accumulation_steps=3)
 
 
-def test_a_strategy_whose_devices_are_not_there_says_so_in_one_line(monkeypatch):
+def test_multi_worker_needs_two_workers_in_tf_config(monkeypatch):
     with pytest.raises(TrainingError, match="strategy multi_worker: TF_CONFIG names fewer than two workers"):
         open_strategy(settings(strategy="multi_worker"))
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["localhost:1"]}}))
     assert open_strategy(settings()).num_replicas_in_sync == 1
 
 
-def test_what_auto_finds_may_not_be_compiled_as_a_whole_either(monkeypatch):
+def test_jit_compile_is_refused_if_auto_finds_several_devices(monkeypatch):
     monkeypatch.setattr(distribution, "_choose", lambda: "mirrored")
     with pytest.raises(
         TrainingError, match="jit_compile is for one device, and the strategy here is mirrored"
@@ -163,7 +165,7 @@ def test_what_auto_finds_may_not_be_compiled_as_a_whole_either(monkeypatch):
         open_strategy(settings(jit_compile=True))
 
 
-def test_without_a_name_the_tpu_is_that_of_the_environment(monkeypatch):
+def test_tpu_without_a_name_is_taken_from_the_environment(monkeypatch):
     asked = []
     monkeypatch.setenv("TPU_NAME", "mine")
     monkeypatch.setattr(
@@ -174,6 +176,6 @@ def test_without_a_name_the_tpu_is_that_of_the_environment(monkeypatch):
     assert asked == [{"tpu": None, "zone": None, "project": None}]
 
 
-def test_only_one_device_may_be_compiled_as_a_whole():
+def test_jit_compile_is_refused_for_several_devices():
     with pytest.raises(ValueError, match="jit_compile is for one device"):
         settings(strategy="mirrored", jit_compile=True)

@@ -29,25 +29,25 @@ def stream(split, *, batches, first_step=0, seed=0, batch_size=4, host=ALONE) ->
     return [batch["tokens"][:, 0].numpy().tolist() for batch in itertools.islice(dataset, batches)]
 
 
-def test_a_split_knows_its_files_count_and_classes(images):
+def test_split_has_files_record_counts_and_class_names(images):
     assert images.records == (5, 5)
     assert images.class_names == CLASSES
     assert len(images.files) == 2
 
 
-def test_every_epoch_holds_every_record_once_in_another_order(tokens):
+def test_each_epoch_has_every_record_once_in_a_new_order(tokens):
     order = list(itertools.chain(*stream(tokens, batches=10, batch_size=2)))
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
     assert order[:10] != order[10:]
 
 
-def test_the_order_follows_from_the_seed(tokens):
+def test_order_depends_on_the_seed(tokens):
     assert stream(tokens, batches=5) == stream(tokens, batches=5)
     assert stream(tokens, batches=5) != stream(tokens, batches=5, seed=1)
 
 
 @pytest.mark.parametrize("seed", [0, 5])
-def test_the_order_does_not_follow_from_the_seed_of_the_process(tokens, seed):
+def test_order_does_not_depend_on_the_global_seed(tokens, seed):
     keras.utils.set_random_seed(7)
     expected = stream(tokens, batches=5)
     keras.utils.set_random_seed(seed)
@@ -55,7 +55,7 @@ def test_the_order_does_not_follow_from_the_seed_of_the_process(tokens, seed):
 
 
 @pytest.mark.parametrize("first_step", [1, 2, 3, 5, 11])
-def test_batches_from_a_later_step_are_those_of_the_whole_stream(tokens, first_step):
+def test_batches_from_a_later_step_continue_the_stream(tokens, first_step):
     assert stream(tokens, batches=3, first_step=first_step) == stream(tokens, batches=14)[first_step:][:3]
 
 
@@ -63,17 +63,17 @@ def of_two_hosts(this: int) -> tf.distribute.InputContext:
     return tf.distribute.InputContext(num_input_pipelines=2, input_pipeline_id=this, num_replicas_in_sync=4)
 
 
-def test_hosts_read_files_of_their_own_and_replicas_take_turns(tokens):
+def test_hosts_read_disjoint_files_in_replica_batches(tokens):
     one, other = (
         list(itertools.chain(*stream(tokens, batches=5, batch_size=4, host=of_two_hosts(this))))
         for this in (0, 1)
     )
-    # A step takes 4: 2 a host, 1 a replica. Files hold the even and the odd rows, 5 each.
+    # A step takes 4 records: 2 a host, 1 a replica. The two files hold the even and the odd rows, 5 each.
     assert sorted(one) == [0, 2, 4, 6, 8]
     assert sorted(other) == [1, 3, 5, 7, 9]
 
 
-def test_a_host_goes_on_where_it_was(tokens):
+def test_host_resumes_at_the_same_record(tokens):
     host = of_two_hosts(1)
     whole = stream(tokens, batches=20, batch_size=4, host=host)
     assert stream(tokens, batches=6, first_step=7, batch_size=4, host=host) == whole[14:20]
@@ -87,7 +87,7 @@ def test_more_hosts_than_files_are_refused(tokens):
         stream(tokens, batches=1, batch_size=3, host=crowd)
 
 
-def test_crops_depend_on_the_place_in_the_stream_and_survive_a_resume(images):
+def test_crops_depend_on_the_index_and_are_equal_after_resume(images):
     batches = examples.image_batches(images, job(min_scale=0.3), 4)
     whole = [batch["pixels"].numpy() for batch in itertools.islice(batches(0, ALONE), 4)]
     resumed = next(iter(batches(3, ALONE)))["pixels"].numpy()
@@ -106,14 +106,14 @@ def job(min_scale: float = 1.0) -> Job:
     )
 
 
-def test_held_out_images_are_the_first_centre_crops(images):
+def test_held_out_images_are_centre_crops_of_the_first_records(images):
     held_out = examples.held_out_images(images, job(), limit=3)
     assert held_out["pixels"].shape == (3, 8, 8, 3)
     np.testing.assert_allclose(held_out["pixels"][0], 20 / 255, atol=1e-6)
     assert examples.held_out_images(images, job(), limit=100)["label"].shape == (10,)
 
 
-def test_an_unlabelled_image_has_label_minus_one(tmp_path):
+def test_unlabelled_image_has_label_minus_one(tmp_path):
     split = examples.open_split(write_images(tmp_path / "flat", labelled=False)["train"])
     record = next(iter(tf.data.TFRecordDataset(list(split.files))))
     assert examples.parse_image(record)["label"] == -1

@@ -26,7 +26,7 @@ def name(*overrides: str, job: dict | None = None, data: str = "f00d") -> str:
         "stage1.usage_alarm=0.5",
     ],
 )
-def test_a_run_finds_its_checkpoints_on_other_devices_and_in_another_rhythm(override):
+def test_training_name_ignores_devices_intervals_and_folders(override):
     assert name(override) == name()
     assert name(job={"checkpoints": "moved", "logs": "elsewhere"}) == name()
 
@@ -40,11 +40,11 @@ def test_a_run_finds_its_checkpoints_on_other_devices_and_in_another_rhythm(over
         "stage1.model.patch_size=4",
     ],
 )
-def test_what_decides_the_result_has_checkpoints_of_its_own(override):
+def test_training_name_depends_on_what_affects_the_result(override):
     assert len({name(override), name(), name(job={"seed": 1}), name(data="other")}) == 4
 
 
-def test_precision_does_not_outlive_the_training(tmp_path):
+def test_precision_is_float32_again_after_export(tmp_path):
     own = load("digits", ["stage1.train.precision=bfloat16"]).trained_stage1.train
     prepare(0, own)
     assert keras.mixed_precision.dtype_policy().name == "mixed_bfloat16"

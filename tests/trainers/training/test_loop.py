@@ -25,7 +25,7 @@ def settings(steps: int) -> Train:
 
 
 class Walk:
-    """A model of one number that takes in every batch it sees, in order, so that any slip shows."""
+    """A model of one number that depends on every batch and on their order, so that any error shows."""
 
     def __init__(self, *, skipped: range = range(0), dies_at: int = -1):
         self.value = keras.Variable(1.0)
@@ -53,7 +53,7 @@ class Walk:
             train or settings(steps),
             step=self.step,
             batches=self.batches,
-            state={"model": [self.value]},
+            variables={"model": [self.value]},
             evaluate=self.evaluate,
             checkpoints=str(folder / "checkpoints"),
             logs=str(folder / "logs"),
@@ -61,7 +61,7 @@ class Walk:
         )
 
 
-def test_every_step_sees_its_batch_once(tmp_path):
+def test_every_step_gets_its_batch_once(tmp_path):
     walk, expected = Walk(), 1.0
     walk.fit(tmp_path, 7)
     for x in range(7):
@@ -69,11 +69,11 @@ def test_every_step_sees_its_batch_once(tmp_path):
     assert walk.value.numpy() == pytest.approx(expected)
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path):
+def test_resumed_run_equals_an_uninterrupted_run(tmp_path):
     whole = Walk()
     history = whole.fit(tmp_path / "whole", 12)
 
-    stopped = Walk(dies_at=13)  # the value of step 8 is 12.0, of step 12 about 20: dies behind step 8
+    stopped = Walk(dies_at=13)  # the value is 12.0 at step 8 and about 20 at step 12: fails after step 8
     with pytest.raises(TrainingError):
         stopped.fit(tmp_path / "stopped", 12)
     resumed = Walk()
@@ -85,14 +85,14 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path):
     assert drop_rate == [{k: v for k, v in entry.items() if k != "steps_per_second"} for entry in history]
 
 
-def test_a_run_taken_up_in_another_rhythm_meets_its_marks_again(tmp_path):
+def test_resume_with_other_intervals_realigns_the_logged_steps(tmp_path):
     Walk().fit(tmp_path, 6)
     sparse = settings(30).model_copy(update={"steps_per_call": 5, "log_every": 5, "checkpoint_every": 10})
     history = Walk().fit(tmp_path, 30, train=sparse)
     assert [entry["step"] for entry in history] == [2, 4, 6, 10, 15, 20, 25, 30]
 
 
-def test_batch_statistics_and_random_state_survive_a_stop_to_the_last_bit(tmp_path):
+def test_resume_of_batch_statistics_and_random_state_is_bit_exact(tmp_path):
     whole = train_wobbly(tmp_path / "whole", 12)
     train_wobbly(tmp_path / "resumed", 4)
     resumed = train_wobbly(tmp_path / "resumed", 12)
@@ -101,12 +101,12 @@ def test_batch_statistics_and_random_state_survive_a_stop_to_the_last_bit(tmp_pa
 
 
 def names_only(checkpoints, step: int) -> None:
-    """As if killed before the newer checkpoint was named as the newest."""
+    """Simulate a kill before the newer checkpoint is recorded as the newest."""
     (checkpoints / "checkpoint").write_text(f'model_checkpoint_path: "ckpt-{step}"\n')
 
 
 def without_index(checkpoints) -> None:
-    """As if killed while the newer checkpoint was written."""
+    """Simulate a kill while the newer checkpoint is written."""
     names_only(checkpoints, 4)
     (checkpoints / "ckpt-8.index").unlink()
     (checkpoints / "ckpt-8_temp").mkdir()
@@ -114,7 +114,7 @@ def without_index(checkpoints) -> None:
 
 
 def without_checkpoint(checkpoints) -> None:
-    """As if killed between the history and the first checkpoint."""
+    """Simulate a kill between writing the history and the first checkpoint."""
     for path in checkpoints.iterdir():
         if path.name != "history.jsonl":
             path.unlink()
@@ -130,7 +130,7 @@ def without_checkpoint(checkpoints) -> None:
     ],
     ids=["after a checkpoint", "before it is named", "while it is written", "before the first"],
 )
-def test_whatever_a_kill_leaves_behind_the_run_goes_on_to_the_same_bits(tmp_path, killed, goes_on_from):
+def test_resume_after_a_kill_is_bit_exact(tmp_path, killed, goes_on_from):
     whole, history = train_wobbly(tmp_path / "whole", 12), steps_of(tmp_path / "whole")
     train_wobbly(tmp_path / "killed", 8)
     killed(tmp_path / "killed")
@@ -142,7 +142,7 @@ def test_whatever_a_kill_leaves_behind_the_run_goes_on_to_the_same_bits(tmp_path
     assert steps_of(tmp_path / "killed") == history == [2, 4, 6, 8, 10, 12]
 
 
-def test_the_last_checkpoints_are_kept_and_no_more(tmp_path):
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
     train_wobbly(tmp_path, 16)
     assert sorted(path.name for path in tmp_path.glob("ckpt-*.index")) == ["ckpt-12.index", "ckpt-16.index"]
     train_wobbly(tmp_path / "three", 16, keep_checkpoints=3)
@@ -150,7 +150,7 @@ def test_the_last_checkpoints_are_kept_and_no_more(tmp_path):
 
 
 class Wobbly(keras.Model):
-    """Everything that is easily lost on resume: layers in a list, batch statistics, dropout's seeds."""
+    """A model with all that a resume easily loses: layers in a list, batch statistics, dropout seeds."""
 
     def __init__(self):
         super().__init__()
@@ -197,7 +197,7 @@ def noise(first_step: int, host: tf.distribute.InputContext) -> tf.data.Dataset:
     return rows.map(lambda row: {"x": tf.ensure_shape(row["x"], [4, 2])})
 
 
-def test_weights_whose_loss_is_not_finite_are_never_saved(tmp_path):
+def test_weights_of_non_finite_held_out_loss_are_not_saved(tmp_path):
     with pytest.raises(TrainingError, match="walk: the held-out loss is nan at step 4"):
         Walk(dies_at=1).fit(tmp_path, 8)
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) is None
@@ -218,52 +218,52 @@ def test_history_holds_means_at_log_steps_and_evaluations_at_checkpoints(tmp_pat
     assert ["eval_twice" in entry for entry in history] == [False, True, True]
 
 
-def test_skipped_steps_are_counted_and_left_out_of_the_means(tmp_path):
+def test_skipped_steps_are_counted_and_excluded_from_means(tmp_path):
     history = Walk(skipped=range(1, 3)).fit(tmp_path, 6)
     assert [entry["skipped"] for entry in history] == [1, 1, 0]
     # Step 0 gives 0.5, steps 1 and 2 are skipped, step 3 gives 3.25.
     assert [entry["loss"] for entry in history[:2]] == [0.5, 3.25]
 
 
-def test_where_every_step_was_skipped_nothing_is_known_of_the_metrics(tmp_path, capsys):
+def test_metrics_are_absent_if_all_steps_were_skipped(tmp_path, capsys):
     history = Walk(skipped=range(2, 4)).fit(tmp_path, 4, alarms=[Alarm("loss", below=1.0)])
     assert history[1].keys() == {"step", "steps_per_second", "skipped", "eval_loss", "eval_twice"}
     assert history[1]["skipped"] == 2
     assert "at step 4" not in capsys.readouterr().err
 
 
-def test_nine_skipped_steps_in_a_row_are_borne(tmp_path):
+def test_nine_consecutive_skipped_steps_do_not_stop_the_run(tmp_path):
     history = Walk(skipped=range(3, 12)).fit(tmp_path, 16)
     assert sum(entry["skipped"] for entry in history) == 9
 
 
-def test_ten_skipped_steps_in_a_row_stop_the_run_and_name_the_step(tmp_path):
+def test_ten_consecutive_skipped_steps_stop_the_run(tmp_path):
     with pytest.raises(TrainingError, match="walk: 10 steps in a row were not finite, up to step 14;"):
         Walk(skipped=range(4, 16)).fit(tmp_path, 20)
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("-12")
 
 
-def test_steps_skipped_in_a_row_are_counted_across_a_stop(tmp_path):
-    # Four are skipped up to step 8, where the run stops; six more are one too many.
+def test_consecutive_skipped_steps_are_counted_across_a_resume(tmp_path):
+    # Four steps are skipped up to step 8, where the run stops; after six more, ten in a row are skipped.
     Walk(skipped=range(4, 8)).fit(tmp_path, 8)
     with pytest.raises(TrainingError, match="10 steps in a row were not finite, up to step 14;"):
         Walk(skipped=range(4, 16)).fit(tmp_path, 20)
 
 
-def test_an_alarm_is_said_when_a_metric_falls_and_again_only_after_it_rose(tmp_path, capsys):
-    # The loss by logged step: 0.875, 3.2, 5.8 ... rises; under 4 at the first two of them.
+def test_alarm_is_reported_once_while_the_metric_stays_low(tmp_path, capsys):
+    # The loss rises over the logged steps, 0.875, 3.47, 7.12, 11.03; the first two are below 4.
     Walk().fit(tmp_path, 8, alarms=[Alarm("loss", below=4.0)])
     said = [line for line in capsys.readouterr().err.splitlines() if "is under 4" in line]
     assert len(said) == 1
     assert "walk: loss 0.875 is under 4 at step 2" in said[0]
 
 
-def test_tensorboard_gets_its_events(tmp_path):
+def test_tensorboard_events_are_written(tmp_path):
     Walk().fit(tmp_path, 4)
     assert list((tmp_path / "logs").glob("events.out.tfevents*"))
 
 
-def test_marks_must_be_multiples_of_a_call():
+def test_log_every_must_be_a_multiple_of_steps_per_call():
     with pytest.raises(ValueError, match="log_every 3 is not a multiple of steps_per_call 2"):
         Train(
             steps=6,

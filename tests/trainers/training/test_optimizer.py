@@ -15,11 +15,11 @@ OPTIONS = Optimizer(learning_rate=1e-4, final_learning_rate=5e-5, warmup_steps=5
     ("step", "rate"),
     [(0, 0.0), (25, 0.5e-4), (50, 1e-4), (275, 0.75e-4), (500, 5e-5), (1000, 5e-5)],
 )
-def test_schedule_at_its_corners(step, rate):
+def test_schedule_warms_up_to_the_peak_and_decays_to_the_final_rate(step, rate):
     assert float(LearningRateSchedule(OPTIONS, 500)(step)) == pytest.approx(rate, rel=1e-5, abs=1e-12)
 
 
-# Section 5.2: 5,000 steps of warm-up, the peak until 80,000, an exponential to the last of 450,000.
+# Section 5.2: warm-up for 5,000 steps, the peak until 80,000, exponential decay until the last of 450,000.
 STAGE_2 = Optimizer(
     learning_rate=4.5e-4,
     final_learning_rate=1e-5,
@@ -36,24 +36,24 @@ STAGE_2 = Optimizer(
         (2500, 2.25e-4),
         (5000, 4.5e-4),
         (80_000, 4.5e-4),
-        # Half-way down in time is half-way down in the logarithm.
+        # Halfway in time is halfway in the logarithm.
         (265_000, math.sqrt(4.5e-4 * 1e-5)),
         (449_999, 1e-5),
         (450_000, 1e-5),
         (500_000, 1e-5),
     ],
 )
-def test_the_image_models_schedule_holds_and_then_falls_exponentially(step, rate):
+def test_stage_2_schedule_holds_the_peak_then_decays_exponentially(step, rate):
     assert float(LearningRateSchedule(STAGE_2, 450_000)(step)) == pytest.approx(rate, rel=5e-5, abs=1e-12)
 
 
 @pytest.mark.parametrize(("step", "rate"), [(0, 0.1), (6, 0.1), (8, 0.05), (10, 0.0)])
-def test_a_cosine_too_may_be_held_off(step, rate):
+def test_decay_from_delays_cosine_decay(step, rate):
     held = Optimizer(learning_rate=0.1, decay_from=6)
     assert float(LearningRateSchedule(held, 10)(step)) == pytest.approx(rate, abs=1e-8)
 
 
-def test_a_schedule_comes_back_from_its_configuration():
+def test_schedule_round_trips_through_its_config():
     again = LearningRateSchedule.from_config(LearningRateSchedule(STAGE_2, 450_000).get_config())
     assert float(again(265_000)) == float(LearningRateSchedule(STAGE_2, 450_000)(265_000))
 
@@ -70,12 +70,12 @@ def test_a_schedule_comes_back_from_its_configuration():
         ({"warmup_steps": 10}, r"optimizer\.warmup_steps 10 is not below steps 10"),
     ],
 )
-def test_a_schedule_that_does_not_fit_is_refused(options, complaint):
+def test_invalid_schedule_is_refused(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         Train(steps=10, batch_size=1, optimizer=Optimizer(learning_rate=0.1, **options))
 
 
-def test_without_warm_up_the_first_step_has_the_peak_rate():
+def test_first_step_has_the_peak_rate_without_warmup():
     assert float(LearningRateSchedule(Optimizer(learning_rate=0.1), 10)(0)) == pytest.approx(0.1)
 
 
@@ -84,17 +84,17 @@ def number(name: str, value: float) -> keras.Variable:
 
 
 @pytest.mark.parametrize("name", ["adam", "adafactor"])
-def test_decay_is_decoupled_from_the_gradient_and_spares_what_has_no_neutral_0(name):
+def test_weight_decay_is_decoupled_and_applies_to_kernels_only(name):
     options = Optimizer(name=name, learning_rate=0.1, weight_decay=0.01)
     kernel, *spared = (number(each, 3.0) for each in ("kernel", "bias", "gamma", "token_embedding"))
     optimizer = DecoupledOptimizer(options, 10, [kernel, *spared])
     optimizer.apply_gradients([tf.zeros([2])] * 4, tf.constant(0.0))
-    # No gradient, no step of the rule's: what moves is the decay alone, w - rate * decay * w.
+    # The gradient is 0, so only the decay changes weights: w - rate * decay * w.
     np.testing.assert_allclose(kernel.numpy(), 3.0 * (1 - 0.1 * 0.01), rtol=1e-6)
     np.testing.assert_array_equal([variable.numpy() for variable in spared], 3.0)
 
 
-def test_moves_as_keras_adamw_does():
+def test_updates_match_keras_adamw():
     options = Optimizer(learning_rate=0.1, weight_decay=0.02, warmup_steps=2, clip_norm=1.0)
     ours, theirs = number("kernel", 3.0), number("kernel", 3.0)
     optimizer = DecoupledOptimizer(options, 10, [ours])
@@ -110,8 +110,8 @@ def test_moves_as_keras_adamw_does():
 
 
 @pytest.mark.parametrize("name", ["adam", "adafactor"])
-def test_gradients_longer_than_the_clip_are_shortened_to_it(name):
-    # Neither rule sees a gradient's length, but its second moment does when the lengths differ.
+def test_gradients_are_clipped_to_clip_norm(name):
+    # Both optimizers divide the norm of the gradient out, unless it differs between steps.
     def after(gradients, clip_norm) -> np.ndarray:
         weight = number("kernel", 0.0)
         options = Optimizer(name=name, learning_rate=0.1, clip_norm=clip_norm)

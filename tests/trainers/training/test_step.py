@@ -16,7 +16,7 @@ def settings(**options) -> Train:
 
 
 class Regression(keras.Model):
-    """A line through points, its inputs normed by batch statistics where asked."""
+    """Linear regression, optionally behind batch norm."""
 
     def __init__(self, *, normed: bool = False):
         super().__init__()
@@ -46,7 +46,7 @@ def trained(state: TrainState) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_parts_of_a_batch_move_the_weights_as_the_whole_does(compiled):
+def test_gradient_accumulation_equals_one_batch(compiled):
     def after(parts: int) -> tuple[list[np.ndarray], dict[str, float]]:
         state = TrainState(model := Regression(), settings())
         step = training_step(
@@ -64,7 +64,7 @@ def test_parts_of_a_batch_move_the_weights_as_the_whole_does(compiled):
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_a_step_that_is_not_finite_changes_nothing_and_says_so(parts):
+def test_non_finite_step_is_skipped_and_reported(parts):
     state = TrainState(model := Regression(normed=True), settings(ema_decay=0.9))
     followed = []
     step = training_step(
@@ -86,12 +86,12 @@ def test_a_step_that_is_not_finite_changes_nothing_and_says_so(parts):
     assert len(followed) == 1
 
 
-def test_every_example_has_its_row_in_the_whole_batch():
+def test_row_is_the_index_in_the_whole_batch():
     state = TrainState(model := Regression(), settings())
     line = losses_of(model)
 
     def losses(batch):
-        # The mean over parts of row x value is that over the batch: 0 0 + 1 1 + 2 2 + 3 3 over 4.
+        # The mean of row x index over micro-batches is that over the batch: (0 0 + 1 1 + 2 2 + 3 3) / 4.
         rows = tf.cast(batch["row"], tf.float32)
         return {**line(batch), "product": tf.reduce_mean(rows * batch["index"])}
 
@@ -103,7 +103,7 @@ def test_every_example_has_its_row_in_the_whole_batch():
         assert float(metrics["product"]) == pytest.approx(14 / 4)
 
 
-def test_networks_move_by_their_own_gradients_and_optimizers():
+def test_each_network_uses_its_own_gradients_and_optimizer():
     one, other = (TrainState(Regression(), settings(), Optimizer(learning_rate=rate)) for rate in (0.1, 0.2))
     still = [tf.zeros_like(v.value) for v in one.variables]
     pushed = [tf.ones_like(v.value) for v in other.variables]
@@ -112,11 +112,11 @@ def test_networks_move_by_their_own_gradients_and_optimizers():
     step(points())
     for value, variable in zip(before, one.variables, strict=True):
         np.testing.assert_allclose(variable.numpy(), value * (1 - 1e-5 * (variable.name == "kernel")))
-    # Adam's first move is the learning rate, whatever the gradient.
+    # Adam's first step is the learning rate for any gradient.
     assert other.variables[1].numpy() == pytest.approx(-0.2, rel=1e-4)
 
 
-def test_the_average_follows_the_weights_and_takes_their_place_for_a_while():
+def test_ema_follows_the_weights_and_is_swapped_in_temporarily():
     state = TrainState(model := Regression(), settings(ema_decay=0.5))
     expected = np.array(model.line.bias)
     step = training_step([state], loss_gradients(state, losses_of(model)))
@@ -130,7 +130,7 @@ def test_the_average_follows_the_weights_and_takes_their_place_for_a_while():
     np.testing.assert_array_equal(model.line.bias.numpy(), weights)
 
 
-def test_a_row_gathered_twice_moves_by_its_summed_gradient():
+def test_duplicate_embedding_rows_use_their_summed_gradient():
     class Table(keras.Model):
         def __init__(self):
             super().__init__()

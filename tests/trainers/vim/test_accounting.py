@@ -15,7 +15,7 @@ SIZE = Transformer(blocks=2, heads=2, width=8, hidden=12)
 @pytest.mark.parametrize(
     "extras", [{}, {"qk_norm": True, "random_order": {"anneal_from": 0, "anneal_until": 1}}]
 )
-def test_parameters_and_flops_are_those_of_the_model_that_is_built(classes, extras):
+def test_parameters_and_flops_match_the_built_model(classes, extras):
     options = Model(transformer=SIZE, class_conditional=bool(classes), **extras)
     model = VIM(options, tokens=9, codebook_size=10, classes=classes)
     parts = accounting.parts(options, tokens=9, codebook_size=10, classes=classes)

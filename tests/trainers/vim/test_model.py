@@ -22,12 +22,12 @@ def rows(count: int = 3) -> tf.Tensor:
     return tf.random.stateless_uniform([count, PLACES], seed=[1, 1], maxval=CODES, dtype=tf.int32)
 
 
-def test_untrained_loss_is_the_logarithm_of_the_codebook():
+def test_untrained_loss_is_log_of_codebook_size():
     nats = -model().log_likelihood(rows(200), tf.zeros([200], tf.int32)) / PLACES
     assert np.mean(nats) == pytest.approx(np.log(CODES), rel=0.01)
 
 
-def test_a_token_does_not_see_itself_or_what_follows():
+def test_logits_depend_on_earlier_tokens_only():
     vim = model()
     changed = tf.concat([rows()[:, :3], (rows()[:, 3:] + 1) % CODES], axis=1)
     class_id = tf.constant([0, 1, 2])
@@ -36,7 +36,7 @@ def test_a_token_does_not_see_itself_or_what_follows():
     assert np.abs(before[:, 4:] - after[:, 4:]).max() > 1e-4
 
 
-def test_log_likelihood_sums_the_chosen_log_probabilities():
+def test_log_likelihood_sums_log_probabilities_of_the_tokens():
     vim = model()
     class_id = tf.constant([0, 1, 2])
     probabilities = tf.nn.softmax(vim(rows(), class_id)).numpy()
@@ -46,7 +46,7 @@ def test_log_likelihood_sums_the_chosen_log_probabilities():
     )
 
 
-def test_the_class_matters_and_only_where_the_model_is_conditional():
+def test_class_affects_only_a_conditional_model():
     conditional, unconditional = model(), model(class_conditional=False)
     zeros, twos = tf.fill([3], 0), tf.fill([3], 2)
     assert np.any(conditional.log_likelihood(rows(), zeros) != conditional.log_likelihood(rows(), twos))
@@ -56,7 +56,7 @@ def test_the_class_matters_and_only_where_the_model_is_conditional():
     assert unconditional.class_embedding.shape == (1, 16)
 
 
-def test_features_are_the_mean_of_every_block_without_a_class():
+def test_features_are_position_means_of_each_block_without_a_class():
     vim = model()
     features = vim.features(rows())
     assert features.shape == (3, 2, 16)
@@ -67,7 +67,7 @@ def test_features_are_the_mean_of_every_block_without_a_class():
         np.testing.assert_allclose(features[:, index], tf.reduce_mean(x, axis=1), atol=1e-5)
 
 
-def test_no_two_tables_start_with_the_same_rows():
+def test_embedding_tables_start_with_different_values():
     vim = model()
     tables = [vim.token_embedding, vim.class_embedding, vim.positions]
     for index, one in enumerate(tables):
@@ -75,7 +75,7 @@ def test_no_two_tables_start_with_the_same_rows():
             assert np.abs(one.numpy()[0] - other.numpy()[0]).max() > 1e-3
 
 
-def test_positions_tell_places_apart_and_are_all_that_does():
+def test_only_position_embeddings_distinguish_positions():
     vim = model()
     ones = tf.ones([1, PLACES], tf.int32)
     logits = vim(ones, tf.constant([0]))
@@ -86,31 +86,31 @@ def test_positions_tell_places_apart_and_are_all_that_does():
     np.testing.assert_allclose(logits[0, 2], logits[0, 4], atol=1e-6)
 
 
-def test_raster_order_as_a_permutation_is_raster_order():
+def test_explicit_raster_order_equals_the_default_order():
     vim = model(random_order=ANNEALED)
     raster = tf.tile(tf.range(PLACES)[tf.newaxis], [3, 1])
     class_id = tf.constant([0, 1, 2])
     np.testing.assert_allclose(vim(rows(), class_id, order=raster), vim(rows(), class_id), atol=1e-6)
 
 
-def test_in_an_order_of_its_own_a_row_sees_what_came_before_and_knows_what_is_wanted():
+def test_custom_order_conditions_on_earlier_tokens_and_next_position():
     vim = model(random_order=ANNEALED)
     order = tf.constant([[3, 0, 5, 1, 4, 2]])
     tokens, class_id = rows(1), tf.constant([1])
     logits = vim(tokens, class_id, order=order)
-    # Place 5 comes third: it may change what is said from the fourth on.
+    # Position 5 comes third: its token may change the logits from the fourth on.
     changed = vim(
         tf.tensor_scatter_nd_update(tokens, [[0, 5]], [(tokens[0, 5] + 1) % CODES]), class_id, order
     )
     np.testing.assert_allclose(logits[:, :3], changed[:, :3], atol=1e-6)
     assert np.abs(logits[:, 3] - changed[:, 3]).max() > 1e-5
-    # The same tokens seen, another place asked for.
+    # The same tokens come before, but another position is predicted.
     other = vim(tokens, class_id, order=tf.constant([[3, 0, 4, 1, 5, 2]]))
     np.testing.assert_allclose(logits[:, :2], other[:, :2], atol=1e-6)
     assert np.abs(logits[:, 2] - other[:, 2]).max() > 1e-5
 
 
-def test_under_bfloat16_logits_and_the_residual_path_are_float32_wherever_they_come_from():
+def test_logits_and_residual_stream_are_float32_under_bfloat16():
     exact = model()
     with bfloat16():
         rough = model()

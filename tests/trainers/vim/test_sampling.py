@@ -23,7 +23,7 @@ def vim():
 
 
 def shaken(vim):
-    """Far from uniform, so that class and filters matter."""
+    """Perturb the weights: the logits are far from uniform, so that class and filters matter."""
     for variable in vim.trainable_variables:
         variable.assign(variable + 0.3 * tf.random.stateless_normal(variable.shape, seed=[3, 3]))
     return vim
@@ -66,7 +66,7 @@ def params(rows, temperature=1.0, top_k=0, top_p=1.0) -> BatchSamplingParams:
 
 
 def distribution(temperature=1.0, top_k=0, top_p=1.0) -> np.ndarray:
-    """What many draws with evenly spread randomness give."""
+    """The token frequencies over evenly spaced uniform numbers."""
     uniform = (np.arange(DRAWS) + 0.5) / DRAWS
     tokens = sample_token(
         tf.tile(tf.math.log(tf.constant(PROBABILITIES[None], tf.float32)), [DRAWS, 1]),
@@ -76,11 +76,11 @@ def distribution(temperature=1.0, top_k=0, top_p=1.0) -> np.ndarray:
     return np.bincount(tokens, minlength=5) / DRAWS
 
 
-def test_plain_draws_follow_the_softmax():
+def test_samples_follow_the_softmax():
     np.testing.assert_allclose(distribution(), PROBABILITIES, atol=1e-3)
 
 
-def test_temperature_sharpens_by_a_power():
+def test_temperature_one_half_squares_the_probabilities():
     np.testing.assert_allclose(
         distribution(temperature=0.5), PROBABILITIES**2 / (PROBABILITIES**2).sum(), atol=1e-3
     )
@@ -90,7 +90,7 @@ def test_temperature_zero_is_greedy():
     assert distribution(temperature=0.0)[1] == 1.0
 
 
-def test_top_k_keeps_the_likeliest():
+def test_top_k_keeps_the_k_most_probable_tokens():
     np.testing.assert_allclose(distribution(top_k=2), [0, 4 / 7, 0, 3 / 7, 0], atol=1e-3)
 
 
@@ -99,21 +99,21 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p():
     np.testing.assert_allclose(distribution(top_p=0.69), [0, 4 / 7, 0, 3 / 7, 0], atol=1e-3)
 
 
-def test_a_tiny_top_p_still_keeps_the_likeliest():
+def test_tiny_top_p_keeps_the_most_probable_token():
     assert distribution(top_p=1e-6)[1] == 1.0
 
 
-def test_filters_are_taken_from_each_row():
+def test_filters_apply_per_row():
     tokens = sample_token(
         tf.math.log(tf.constant([PROBABILITIES] * 3, tf.float32)),
         tf.fill([3], 0.99),
         params(3, temperature=[1.0, 0.0, 1.0], top_k=[0, 0, 2]),
     )
-    # The last of all codes, the likeliest, the last of the two likeliest.
+    # The last of all codes, the most probable one, and the second of the two most probable.
     assert tokens.numpy().tolist() == [4, 1, 3]
 
 
-# What each filter leaves of PROBABILITIES, before it is made to sum to 1.
+# PROBABILITIES after each filter, before normalization.
 FILTERS = {
     "plain": ({}, PROBABILITIES),
     "temperature": ({"temperature": 0.7}, PROBABILITIES ** (1 / 0.7)),
@@ -125,12 +125,12 @@ FILTERS = {
 
 @pytest.fixture(scope="module")
 def of_every_seed() -> tf.Tensor:
-    """The first number of each of 20,000 seeds."""
+    """The first uniform number of each of 20,000 seeds."""
     return tf.function(lambda seeds: _uniforms(seeds, 1))(tf.range(DRAWS, dtype=tf.int64))[:, 0]
 
 
 @pytest.mark.parametrize("filters", FILTERS)
-def test_draws_of_20000_seeds_pass_a_chi_square_test_against_the_filtered_softmax(filters, of_every_seed):
+def test_samples_of_20000_seeds_follow_the_filtered_softmax(filters, of_every_seed):
     options, expected = FILTERS[filters]
     tokens = sample_token(
         tf.tile(tf.math.log(tf.constant(PROBABILITIES[None], tf.float32)), [DRAWS, 1]),
@@ -144,7 +144,7 @@ def test_draws_of_20000_seeds_pass_a_chi_square_test_against_the_filtered_softma
     assert stats.chisquare(counts[possible], wanted).pvalue > 1e-3
 
 
-def test_guided_draws_of_20000_seeds_follow_the_guided_softmax(vim):
+def test_guided_samples_of_20000_seeds_follow_the_guided_softmax(vim):
     start = tf.zeros([1, PLACES], tf.int32)
     with_class, without = (vim(start, tf.constant([c]))[0, 0].numpy() for c in (2, vim.no_class))
     guided = tf.nn.softmax(tf.cast(without + 1.5 * (with_class - without), tf.float64)).numpy()
@@ -154,7 +154,7 @@ def test_guided_draws_of_20000_seeds_follow_the_guided_softmax(vim):
 
 def assert_follows(counts: np.ndarray, expected: np.ndarray) -> None:
     total = counts.sum()
-    rare = expected * total < 5  # too few, one by one, for the chi-square approximation
+    rare = expected * total < 5  # pooled: too few for the chi-square approximation
     observed, wanted = (
         np.append(of_all[~rare], of_all[rare].sum()) if rare.any() else of_all
         for of_all in (counts, expected * total)
@@ -162,7 +162,7 @@ def assert_follows(counts: np.ndarray, expected: np.ndarray) -> None:
     assert stats.chisquare(observed, wanted * observed.sum() / wanted.sum()).pvalue > 1e-3
 
 
-def test_a_filtered_row_beside_them_leaves_the_others_as_they_are():
+def test_filtered_row_does_not_change_unfiltered_rows():
     uniform = tf.constant((np.arange(100) + 0.5) / 100, tf.float32)
     logits = tf.tile(tf.math.log(tf.constant(PROBABILITIES[None], tf.float32)), [100, 1])
     alone = sample_token(logits, uniform, params(100))
@@ -170,7 +170,7 @@ def test_a_filtered_row_beside_them_leaves_the_others_as_they_are():
     np.testing.assert_array_equal(alone[:-1], beside[:-1])
 
 
-def test_numbers_next_to_one_draw_what_has_a_share():
+def test_uniform_next_to_one_samples_no_zero_probability_token():
     logits = tf.constant([[0.0, 0.0, -1e9], [-1e9, 0.0, -1e9]])
     almost = tf.fill([2], np.nextafter(np.float32(1), np.float32(0)))
     for top_k in (0, 3):
@@ -180,7 +180,7 @@ def test_numbers_next_to_one_draw_what_has_a_share():
 
 @pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("annealed", [False, True])
-def test_cached_logits_are_those_of_the_uncached_model(qk_norm, annealed):
+def test_kv_cache_logits_equal_the_full_forward_pass(qk_norm, annealed):
     vim = shaken(
         model(qk_norm=qk_norm, random_order={"anneal_from": 0, "anneal_until": 1} if annealed else None)
     )
@@ -194,19 +194,19 @@ def test_cached_logits_are_those_of_the_uncached_model(qk_norm, annealed):
         x = tf.gather(vim.token_embedding, tokens[:, place])
 
 
-def test_first_tokens_of_many_seeds_follow_the_model(vim):
+def test_first_tokens_of_4000_seeds_follow_the_model_softmax(vim):
     logits = vim(tf.zeros([1, PLACES], tf.int32), tf.constant([1]))
     expected = tf.nn.softmax(tf.cast(logits, tf.float64))[0, 0].numpy()
     assert_follows(np.bincount(ask(vim, [1] * 4000, range(4000))[:, 0], minlength=CODES), expected)
 
 
-def test_greedy_sampling_takes_what_the_uncached_model_ranks_first(vim):
+def test_greedy_tokens_equal_argmax_of_the_full_forward_pass(vim):
     tokens = ask(vim, [0, 1, 2], [5, 6, 7], temperature=0.0)
     logits = vim(tf.constant(tokens), tf.constant([0, 1, 2]))
     np.testing.assert_array_equal(tf.argmax(logits, axis=-1), tokens)
 
 
-def test_a_row_does_not_depend_on_its_batch(vim):
+def test_sampled_row_does_not_depend_on_its_batch(vim):
     together = ask(vim, [0, 1, 2, 1], [11, 12, 13, 12])
     np.testing.assert_array_equal(together[1], together[3])
     np.testing.assert_array_equal(ask(vim, [2], [13])[0], together[2])
@@ -214,8 +214,8 @@ def test_a_row_does_not_depend_on_its_batch(vim):
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
-def test_the_logits_of_a_row_are_the_same_bits_in_any_batch(qk_norm):
-    # A code that is drawn turns on the last bit: with thousands of codes, some picture changes in any batch.
+def test_row_logits_are_bit_identical_in_any_batch(qk_norm):
+    # A sampled code depends on the last bit: with thousands of codes, some image would change in any batch.
     size = Transformer(blocks=2, heads=3, width=96, hidden=192)
     vim = shaken(VIM(Model(transformer=size, qk_norm=qk_norm), tokens=9, codebook_size=512, classes=CLASSES))
 
@@ -235,26 +235,26 @@ def test_the_logits_of_a_row_are_the_same_bits_in_any_batch(qk_norm):
         np.testing.assert_array_equal(logits_of(tokens[part]), together[part])
 
 
-def test_guidance_zero_forgets_the_class_and_one_changes_nothing(vim):
+def test_guidance_scale_zero_ignores_the_class_and_one_is_off(vim):
     seeds = range(8)
     np.testing.assert_array_equal(
         ask(vim, [0] * 8, seeds, guidance=0.0), ask(vim, [2] * 8, seeds, guidance=0.0)
     )
     plain = ask(vim, [0] * 8, seeds)
-    # A guided row beside them must not change the others.
+    # A guided row in the same batch must not change the others.
     mixed = ask(vim, [0] * 9, [*seeds, 1], guidance=[1.0] * 8 + [3.0])
     np.testing.assert_array_equal(mixed[:8], plain)
     assert np.any(ask(vim, [0] * 8, seeds, guidance=4.0) != plain)
 
 
-def test_guidance_extrapolates_from_the_classless_logits(vim):
+def test_guidance_extrapolates_from_logits_without_class(vim):
     start = tf.zeros([1, PLACES], tf.int32)
     with_class, without = (vim(start, tf.constant([c]))[0, 0] for c in (2, vim.no_class))
     guided = without + 5.0 * (with_class - without)
     assert ask(vim, [2], [0], temperature=0.0, guidance=5.0)[0, 0] == int(tf.argmax(guided))
 
 
-def test_a_linear_schedule_starts_at_one_end_and_stops_at_the_other(vim):
+def test_linear_guidance_schedule_goes_from_first_to_last_scale(vim):
     seeds = range(64)
     plain, strong = ask(vim, [2] * 64, seeds), ask(vim, [2] * 64, seeds, guidance=4.0)
     rising = ask(vim, [2] * 64, seeds, first=1.0, guidance=4.0)
@@ -263,7 +263,7 @@ def test_a_linear_schedule_starts_at_one_end_and_stops_at_the_other(vim):
     np.testing.assert_array_equal(falling[:, 0], strong[:, 0])
     assert np.any(rising != plain)
     assert np.any(rising != strong)
-    # The last scale is the given one: with all but the last token kept, it is all that counts.
+    # The last position has the last scale: with all other tokens kept, no other scale matters.
     kept = {"given": plain, "kept": PLACES - 1}
     np.testing.assert_array_equal(
         ask(vim, [2] * 64, seeds, first=1.0, guidance=4.0, **kept),
@@ -272,18 +272,18 @@ def test_a_linear_schedule_starts_at_one_end_and_stops_at_the_other(vim):
 
 
 @pytest.mark.parametrize("first", [3.0, 1.0], ids=["constant", "linear"])
-def test_every_place_of_a_guided_row_follows_the_uncached_model(vim, first):
+def test_guided_greedy_tokens_equal_argmax_of_guided_logits(vim, first):
     classes = tf.constant([0, 1, 2] * 4)
     drawn = ask(vim, classes, range(12), temperature=0.0, first=first, guidance=3.0)
     with_class, without = vim(drawn, classes), vim(drawn, tf.fill([12], vim.no_class))
     scale = tf.linspace(first, 3.0, PLACES)[:, tf.newaxis]
     guided = without + scale * (with_class - without)
     np.testing.assert_array_equal(drawn, tf.argmax(guided, axis=-1))
-    # It is another picture than either gives alone.
+    # The image differs from the argmax without guidance.
     assert np.any(drawn != tf.argmax(with_class, axis=-1))
 
 
-def test_kept_tokens_stay_and_the_rest_is_drawn_from_what_they_condition(vim):
+def test_prompt_tokens_are_kept_and_condition_the_rest(vim):
     given = rows(3).numpy()
     completed = ask(vim, [0, 1, 2], [5, 6, 7], given=given, kept=[0, 2, PLACES])
     np.testing.assert_array_equal(completed[0], ask(vim, [0], [5])[0])
@@ -294,6 +294,6 @@ def test_kept_tokens_stay_and_the_rest_is_drawn_from_what_they_condition(vim):
     np.testing.assert_array_equal(greedy[:, 3:], guesses[:, 3:])
 
 
-def test_an_unconditional_model_ignores_the_class():
+def test_unconditional_model_ignores_the_class():
     unconditional = model(class_conditional=False)
     np.testing.assert_array_equal(ask(unconditional, [0], [4]), ask(unconditional, [2], [4]))

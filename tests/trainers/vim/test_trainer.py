@@ -20,7 +20,7 @@ from trainers.vim.model import VIM
 SIZE = {"blocks": 2, "heads": 2, "width": 32, "hidden": 64}
 
 
-def test_eight_fixed_sequences_are_learned_and_come_back_greedily():
+def test_vim_overfits_eight_sequences_and_samples_them_greedily():
     keras.utils.set_random_seed(0)
     tokens = tf.random.stateless_uniform([8, 6], seed=[4, 4], maxval=50, dtype=tf.int32)
     model = VIM(Model(transformer=SIZE, dropout=0.0), tokens=6, codebook_size=50, classes=8)
@@ -37,7 +37,7 @@ def test_eight_fixed_sequences_are_learned_and_come_back_greedily():
     np.testing.assert_array_equal(ask(model, range(8), range(8), temperature=0.0), tokens)
 
 
-def test_in_random_orders_the_likelihood_is_that_of_the_same_tokens():
+def test_random_order_loss_is_the_likelihood_of_the_permuted_tokens():
     options = Model(transformer=SIZE, dropout=0.0, random_order={"anneal_from": 0, "anneal_until": 9})
     model = VIM(options, tokens=6, codebook_size=50, classes=2)
     tokens = tf.random.stateless_uniform([3, 6], seed=[4, 4], maxval=50, dtype=tf.int32)
@@ -78,10 +78,10 @@ def train(folder, examples, **options) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
-def test_tokens_on_the_fly_train_as_cached_ones_do(tmp_path):
+def test_on_the_fly_tokens_train_like_cached_tokens(tmp_path):
     stand_ins.write_tokenizer(str(tmp_path / "tokenizer"))
     pictures = write_images(tmp_path / "images", records=10)
-    # Without augmentation a crop is the centre crop, and both ways see the same tokens in the same order.
+    # Without augmentation a crop is the centre crop, so both runs get the same tokens in the same order.
     rows = []
     for path in sorted(tf.io.gfile.glob(pictures["train"])):
         for record in tf.data.TFRecordDataset(path):
@@ -91,7 +91,7 @@ def test_tokens_on_the_fly_train_as_cached_ones_do(tmp_path):
             )
             label = feature["image/label"].int64_list.value[0]
             rows.append((stand_ins.encode(pixels)[0].numpy().tolist(), label))
-    # `write_tokens` deals its rows out to two files in turn.
+    # `write_tokens` writes its rows alternately to two files.
     write_tokens(tmp_path / "tokens", [row for pair in zip(rows[:5], rows[5:], strict=True) for row in pair])
 
     cached = train(tmp_path / "cached", tmp_path / "tokens")
@@ -101,7 +101,7 @@ def test_tokens_on_the_fly_train_as_cached_ones_do(tmp_path):
         for name in ("loss", "accuracy", "eval_loss"):
             assert one.get(name, 0.0) == pytest.approx(other.get(name, 0.0), rel=1e-5)
 
-    # Another tokenizer makes other tokens of the same images: nothing of the former training is taken up.
+    # Another tokenizer gives other tokens for the same images: the run must not resume from the first one.
     stand_ins.write_tokenizer(str(tmp_path / "tokenizer"), ("other", "classes"))
     train(tmp_path / "on_the_fly", tmp_path / "images", tokens="on_the_fly")
     assert len(list((tmp_path / "on_the_fly" / "checkpoints").iterdir())) == 2
@@ -110,8 +110,8 @@ def test_tokens_on_the_fly_train_as_cached_ones_do(tmp_path):
     assert {"generate", "generate_linear", "complete", "score", "features"} <= set(generator.signatures)
 
 
-def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
-    # Dropout, dropped labels and random orders all go on where they were.
+def test_resume_is_bit_exact(tmp_path, monkeypatch):
+    # Dropout, class dropout and random orders must all continue where they stopped.
     stand_ins.write_tokenizer(str(tmp_path / "tokenizer"))
     rows = [
         (row, row[0] % 2) for row in np.random.default_rng(0).integers(0, stand_ins.CODES, [16, 4]).tolist()

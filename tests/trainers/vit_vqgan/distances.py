@@ -1,4 +1,4 @@
-"""Perceptual networks: one of a single weight, VGG16 untrained, and the real ones where they are at hand."""
+"""Perceptual networks: one with a single weight, an untrained VGG16, and LPIPS where it is available."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ needs_lpips = pytest.mark.skipif(
 
 
 class Scaled(tf.Module):
-    """(w (a - b))^2, a mean over the image, with a weight that its author left trainable."""
+    """The mean over the image of (w (a - b))^2, with a weight that was left trainable."""
 
     def __init__(self):
         super().__init__()
@@ -27,7 +27,7 @@ class Scaled(tf.Module):
 
 
 def saved(folder: Path | str, *, signature: str = "distance", inputs: tuple[str, ...] = ("a", "b")) -> str:
-    """Writes `Scaled` and names it as the configuration does."""
+    """Write `Scaled` as a SavedModel; return its name for `perceptual.network`."""
     module = Scaled()
     specs = [tf.TensorSpec([None, None, None, 3], name=name) for name in inputs]
     function = tf.function(lambda a, b: module.distance(a, b)).get_concrete_function(*specs)
@@ -37,7 +37,7 @@ def saved(folder: Path | str, *, signature: str = "distance", inputs: tuple[str,
 
 
 def untrained_vgg16(folder: Path | str) -> str:
-    """A file of VGG16's weights, random ones, as `perceptual.weights` names it."""
+    """Write random weights of VGG16 to a file; return its path for `perceptual.weights`."""
     path = f"{folder}/vgg16.weights.h5"
     keras.applications.VGG16(include_top=False, weights=None).save_weights(path)
     return path

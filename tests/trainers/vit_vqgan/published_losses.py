@@ -1,9 +1,9 @@
-"""The logistic losses of tensorflow-gan, without the rest of tensorflow-gan.
+"""The logistic losses of tensorflow-gan, imported without the rest of the package.
 
-Its 2.1.0 does not import on TensorFlow 2.16: the package derives classes from `tf.estimator`, which is
-gone, and pulls in Keras 2. The losses need none of it. So they are imported from their own file, with bare
-packages in place of those whose `__init__` would import everything; afterwards `sys.modules` is as it was,
-and nobody else's `import tensorflow_gan` meets the stand-ins.
+tensorflow-gan 2.1.0 does not import on TensorFlow 2.16: it derives classes from `tf.estimator`, which was
+removed, and imports Keras 2. The losses need neither, so they are imported from their own file, with empty
+packages in place of those whose `__init__` would import everything. Afterwards `sys.modules` is restored, so
+that no other `import tensorflow_gan` gets the stand-ins.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PACKAGES = ("tensorflow_gan", "tensorflow_gan.python", "tensorflow_gan.python.lo
 
 
 def _losses() -> types.ModuleType:
-    """tensorflow-gan's module of losses on plain tensors."""
+    """Import tensorflow-gan's module of losses on plain tensors."""
     specification = importlib.util.find_spec(PACKAGES[0])
     if specification is None or specification.origin is None:
         raise ModuleNotFoundError(f"{PACKAGES[0]} is not installed", name=PACKAGES[0])
@@ -35,7 +35,7 @@ def _losses() -> types.ModuleType:
 
 
 def _forget() -> dict[str, types.ModuleType]:
-    """Takes every module of tensorflow-gan out of `sys.modules` and returns them."""
+    """Remove every module of tensorflow-gan from `sys.modules` and return them."""
     names = [name for name in sys.modules if name.partition(".")[0] == PACKAGES[0]]
     return {name: sys.modules.pop(name) for name in names}
 

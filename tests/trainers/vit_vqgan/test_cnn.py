@@ -18,7 +18,7 @@ def pictures(count: int = 2, side: int = 32) -> tf.Tensor:
 @pytest.mark.parametrize(
     ("multipliers", "downsampling"), [((1, 2, 2, 4), 8), ((1, 1, 2, 2, 4), 16), ((1, 2), 2), ((1,), 1)]
 )
-def test_each_further_resolution_halves_the_side(multipliers, downsampling):
+def test_each_multiplier_after_the_first_halves_the_side(multipliers, downsampling):
     options = Convolutional(channels=4, multipliers=multipliers, residual_blocks=1)
     assert options.downsampling == downsampling
     side = 32 // downsampling
@@ -68,7 +68,7 @@ def head(width: int, units: int) -> int:
     return 2 * width + convolution(width, units)
 
 
-def test_the_count_of_parameters_in_closed_form():
+def test_parameter_count_matches_closed_form():
     options = Convolutional(channels=32)
     encoder, decoder = Encoder(options, units=10), Decoder(options, channels_out=6, side=2, input_scale=1.0)
     decoder(encoder(pictures(1, 16)))
@@ -76,16 +76,16 @@ def test_the_count_of_parameters_in_closed_form():
     assert decoder.count_params() == decoder_parameters(options, 10, 6)
 
 
-def test_the_closed_form_gives_the_published_count_of_the_same_layout():
-    # Stable Diffusion's first stage has wider coarse blocks and attention in the middle alone.
+def test_closed_form_matches_the_counts_of_stable_diffusion():
+    # Stable Diffusion's first stage has wider coarse blocks, and attention only in the middle.
     options = Convolutional(multipliers=(1, 2, 4, 4))
     assert encoder_parameters(options, 8) - 2 * attention(512) == 34_163_592
     assert decoder_parameters(options, 4, 3) - 3 * attention(512) == 49_490_179
 
 
-def test_a_changed_place_changes_what_lies_around_its_own_latent_and_patch():
-    # Row 1, column 5 of an 8 x 8 grid is number 13 in raster order. Attention and the norms of residual
-    # blocks and heads see all of an image; the convolutions that are left see 2 places around.
+def test_changed_position_affects_only_nearby_latents_and_pixels():
+    # Row 1, column 5 of an 8 x 8 grid is position 13 in raster order. Attention and the norms of residual
+    # blocks and heads depend on the whole image; the remaining convolutions reach 2 positions around.
     options = Convolutional(channels=8, multipliers=(1, 1), residual_blocks=1)
     encoder, decoder = Encoder(options, units=4), Decoder(options, channels_out=3, side=8, input_scale=1.0)
     for tower in (encoder, decoder):
@@ -107,7 +107,7 @@ def test_a_changed_place_changes_what_lies_around_its_own_latent_and_patch():
     np.testing.assert_array_equal(change[~around], 0.0)
 
 
-def test_the_decoder_starts_at_unit_variance():
+def test_first_decoder_layer_starts_at_unit_variance():
     codes = tf.math.l2_normalize(tf.random.stateless_normal([1, 256, 8], seed=[0, 0]), axis=-1)
     options = Convolutional(channels=64, multipliers=(1, 4))
     for scale in (1.0, 5.0):
@@ -117,7 +117,7 @@ def test_the_decoder_starts_at_unit_variance():
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(128, 32), (48, 24), (8, 8), (37, 1)])
-def test_groups_are_the_most_up_to_32_that_divide_the_channels(channels, groups):
+def test_group_count_is_the_largest_divisor_of_channels_up_to_32(channels, groups):
     # Normalized over its own channels, each group has mean 0 and variance 1 before the swish.
     layer = NormSwish()
     x = 3.0 + tf.random.stateless_normal([2, 8, 8, channels], seed=[0, 0]) * tf.range(
@@ -129,7 +129,7 @@ def test_groups_are_the_most_up_to_32_that_divide_the_channels(channels, groups)
     np.testing.assert_allclose(normed.var(axis=(1, 3)), 1.0, atol=1e-3)
 
 
-def test_norms_are_taken_in_float32_under_bfloat16():
+def test_group_norm_is_computed_in_float32_under_bfloat16():
     x = tf.cast(tf.random.stateless_normal([1, 32, 32, 32], seed=[0, 0], mean=30.0), tf.bfloat16)
     exact = NormSwish()(tf.cast(x, tf.float32))
     with bfloat16():
@@ -147,7 +147,7 @@ def test_norms_are_taken_in_float32_under_bfloat16():
     ],
     ids=["encoder", "decoder"],
 )
-def test_gradients_reach_every_weight_compiled_as_well(make, shape):
+def test_gradients_reach_every_weight_and_match_under_xla(make, shape):
     tower = make()
     x = tf.random.stateless_normal(shape, seed=[0, 0])
     tower(x)
@@ -168,7 +168,7 @@ def test_gradients_reach_every_weight_compiled_as_well(make, shape):
         np.testing.assert_allclose(plain, xla, rtol=1e-2, atol=1e-4)
 
 
-def test_one_picture_is_learned_by_heart():
+def test_cnn_overfits_one_image():
     keras.utils.set_random_seed(0)
     encoder, decoder = Encoder(SMALL, units=8), Decoder(SMALL, channels_out=3, side=4, input_scale=1.0)
     yy, xx = np.mgrid[0:8, 0:8] / 3.5 - 1.0
@@ -189,6 +189,6 @@ def test_one_picture_is_learned_by_heart():
 
 
 @pytest.mark.parametrize("multipliers", [(), (1, 0)])
-def test_impossible_multipliers_are_refused(multipliers):
+def test_invalid_multipliers_are_refused(multipliers):
     with pytest.raises(pydantic.ValidationError, match="multipliers"):
         Convolutional(multipliers=multipliers)

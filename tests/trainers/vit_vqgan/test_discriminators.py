@@ -37,28 +37,28 @@ def bfloat16():
 
 @both
 @pytest.mark.parametrize("size", [16, 32, 64])
-def test_logits_are_one_an_image_or_one_a_patch(options, size):
+def test_logits_are_one_per_image_or_one_per_patch(options, size):
     logits = build_discriminator(options, image_size=size)(images(size=size))
     assert logits.shape == ((2, 1) if options.network == "stylegan2" else (2, size // 4, size // 4, 1))
     assert logits.dtype == tf.float32
 
 
 @pytest.mark.parametrize("size", [128, 256, 512])
-def test_stylegan2_takes_large_images_too(size):
+def test_stylegan2_accepts_large_images(size):
     options = StyleGAN2(channel_multiplier=0.01, max_channels=8)
     network = build_discriminator(options, image_size=size)
     assert network(images(batch=1, size=size)).shape == (1, 1)
     assert len(network.blocks) == np.log2(size // 4)
 
 
-def test_sizes_that_do_not_fit_are_one_clear_line():
+def test_unsupported_image_size_is_refused():
     with pytest.raises(ValueError, match=r"^image size must be one of 16, .*512 for .* stylegan2, got 48$"):
         build_discriminator(StyleGAN2(), image_size=48)
     with pytest.raises(ValueError, match=r"^image size must be a multiple of 8 .* patchgan, got 20$"):
         build_discriminator(PatchGAN(), image_size=20)
 
 
-def test_the_network_is_chosen_by_name():
+def test_discriminator_is_chosen_by_network_name():
     adapter = pydantic.TypeAdapter(AnyDiscriminator)
     assert isinstance(adapter.validate_python({"network": "patchgan", "layers": 2}), PatchGAN)
     with pytest.raises(pydantic.ValidationError):
@@ -66,14 +66,14 @@ def test_the_network_is_chosen_by_name():
 
 
 @both
-def test_grey_is_the_centre_of_the_input(options):
-    """All biases start at 0, so that grey, centred to 0, passes as 0."""
+def test_grey_image_has_zero_logits(options):
+    """Grey is centred to 0, and all biases start at 0."""
     logits = build_discriminator(options, image_size=16)(tf.fill([2, 16, 16, 3], 0.5))
     np.testing.assert_allclose(logits, 0.0, atol=1e-3)
 
 
 @both
-def test_every_weight_learns(options):
+def test_every_weight_has_a_nonzero_gradient(options):
     model = build_discriminator(options, image_size=16)
     with tf.GradientTape() as tape:
         loss = discriminator_loss(model(images()), model(1.0 - images()))
@@ -84,7 +84,7 @@ def test_every_weight_learns(options):
 
 
 @both
-def test_loss_and_r1_compile_to_the_values_and_gradients_of_the_plain_graph(options):
+def test_loss_and_r1_gradients_match_under_xla(options):
     model = build_discriminator(options, image_size=16)
     weights = [weight.value for weight in model.trainable_variables]
 
@@ -101,8 +101,8 @@ def test_loss_and_r1_compile_to_the_values_and_gradients_of_the_plain_graph(opti
 
 
 @both
-def test_r1_is_the_slope_of_the_logits(options):
-    """A directional derivative along R1's own gradient, by finite differences."""
+def test_r1_matches_finite_differences(options):
+    """Compare with a directional derivative along R1's gradient, by finite differences."""
     model = build_discriminator(options, image_size=16)
     pixels = images()
     with tf.GradientTape() as tape:
@@ -112,12 +112,12 @@ def test_r1_is_the_slope_of_the_logits(options):
     step = 1e-3 / tf.norm(gradient)
     ahead, behind = (tf.reduce_sum(model(pixels + sign * step * gradient)) for sign in (1.0, -1.0))
     squared_norm = (ahead - behind) / (2.0 * step)
-    # The mean of two images, and a slope in [-1, 1], is half and a quarter of the sum in [0, 1].
+    # R1 is a mean over two images (a half) of squared gradients in [-1, 1] (a quarter of those in [0, 1]).
     assert 8 * r1_penalty(model, pixels).numpy() == pytest.approx(squared_norm.numpy(), rel=2e-2)
 
 
 @both
-def test_mixed_precision_gives_float32_logits_near_those_of_float32(options, bfloat16):
+def test_bfloat16_logits_are_float32_and_close(options, bfloat16):
     mixed = build_discriminator(options, image_size=16)
     keras.config.set_dtype_policy("float32")
     full = build_discriminator(options, image_size=16)
@@ -131,7 +131,7 @@ def test_mixed_precision_gives_float32_logits_near_those_of_float32(options, bfl
 
 
 def naive_blur(x: np.ndarray, *, margin: int, stride: int) -> np.ndarray:
-    """The sum over the 16 taps, position by position."""
+    """Compute the blur as a sum over 16 taps at each position."""
     taps = np.array([1.0, 3.0, 3.0, 1.0]) / 8.0
     padded = np.pad(x, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
     size = (padded.shape[1] - 4) // stride + 1
@@ -142,14 +142,14 @@ def naive_blur(x: np.ndarray, *, margin: int, stride: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("margin", "stride"), [(2, 1), (1, 2)])
-def test_blur_is_the_binomial_convolution(margin, stride):
+def test_blur_equals_the_binomial_convolution(margin, stride):
     x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
     blurred = discriminators.blur(tf.constant(x), margin=margin, stride=stride)
     np.testing.assert_allclose(blurred, naive_blur(x, margin=margin, stride=stride), atol=1e-6)
 
 
 @pytest.mark.parametrize(("margin", "stride"), [(2, 1), (1, 2)])
-def test_blur_leaves_a_constant_alone_and_takes_stripes_away(margin, stride):
+def test_blur_keeps_constants_and_removes_stripes(margin, stride):
     inner = np.s_[:, 2:-2, 2:-2]
     flat = discriminators.blur(tf.ones([1, 16, 16, 1]), margin=margin, stride=stride)
     np.testing.assert_allclose(flat.numpy()[inner], 1.0, rtol=1e-6)
@@ -159,30 +159,30 @@ def test_blur_leaves_a_constant_alone_and_takes_stripes_away(margin, stride):
     )
 
 
-def test_weights_start_at_unit_variance_and_outputs_keep_that_of_the_inputs():
+def test_convolution_weights_and_outputs_start_at_unit_variance():
     layer = discriminators.Convolution(48, 64, 3)
     assert np.std(layer.kernel.numpy()) == pytest.approx(1.0, abs=0.02)
-    # Second moments: a leaky ReLU of slope s leaves (1 + s^2) / 2 of it, the gain doubles that.
+    # The second moment: a leaky ReLU of slope s keeps (1 + s^2) / 2 of it, and the gain doubles that.
     output = layer(tf.random.stateless_normal([4, 16, 16, 48], [1, 2]))
     assert np.mean(output.numpy()[:, 1:-1, 1:-1] ** 2) == pytest.approx(1.04, abs=0.08)
 
 
-def test_a_residual_block_keeps_the_variance_of_what_is_smooth():
+def test_residual_block_keeps_the_variance_of_constant_images():
     block = discriminators.ResidualBlock(64, 64)
     constant = tf.random.stateless_normal([64, 1, 1, 64], [1, 2]) * tf.ones([1, 16, 16, 1])
     output = block(constant).numpy()[:, 2:-2, 2:-2]
     assert np.mean(output**2) == pytest.approx(1.0, abs=0.2)
 
 
-def test_channels_are_those_of_configuration_f_at_a_multiplier_of_2():
+def test_channel_multiplier_2_gives_the_channels_of_configuration_f():
     published = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64}
     options = StyleGAN2(channel_multiplier=2.0)
     assert {size: options.channels(size) for size in published} == published
     assert StyleGAN2().channels(256) == 64
 
 
-def test_minibatch_stddev_in_closed_form():
-    # Two groups of two: the first differs by 2 everywhere, hence by 1 from its mean; the second not.
+def test_minibatch_stddev_matches_closed_form():
+    # Two groups of two: images of the first differ by 2, hence by 1 from their mean; the second's are equal.
     x = tf.reshape(tf.constant([1.0, 3.0, 5.0, 5.0]), [4, 1, 1, 1]) * tf.ones([1, 4, 4, 6])
     result = discriminators.minibatch_stddev(x, 2).numpy()
     assert result.shape == (4, 4, 4, 7)
@@ -191,27 +191,27 @@ def test_minibatch_stddev_in_closed_form():
     np.testing.assert_allclose(result[2:, ..., 6], 0.0, atol=2e-4)
 
 
-def test_minibatch_stddev_refuses_a_batch_that_is_no_multiple_of_the_group():
+def test_minibatch_stddev_refuses_an_indivisible_batch():
     with pytest.raises(ValueError, match="batch of 6 is not a multiple of minibatch_stddev 4"):
         discriminators.minibatch_stddev(tf.zeros([6, 4, 4, 1]), 4)
 
 
 @pytest.mark.parametrize("group", [0, 2])
-def test_only_minibatch_stddev_lets_images_see_each_other(group):
+def test_logits_depend_on_other_images_only_with_minibatch_stddev(group):
     model = build_discriminator(StyleGAN2(channel_multiplier=1 / 64, minibatch_stddev=group), image_size=16)
     first, second = tf.unstack(tf.random.stateless_uniform([2, 16, 16, 3], [1, 2]))
     among_equals, among_others = model(tf.stack([first, first]))[0], model(tf.stack([first, second]))[0]
     assert (abs(among_equals - among_others).numpy() > 1e-5) == bool(group)
 
 
-def test_logits_of_one_image_do_not_depend_on_the_others():
+def test_patchgan_logits_do_not_depend_on_other_images():
     model = build_discriminator(PatchGAN(channels=8, layers=2), image_size=16)
     pixels = tf.random.stateless_uniform([3, 16, 16, 3], [1, 2])
     np.testing.assert_allclose(model(pixels)[:1], model(pixels[:1]), atol=1e-5)
 
 
-def test_with_three_layers_a_logit_judges_70_pixels_each_way(monkeypatch):
-    # Group norm looks at the whole image; what is left is the patch.
+def test_patchgan_of_three_layers_has_a_receptive_field_of_70_pixels(monkeypatch):
+    # Group norm depends on the whole image; without it, a logit depends on its patch alone.
     monkeypatch.setattr(keras.layers.GroupNormalization, "call", lambda self, x: x)
     model = build_discriminator(PatchGAN(channels=4), image_size=128)
     pixels = tf.random.stateless_uniform([1, 128, 128, 3], [1, 2])
@@ -222,6 +222,6 @@ def test_with_three_layers_a_logit_judges_70_pixels_each_way(monkeypatch):
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (70, 70)
 
 
-def test_channels_double_up_to_eight_times_the_first():
+def test_patchgan_channels_double_up_to_eight_times_the_first():
     model = build_discriminator(PatchGAN(channels=4, layers=5), image_size=64)
     assert [layer.filters for layer in model.convolutions] == [4, 8, 16, 32, 32, 32]

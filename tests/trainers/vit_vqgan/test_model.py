@@ -22,7 +22,7 @@ def pictures(count: int = 2) -> tf.Tensor:
 
 
 @pytest.mark.parametrize("channels", [3, 6])
-def test_shapes_of_an_asymmetric_pair(channels):
+def test_asymmetric_encoder_and_decoder_have_the_expected_shapes(channels):
     vit_vqgan = model(output_channels=channels)
     distribution, quantized = vit_vqgan(pictures())
     assert distribution.mu.shape == distribution.log_scale.shape == (2, 16, 16, 3)
@@ -30,12 +30,12 @@ def test_shapes_of_an_asymmetric_pair(channels):
     assert quantized.codes.shape == (2, 16, 4)
 
 
-def test_three_channels_fix_the_scale_at_one():
+def test_three_output_channels_fix_the_scale_at_one():
     distribution, _ = model(output_channels=3)(pictures())
     np.testing.assert_array_equal(distribution.log_scale, 0.0)
 
 
-def test_decoding_the_tokens_gives_the_reconstruction():
+def test_decoded_tokens_equal_the_reconstruction():
     vit_vqgan = model()
     distribution, quantized = vit_vqgan(pictures())
     pixels, mu, log_scale = vit_vqgan.decode(vit_vqgan.encode(pictures()))
@@ -45,18 +45,18 @@ def test_decoding_the_tokens_gives_the_reconstruction():
     np.testing.assert_allclose(log_scale, distribution.log_scale, atol=1e-5)
 
 
-def test_a_patch_comes_out_where_it_went_in():
+def test_patches_keep_their_position():
     vit_vqgan = model(output_channels=3)
-    # Towers that do nothing: what is left is how patches are taken and put back.
+    # Identity towers: only the splitting into patches and its inverse are left.
     vit_vqgan.encoder.tower = vit_vqgan.decoder.tower = vit_vqgan.factorize = lambda patches: patches
     patches = vit_vqgan._latents(pictures())
     np.testing.assert_allclose(
         tf.reshape(patches[0, 6], [4, 4, 3]), 2 * pictures()[0, 4:8, 8:12] - 1, atol=1e-6
-    )  # place 6 of a 4 x 4 grid is row 1, column 2
+    )  # position 6 of a 4 x 4 grid is row 1, column 2
     np.testing.assert_allclose(vit_vqgan._distribution(patches).mu, 2 * pictures() - 1, atol=1e-6)
 
 
-def test_positions_are_all_that_tells_places_apart():
+def test_only_position_embeddings_distinguish_positions():
     tower = model().encoder.tower
     order = tf.random.experimental.stateless_shuffle(tf.range(16), seed=[0, 1])
     x = tf.random.stateless_normal([1, 16, 48], seed=[0, 0])
@@ -70,7 +70,7 @@ def test_positions_are_all_that_tells_places_apart():
     assert differs() < 1e-5
 
 
-def test_the_decoder_starts_at_unit_variance_so_that_codes_are_not_drowned():
+def test_decoder_input_projection_starts_at_unit_variance():
     vit_vqgan = model(
         codebook=VQ(size=32, dim=8), decoder=Transformer(blocks=1, heads=1, width=512, hidden=8)
     )
@@ -79,7 +79,7 @@ def test_the_decoder_starts_at_unit_variance_so_that_codes_are_not_drowned():
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_low_precision_and_recomputing_change_the_picture_by_little_and_keep_outputs_float32(
+def test_bfloat16_outputs_are_float32_and_close(
     gradient_checkpointing,
 ):
     exact = model()
@@ -96,11 +96,11 @@ def test_low_precision_and_recomputing_change_the_picture_by_little_and_keep_out
 
 
 @pytest.mark.parametrize("tower", [SMALL, CONVOLUTIONS], ids=["transformer", "convolutions"])
-def test_what_is_quantized_and_what_is_compared_is_not_rounded_to_bfloat16(tower):
+def test_latents_and_decoder_outputs_are_not_rounded_to_bfloat16(tower):
     with bfloat16():
         rough = model(encoder=tower, decoder=tower)
     _, quantized = rough(pictures())
-    # Training and serving see the same pixels, and so the same tokens.
+    # Training and serving give the same tokens for the same pixels.
     np.testing.assert_array_equal(quantized.tokens, rough.encode(pictures()))
     for output in (rough._latents(pictures()), rough.decoder(quantized.codes)):
         assert output.dtype == tf.float32

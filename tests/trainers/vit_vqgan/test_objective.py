@@ -44,18 +44,18 @@ def batch(count: int = 4) -> dict[str, tf.Tensor]:
     return {"pixels": pixels, "label": tf.zeros([count], tf.int32), "row": tf.range(count)}
 
 
-def test_the_loss_is_the_weighted_sum_of_its_parts():
+def test_loss_is_the_weighted_sum_of_its_terms():
     weights = {"vq": 2.0, "l2": 3.0, "logit_laplace": 0.5, "adversarial": 0.25, "perceptual": 0.0}
     game = objective(loss=weights)
     (tokenizer, _), metrics = game.gradients(batch())
     own = {name: weight for name, weight in weights.items() if weight and name != "adversarial"}
     total = sum(weight * float(metrics[name]) for name, weight in own.items())
-    # Reported with its Jacobian, which is not optimized.
+    # It is reported with its Jacobian, which is not part of the loss.
     total -= weights["logit_laplace"] * float(losses.jacobian(batch()["pixels"]))
     assert float(metrics["loss"]) == pytest.approx(total, rel=1e-5)
     assert float(game.held_out(batch())["loss"]) == pytest.approx(total, rel=1e-5)
 
-    # The adversary's part is descended and not shown in it, as held-out images have none.
+    # The adversarial term is minimized but not part of `loss`, as held-out images have none.
     with tf.GradientTape() as tape:
         parts, reconstruction, _ = game._reconstruct(batch()["pixels"], training=True)
         fooled = losses.generator_loss(game._discriminator(reconstruction))
@@ -65,19 +65,19 @@ def test_the_loss_is_the_weighted_sum_of_its_parts():
 
 
 @pytest.mark.parametrize("part", ["l2", "logit_laplace", "adversarial"])
-def test_a_part_of_weight_0_is_not_computed(part):
+def test_term_of_weight_0_is_not_computed(part):
     assert part in objective().gradients(batch())[1]
     assert part not in objective(loss={part: 0.0}).gradients(batch())[1]
 
 
-def test_without_an_adversary_there_is_no_discriminator():
+def test_no_discriminator_is_built_without_adversarial_loss():
     alone = objective(loss={"adversarial": 0.0})
     assert list(alone.variables) == ["tokenizer"]
     assert len(alone.states) == 1
     assert len(alone.gradients(batch())[0]) == 1
 
 
-def test_both_sides_pull_on_the_logits_in_opposite_directions():
+def test_gradient_step_lowers_the_gan_loss_of_each_network():
     parts = {"l2": 1e-6, "logit_laplace": 0.0, "vq": 0.0, "adversarial": 1.0}
     game = objective(loss=parts, adversary={"r1_gamma": 0.0})
     (tokenizer, discriminator), before = game.gradients(batch())
@@ -93,7 +93,7 @@ def test_both_sides_pull_on_the_logits_in_opposite_directions():
             variable.assign(value)
 
 
-def test_before_its_start_the_adversary_is_neither_heard_nor_taught_nor_asked(monkeypatch):
+def test_adversary_is_inactive_before_start_step(monkeypatch):
     late = objective(adversary={"start_step": 2})
     without = objective(loss={"adversarial": 0.0})
     for variable, value in zip(without.model.variables, late.model.variables, strict=True):
@@ -103,10 +103,10 @@ def test_before_its_start_the_adversary_is_neither_heard_nor_taught_nor_asked(mo
     for one, other in zip(tokenizer, alone, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-7)
     assert all(np.all(gradient == 0.0) for gradient in discriminator)
-    monkeypatch.setattr(late, "_discriminator", lambda pixels: pytest.fail("it looks at pictures"))
+    monkeypatch.setattr(late, "_discriminator", lambda pixels: pytest.fail("the discriminator ran"))
     late.gradients(batch())
     monkeypatch.undo()
-    step = training_step(late.states, late.gradients, post_step=late.follow, summarize=late.summarize)
+    step = training_step(late.states, late.gradients, post_step=late.post_step, summarize=late.summarize)
     given = {name: value for name, value in batch().items() if name != "row"}
     before = [np.array(v) for v in late.adversary.variables]
     for _ in range(2):
@@ -119,7 +119,7 @@ def test_before_its_start_the_adversary_is_neither_heard_nor_taught_nor_asked(mo
     assert any(np.any(np.array(v) != w) for v, w in zip(late.adversary.variables, before, strict=True))
 
 
-def test_a_late_adversary_goes_through_its_whole_schedule_in_the_steps_that_are_left():
+def test_late_adversary_runs_its_whole_schedule_in_the_remaining_steps():
     rates = {"learning_rate": 1e-3, "final_learning_rate": 1e-4, "warmup_steps": 2}
     late = objective(adversary={"start_step": 4}, train={"optimizer": rates})
     prompt = objective(adversary={"start_step": 0}, train={"optimizer": rates, "steps": 4})
@@ -132,31 +132,31 @@ def test_a_late_adversary_goes_through_its_whole_schedule_in_the_steps_that_are_
     assert float(late.adversary.optimizer.learning_rate) == pytest.approx(1e-4)
 
 
-def test_lecam_counts_no_logits_of_a_discriminator_that_has_not_begun():
+def test_lecam_ignores_logits_before_start_step():
     game = objective(adversary={"start_step": 2, "lecam": 0.1})
-    step = training_step(game.states, game.gradients, post_step=game.follow, summarize=game.summarize)
+    step = training_step(game.states, game.gradients, post_step=game.post_step, summarize=game.summarize)
     given = {name: value for name, value in batch().items() if name != "row"}
     for _ in range(2):
         step(given)
     assert [float(mean) for mean in game._lecam.variables] == [0.0, 0.0]
     metrics = step(given)
-    # A running mean that keeps 99 % of what it was, 0.
+    # A running mean with decay 0.99 that starts at 0.
     expected = [0.01 * float(metrics[name]) for name in ("real_logits", "fake_logits")]
     assert [float(mean) for mean in game._lecam.variables] == pytest.approx(expected)
     assert any(expected)
 
 
-def test_parts_and_replicas_that_split_a_group_of_minibatch_stddev_are_refused(monkeypatch):
+def test_split_groups_of_minibatch_stddev_are_refused(monkeypatch):
     grouped = {"discriminator": {"network": "stylegan2", "minibatch_stddev": 4}}
     with pytest.raises(ValueError, match="minibatch_stddev 4 does not divide the 2 images of"):
         stage(adversary=grouped, train={"gradient_accumulation_steps": 2})
     whole = stage(adversary=grouped)
-    module._check_groups(whole)
-    # How many replicas there are, the configuration does not know.
+    module._check_minibatch_groups(whole)
+    # The configuration does not know the number of replicas.
     two = SimpleNamespace(num_replicas_in_sync=2)
     monkeypatch.setattr(tf.distribute, "get_strategy", lambda: two)
     with pytest.raises(TrainingError, match="minibatch_stddev 4 does not divide the 2 images that each of 2"):
-        module._check_groups(whole)
+        module._check_minibatch_groups(whole)
 
 
 @pytest.mark.parametrize(
@@ -189,12 +189,12 @@ def test_parts_and_replicas_that_split_a_group_of_minibatch_stddev_are_refused(m
         ),
     ],
 )
-def test_what_cannot_be_trained_is_refused_before_it_starts(changes, complaint):
+def test_invalid_stage_1_configuration_is_refused(changes, complaint):
     with pytest.raises(ValueError, match=complaint):
         stage(**changes)
 
 
-def test_lazy_r1_is_r1_of_every_step_in_the_mean():
+def test_lazy_r1_equals_r1_at_every_step_on_average():
     def of_steps(every: int) -> list[np.ndarray]:
         keras.utils.set_random_seed(1)
         game = objective(adversary={"r1_every": every})
@@ -208,12 +208,12 @@ def test_lazy_r1_is_r1_of_every_step_in_the_mean():
             sums = [total + gradient.numpy() for total, gradient in zip(sums, gradients, strict=True)]
         return [np.array(penalties), *sums]
 
-    # The same weights at all four steps: one step that counts four times is four that count once.
+    # The weights are the same at all four steps: one penalty scaled by 4 equals the sum of four.
     for lazy, eager in zip(of_steps(4), of_steps(1), strict=True):
         np.testing.assert_allclose(lazy, eager, rtol=1e-4, atol=1e-5)
 
 
-def test_usage_and_perplexity_are_those_of_the_mean_over_all_parts():
+def test_codebook_usage_and_perplexity_use_the_mean_token_shares():
     one, other = np.eye(16, dtype="float32")[:2]
     scalars = objective().summarize(
         {"token_shares": tf.constant((one + other) / 2), "loss": tf.constant(1.0)}
@@ -224,15 +224,15 @@ def test_usage_and_perplexity_are_those_of_the_mean_over_all_parts():
 
 
 def without_sizes(preset: str) -> Stage1:
-    """A preset's own loss on its small models; what `small` says of the loss is for the lack of weights."""
+    """A preset's small models with its full loss, which `small` changes because weights may be missing."""
     loss = config.load(preset).stage1.loss
     return config.load(preset, small=True).stage1.model_copy(update={"loss": loss})
 
 
 @pytest.mark.parametrize("preset", ["imagenet256_ss", "ffhq256"])
-def test_an_unsupervised_preset_trains_with_no_weight_that_saw_a_label(preset, monkeypatch):
+def test_unsupervised_preset_uses_no_pretrained_weights(preset, monkeypatch):
     asked: list[object] = []
-    monkeypatch.setattr(module, "load", lambda options: asked.append(options))
+    monkeypatch.setattr(module, "load_distance", lambda options: asked.append(options))
     Objective(without_sizes(preset), image_size=32, seed=0)
     assert len(asked) == 1
     game = Objective(without_sizes(f"{preset}_unsupervised"), image_size=32, seed=0)
@@ -241,13 +241,13 @@ def test_an_unsupervised_preset_trains_with_no_weight_that_saw_a_label(preset, m
     graph = step.get_concrete_function({"pixels": tf.TensorSpec([16, 32, 32, 3])}).graph
     own = {id(variable.value.handle) for variables in game.variables.values() for variable in variables}
     assert {id(variable.handle) for variable in graph.variables} <= own
-    # Nor is a trained network hidden in a constant.
+    # No pretrained network is hidden in a constant either.
     constants = [op.outputs[0].shape.num_elements() for op in graph.get_operations() if op.type == "Const"]
     assert max(constants) < 10_000
 
 
 def seen_by(network: str, **train) -> Objective:
-    """A tokenizer of 32 x 32 pixels that learns by a perceptual network alone, but for the codebook."""
+    """A tokenizer of 32 x 32 pixels whose loss is the perceptual term and that of the codebook alone."""
     options = stage(
         loss={"l2": 0.0, "logit_laplace": 0.0, "adversarial": 0.0, "perceptual": 1.0},
         perceptual={"network": network},
@@ -260,7 +260,7 @@ def seen_by(network: str, **train) -> Objective:
     "folder",
     [None, *(pytest.param(path, marks=distances.needs_lpips, id=path.name) for path in distances.LPIPS)],
 )
-def test_a_tokenizer_trains_through_a_perceptual_network_in_one_or_in_parts(folder, tmp_path):
+def test_perceptual_loss_falls_with_and_without_gradient_accumulation(folder, tmp_path):
     network = f"savedmodel:{folder}" if folder else distances.saved(tmp_path)
     picture = photographs.crop(64)
     given = {"pixels": tf.stack([picture[y : y + 32, x : x + 32] for y in (0, 32) for x in (0, 32)])}
@@ -272,7 +272,7 @@ def test_a_tokenizer_trains_through_a_perceptual_network_in_one_or_in_parts(fold
             game.states,
             game.gradients,
             gradient_accumulation_steps=options.get("gradient_accumulation_steps", 1),
-            post_step=game.follow,
+            post_step=game.post_step,
         )
         compiled = tf.function(step, autograph=False)
         return [float(compiled(given)["perceptual"]) for _ in range(40)]
@@ -282,8 +282,8 @@ def test_a_tokenizer_trains_through_a_perceptual_network_in_one_or_in_parts(fold
     assert train(gradient_accumulation_steps=2)[:3] == pytest.approx(whole[:3], rel=1e-3)
 
 
-def test_one_photograph_is_learned_by_heart():
-    # The quickest sign of a broken tokenizer: it takes every gradient to bring a picture back.
+def test_tokenizer_overfits_one_photograph():
+    # The quickest check for a broken tokenizer: reconstructing an image requires every gradient.
     tower = {"blocks": 2, "heads": 4, "width": 64, "hidden": 128}
     codebook = {"size": 256, "dim": 8, "revive_below": 0.2, "continuous_steps": 20}
     model = {"patch_size": 4, "encoder": tower, "decoder": tower, "codebook": codebook}
@@ -293,7 +293,7 @@ def test_one_photograph_is_learned_by_heart():
         "optimizer": {"learning_rate": 3e-3, "warmup_steps": 10, "clip_norm": 1.0},
     }
     game = Objective(stage(model=model, loss={"adversarial": 0.0}, train=train), image_size=32, seed=0)
-    step = tf.function(training_step(game.states, game.gradients, post_step=game.follow))
+    step = tf.function(training_step(game.states, game.gradients, post_step=game.post_step))
     picture = {"pixels": photographs.crop(32)[np.newaxis]}
     assert float(game.held_out(picture)["psnr"]) < 15.0
     for _ in range(400):

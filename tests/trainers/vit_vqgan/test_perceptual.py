@@ -10,20 +10,20 @@ import tensorflow as tf
 from tests.trainers.precision import bfloat16
 from tests.trainers.vit_vqgan.distances import LPIPS, PHOTOS, needs_lpips, saved, untrained_vgg16
 from trainers.training.errors import TrainingError
-from trainers.vit_vqgan import perceptual as perceptual
+from trainers.vit_vqgan import perceptual
 from trainers.vit_vqgan.config import Perceptual
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Random ones: what is told apart is the comparison, not what ImageNet taught."""
+    """Random weights of VGG16: the tests check the distance, not what ImageNet taught."""
     keras.utils.set_random_seed(0)
     return untrained_vgg16(tmp_path_factory.mktemp("vgg16"))
 
 
 @pytest.fixture(scope="module")
 def vgg16(weights):
-    return perceptual.load(Perceptual(weights=weights))
+    return perceptual.load_distance(Perceptual(weights=weights))
 
 
 def pictures(count: int = 2, side: int = 32, seed: int = 0) -> tf.Tensor:
@@ -36,25 +36,25 @@ def noise_of(strength: float) -> tf.Tensor:
 
 def refusal(options: Perceptual) -> str:
     with pytest.raises(TrainingError) as caught:
-        perceptual.load(options)
+        perceptual.load_distance(options)
     message = str(caught.value)
     assert "\n" not in message
     return message
 
 
-# The comparison.
+# The distance of features.
 
 
-def test_the_comparison_in_closed_form():
+def test_unit_normalized_distance_matches_closed_form():
     # The cosine of (3, 4) and (4, 3) is 24 / 25, hence 2 - 48 / 25 = 0.08, whatever their lengths.
     first = [[[[3.0, 4.0]]]], [[[[40.0, 30.0]]]]
-    # Of two places one agrees and one is orthogonal: (0 + 2) / 2.
+    # Of two positions one agrees and one is orthogonal: (0 + 2) / 2.
     second = [[[[1.0, 0.0], [1.0, 0.0]]]], [[[[5.0, 0.0], [0.0, 7.0]]]]
     a, b = ([tf.constant(layer) for layer in layers] for layers in zip(first, second, strict=True))
     np.testing.assert_allclose(perceptual.unit_normalized(a, b), [0.08 + 1.0], rtol=1e-5)
 
 
-def test_a_silent_place_keeps_distance_and_gradient_finite():
+def test_zero_features_give_a_finite_distance_and_gradient():
     silent, loud = tf.zeros([1, 1, 1, 4]), tf.ones([1, 1, 1, 4])
     for a in (silent, loud):
         with tf.GradientTape() as tape:
@@ -67,25 +67,25 @@ def test_a_silent_place_keeps_distance_and_gradient_finite():
 # VGG16.
 
 
-def test_the_same_picture_is_no_distance_away(vgg16):
+def test_identical_images_have_distance_zero(vgg16):
     np.testing.assert_array_equal(vgg16(pictures(), pictures()), [0.0, 0.0])
 
 
-def test_the_distance_is_symmetric_and_of_each_picture_by_itself(vgg16):
+def test_distance_is_symmetric_and_independent_of_the_batch(vgg16):
     a, b = pictures(seed=0), pictures(seed=1)
     np.testing.assert_allclose(vgg16(a, b), vgg16(b, a), rtol=1e-5)
     np.testing.assert_allclose(vgg16(a, b)[1:], vgg16(a[1:], b[1:]), rtol=1e-4)
 
 
-def test_a_more_disturbed_picture_is_further_away(vgg16):
+def test_distance_grows_with_noise(vgg16):
     near, middle, far = (vgg16(pictures(), pictures() + noise_of(strength)) for strength in (0.02, 0.1, 0.5))
     assert (near.numpy() > 0).all()
     assert (near < middle).numpy().all()
     assert (middle < far).numpy().all()
 
 
-def test_vgg16_sees_what_it_was_trained_on_and_is_read_after_five_relus(vgg16, weights):
-    # Step by step through the network, with ImageNet's mean in BGR taken off by hand.
+def test_vgg16_distance_uses_imagenet_preprocessing_and_five_relus(vgg16, weights):
+    # Run the network layer by layer, with ImageNet's mean in BGR subtracted by hand.
     network = keras.applications.VGG16(include_top=False, weights=weights)
     read = {"block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3"}
 
@@ -106,7 +106,7 @@ def test_vgg16_sees_what_it_was_trained_on_and_is_read_after_five_relus(vgg16, w
     np.testing.assert_allclose(vgg16(a, b), np.sum(wanted, axis=0), rtol=1e-4)
 
 
-def test_gradients_reach_the_second_picture_and_are_finite_where_both_are_the_same(vgg16):
+def test_gradients_reach_the_second_image_and_are_finite_if_equal(vgg16):
     black = tf.zeros([1, 16, 16, 3])
     for a, b in ((pictures(1, 16), pictures(1, 16, seed=1)), (black, black)):
         with tf.GradientTape() as tape:
@@ -117,20 +117,20 @@ def test_gradients_reach_the_second_picture_and_are_finite_where_both_are_the_sa
         assert gradient.any() == (distance > 0).numpy().all()
 
 
-def test_the_frozen_network_has_nothing_to_train(vgg16):
+def test_frozen_network_has_no_trainable_variables(vgg16):
     with tf.GradientTape() as tape:
         vgg16(pictures(1, 16), pictures(1, 16, seed=1))
     assert not tape.watched_variables()
 
 
-def test_distances_are_float32_whatever_the_policy(vgg16, weights):
+def test_distances_are_float32_under_bfloat16(vgg16, weights):
     with bfloat16():
-        half = perceptual.load(Perceptual(weights=weights))(pictures(), pictures(seed=1))
+        half = perceptual.load_distance(Perceptual(weights=weights))(pictures(), pictures(seed=1))
     assert half.dtype == tf.float32
     np.testing.assert_allclose(half, vgg16(pictures(), pictures(seed=1)), rtol=0.02)
 
 
-def test_value_and_gradient_compile(vgg16):
+def test_distance_and_gradient_match_under_xla(vgg16):
     def both(a, b):
         with tf.GradientTape() as tape:
             tape.watch(b)
@@ -142,32 +142,32 @@ def test_value_and_gradient_compile(vgg16):
         np.testing.assert_allclose(plain, compiled, rtol=1e-3, atol=1e-6)
 
 
-def test_pictures_too_small_for_vgg16_are_refused(vgg16):
+def test_images_too_small_for_vgg16_are_refused(vgg16):
     with pytest.raises(TrainingError, match="16 pixels or more, not of 8"):
         vgg16(pictures(1, 8), pictures(1, 8))
 
 
-def test_a_missing_file_of_weights_is_one_line():
+def test_missing_weights_file_is_a_one_line_error():
     assert "'nowhere.h5': there is no such file" in refusal(Perceptual(weights="nowhere.h5"))
 
 
 @pytest.mark.parametrize("name", ["other.h5", "other.weights.h5", "other.npz"])
-def test_other_weights_are_one_line(tmp_path, name):
+def test_unreadable_weights_are_a_one_line_error(tmp_path, name):
     path = tmp_path / name
     path.write_text("no weights")
     assert f"{str(path)!r} are not VGG16's" in refusal(Perceptual(weights=str(path)))
 
 
-def test_weights_of_another_network_are_one_line(tmp_path):
+def test_weights_of_another_network_are_a_one_line_error(tmp_path):
     path = str(tmp_path / "small.weights.h5")
     keras.Sequential([keras.layers.Input([4]), keras.layers.Dense(2)]).save_weights(path)
     assert "are not VGG16's" in refusal(Perceptual(weights=path))
 
 
-def test_a_silent_network_ends_in_one_line_that_says_where_weights_go(tmp_path, monkeypatch):
+def test_download_timeout_is_a_one_line_error_that_says_where_to_put_weights(tmp_path, monkeypatch):
     monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path))
     monkeypatch.setattr(perceptual, "DOWNLOAD_TIMEOUT_SECONDS", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as server:  # It takes connections and never answers.
+    with socket.create_server(("127.0.0.1", 0)) as server:  # It accepts connections and never answers.
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("no_proxy", "")
         message = refusal(Perceptual())
@@ -181,19 +181,19 @@ def test_a_silent_network_ends_in_one_line_that_says_where_weights_go(tmp_path, 
 # SavedModels.
 
 
-def test_a_savedmodel_sees_pixels_around_zero_and_its_one_output_may_have_any_name(tmp_path):
-    distance = perceptual.load(Perceptual(network=saved(tmp_path)))
+def test_savedmodel_gets_pixels_in_plus_minus_one_and_any_output_name(tmp_path):
+    distance = perceptual.load_distance(Perceptual(network=saved(tmp_path)))
     black, grey = tf.zeros([2, 8, 8, 3]), tf.fill([2, 8, 8, 3], 0.3)
     with tf.GradientTape() as tape:
         tape.watch(grey)
         far = distance(black, grey)
-    # In [-1, 1] they lie 0.6 apart: (0.5 0.6)^2, whose derivative in the pixel is 2 0.3 (0.5 2) / pixels.
+    # In [-1, 1] they differ by 0.6: (0.5 0.6)^2, whose derivative in the pixel is 2 0.3 (0.5 2) / pixels.
     np.testing.assert_allclose(far, [0.09, 0.09], rtol=1e-5)
     np.testing.assert_allclose(tape.gradient(far, grey), np.full([2, 8, 8, 3], 0.6 / 192), rtol=1e-5)
     assert not tape.watched_variables()
 
 
-def test_a_folder_without_a_savedmodel_is_one_line(tmp_path):
+def test_folder_without_a_savedmodel_is_a_one_line_error(tmp_path):
     message = refusal(Perceptual(network=f"savedmodel:{tmp_path}"))
     assert message == f"perceptual network savedmodel:{tmp_path}: there is no SavedModel in this folder"
 
@@ -205,7 +205,7 @@ def test_a_folder_without_a_savedmodel_is_one_line(tmp_path):
         ({"inputs": ("x", "y")}, "takes ['x', 'y'] and gives ['how_far']"),
     ],
 )
-def test_a_savedmodel_of_another_kind_is_one_line(tmp_path, options, reason):
+def test_savedmodel_with_another_signature_is_a_one_line_error(tmp_path, options, reason):
     assert reason in refusal(Perceptual(network=saved(tmp_path, **options)))
 
 
@@ -216,23 +216,24 @@ def photographs(count: int, side: int) -> tf.Tensor:
     return tf.image.resize(tf.stack(images), [side, side], antialias=True) / 255.0
 
 
-def test_a_savedmodel_lies_flat_in_a_graph_since_xla_compiles_calls_anew_at_every_step(tmp_path):
-    distance = perceptual.load(Perceptual(network=saved(tmp_path)))
+def test_savedmodel_is_inlined_in_the_graph_with_constant_weights(tmp_path):
+    distance = perceptual.load_distance(Perceptual(network=saved(tmp_path)))
 
     @tf.function
     def gradient_at(a, b):
         return tf.gradients(distance(a, b), b)
 
     graph = gradient_at.get_concrete_function(pictures(), pictures()).graph
+    # In the gradient of a call, XLA takes even constants for results of the call and recompiles each step.
     kinds = {operation.type for operation in graph.get_operations()}
     assert not kinds & {"PartitionedCall", "StatefulPartitionedCall", "ReadVariableOp"}
 
 
-def test_a_savedmodel_loads_in_the_scope_of_a_strategy(tmp_path):
+def test_savedmodel_loads_in_a_strategy_scope(tmp_path):
     network = saved(tmp_path)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with strategy.scope():
-        distance = perceptual.load(Perceptual(network=network))
+        distance = perceptual.load_distance(Perceptual(network=network))
     black, grey = tf.zeros([2, 8, 8, 3]), tf.fill([2, 8, 8, 3], 0.3)
     far = tf.function(lambda: strategy.run(distance, args=(black, grey)))()
     np.testing.assert_allclose(far, [0.09, 0.09], rtol=1e-5)
@@ -240,8 +241,8 @@ def test_a_savedmodel_loads_in_the_scope_of_a_strategy(tmp_path):
 
 @needs_lpips
 @pytest.mark.parametrize("folder", LPIPS, ids=lambda path: path.name)
-def test_real_lpips_tells_photographs_from_what_is_left_of_them(folder):
-    distance = perceptual.load(Perceptual(network=f"savedmodel:{folder}"))
+def test_lpips_distance_of_photographs_grows_with_noise(folder):
+    distance = perceptual.load_distance(Perceptual(network=f"savedmodel:{folder}"))
     photos = photographs(2, 32)
     np.testing.assert_allclose(distance(photos, photos), [0.0, 0.0], atol=1e-6)
     near, far = distance(photos, photos + noise_of(0.05)), distance(photos, photos + noise_of(0.3))
@@ -250,8 +251,8 @@ def test_real_lpips_tells_photographs_from_what_is_left_of_them(folder):
 
 
 @needs_lpips
-def test_training_through_real_lpips_brings_a_picture_nearer():
-    distance = perceptual.load(Perceptual(network=f"savedmodel:{LPIPS[0]}"))
+def test_gradient_descent_on_lpips_lowers_the_distance():
+    distance = perceptual.load_distance(Perceptual(network=f"savedmodel:{LPIPS[0]}"))
     photos = photographs(2, 32)
 
     @tf.function(jit_compile=True)
@@ -285,6 +286,6 @@ def test_training_through_real_lpips_brings_a_picture_nearer():
         ),
     ],
 )
-def test_impossible_networks_are_refused(options, reason):
+def test_invalid_network_options_are_refused(options, reason):
     with pytest.raises(pydantic.ValidationError, match=reason):
         Perceptual(**options)

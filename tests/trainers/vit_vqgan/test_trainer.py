@@ -14,7 +14,7 @@ CONVOLUTIONS = {"channels": 8, "multipliers": [1, 1, 2], "residual_blocks": 1}
     [(TOWER, "bfloat16"), (CONVOLUTIONS, "float32")],
     ids=["transformer", "convolutions"],
 )
-def test_a_tokenizer_is_trained_and_exported_and_idle_codes_are_told(tmp_path, capsys, tower, precision):
+def test_tokenizer_is_trained_and_exported_and_low_usage_reported(tmp_path, capsys, tower, precision):
     write_images(tmp_path / "images", records=8)
     stage = Stage1.model_validate(
         {
@@ -38,6 +38,6 @@ def test_a_tokenizer_is_trained_and_exported_and_idle_codes_are_told(tmp_path, c
         }
     )
     trainer.run_fn(Arguments(tmp_path, tmp_path / "images", stage))
-    # 4 images have 64 tokens.
+    # 4 images have 64 tokens, so that at most 64 of the 512 codes are used.
     assert "is under 1 at step 2" in capsys.readouterr().err
     assert not [check for check in validate(str(tmp_path / "model")) if check.reason]

@@ -18,7 +18,7 @@ REAL = [(artifacts.grey(level), label) for label, level in enumerate(artifacts.L
 
 @pytest.fixture(scope="module")
 def evaluate(tmp_path_factory):
-    """Runs the executor in a folder of its own; models are written once."""
+    """A function that runs the executor in a new folder; models are written once."""
 
     @functools.cache
     def model(write, **options):
@@ -66,14 +66,15 @@ def nothing_runs(monkeypatch):
 
 @pytest.fixture(scope="module")
 def greedy(evaluate):
-    """The stand-in generator without scatter draws exactly the real images."""
+    """The evaluation of greedy samples, which equal the real images."""
     thresholds = json.dumps({"class_accuracy": {"min": 0.9}})
     return evaluate(sampling={"temperature": 0.0}, thresholds=thresholds)
 
 
-def test_a_generator_of_real_images_is_as_close_as_its_count_allows(greedy):
-    # Equal sets, but unbiased covariances over 30 and over 6 images: (sqrt(30/29) - sqrt(6/5))^2 of
-    # the population variance, which lies along one direction of four equal features.
+def test_fid_of_perfect_samples_is_the_sample_count_bias(greedy):
+    # The sets are equal, but unbiased covariances over 30 and over 6 images differ: FID is
+    # (sqrt(30/29) - sqrt(6/5))^2 times the population variance, which lies along one direction because the
+    # four features are equal.
     variance = 4 * np.var(np.array(artifacts.LEVELS) / 255)
     expected = variance * (np.sqrt(30 / 29) - np.sqrt(6 / 5)) ** 2
     assert greedy[0]["metrics"]["fid"] == pytest.approx(expected, rel=1e-3)
@@ -86,7 +87,7 @@ def test_every_class_is_recognized(greedy):
     assert greedy[0]["blessed"]
 
 
-def test_protocol_and_counts_are_told(greedy):
+def test_evaluation_records_protocol_and_counts(greedy):
     assert greedy[0]["counts"] == {
         "samples": 30,
         "candidates": 30,
@@ -104,7 +105,7 @@ def test_eight_samples_of_each_class_are_kept(greedy):
     assert [int(image.max()) for image in samples["images"][::8]] == list(artifacts.LEVELS)
 
 
-def test_a_seed_draws_one_set_whatever_the_batch_and_another_seed_another(evaluate):
+def test_samples_depend_on_the_seed_and_not_on_batch_size(evaluate):
     sets = [
         evaluate(samples=10, sampling={"seed": seed}, batch_size=batch_size)
         for seed, batch_size in ((3, 4), (3, 7), (4, 4))
@@ -114,7 +115,7 @@ def test_a_seed_draws_one_set_whatever_the_batch_and_another_seed_another(evalua
     assert (sets[0][1]["images"] != sets[2][1]["images"]).any()
 
 
-def test_without_classes_there_is_no_class_accuracy_and_no_failure(evaluate):
+def test_unconditional_model_has_no_class_accuracy_and_is_blessed(evaluate):
     evaluation, samples = evaluate(class_names=(), thresholds=json.dumps({"class_accuracy": {"min": 0.9}}))
     assert "class_accuracy" not in evaluation["metrics"]
     assert evaluation["blessed"]
@@ -123,7 +124,7 @@ def test_without_classes_there_is_no_class_accuracy_and_no_failure(evaluate):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """Straight from the generator: images 0 to 47, and how sure the classifier is of their class."""
+    """Images 0 to 47, sampled directly, and the classifier's probability of their class."""
     folder = str(tmp_path_factory.mktemp("straight"))
     stand_ins.write_generator(folder)
     numbers = np.arange(48)
@@ -149,11 +150,11 @@ def test_acceptance_1_is_plain_sampling(evaluate, straight):
 
 @pytest.fixture(scope="module")
 def rejected(evaluate):
-    """10 samples, 4, 3 and 3 of a class, from 40: 16, 12 and 12."""
+    """10 samples (4, 3 and 3 of a class) kept of 40 candidates (16, 12 and 12)."""
     return evaluate(samples=10, acceptance=0.25)
 
 
-def test_of_each_class_the_likeliest_are_kept(rejected, straight):
+def test_most_likely_samples_of_each_class_are_kept(rejected, straight):
     evaluation, samples = rejected
     images, sureness = straight
     kept = []
@@ -166,7 +167,7 @@ def test_of_each_class_the_likeliest_are_kept(rejected, straight):
     assert evaluation["counts"]["samples"] == 10
     assert evaluation["counts"]["candidates"] == 40
     assert evaluation["protocol"]["acceptance"] == 0.25
-    # The scores are of the kept images.
+    # Scores are computed from the kept images.
     seen = [
         moments(stand_ins.classify(tf.constant(np.stack(shown) / 255.0, tf.float32))[1].numpy())
         for shown in (samples["images"], [image for image, _ in REAL])
@@ -192,13 +193,13 @@ def test_two_workers_keep_the_same_images_as_one(evaluate, rejected):
     ],
 )
 @pytest.mark.usefixtures("nothing_runs")
-def test_rejection_without_known_classes_is_refused_before_anything_is_drawn(evaluate, class_names, line):
+def test_rejection_without_matching_classes_fails_before_sampling(evaluate, class_names, line):
     with pytest.raises(ValueError, match=line):
         evaluate(class_names=class_names, acceptance=0.5)
 
 
 def write_two_schedules(directory, class_names):
-    """A generator that draws black under `generate` and its guidance's level under `generate_linear`."""
+    """Write a generator: `generate` returns black images, `generate_linear` grey ones of `guidance_scale`."""
 
     class Generator(tf.Module):
         def draw(self, level):
@@ -237,7 +238,7 @@ def write_two_schedules(directory, class_names):
 
 
 @pytest.mark.parametrize(("schedule", "level"), [("constant", 0), ("linear", 200)])
-def test_the_guidance_schedule_chooses_the_signature(evaluate, schedule, level):
+def test_guidance_schedule_selects_the_signature(evaluate, schedule, level):
     evaluation, samples = evaluate(
         write=write_two_schedules,
         samples=4,
@@ -248,7 +249,7 @@ def test_the_guidance_schedule_chooses_the_signature(evaluate, schedule, level):
 
 
 @pytest.mark.usefixtures("nothing_runs")
-def test_a_model_without_the_schedule_is_one_line(evaluate):
+def test_model_without_the_guidance_schedule_is_error(evaluate):
     def write_constant_only(directory, class_names):
         write_two_schedules(directory, class_names)
         loaded = tf.saved_model.load(directory)

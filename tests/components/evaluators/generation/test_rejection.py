@@ -9,11 +9,11 @@ from components.evaluators.generation.rejection import KeepLikeliest, LikeliestF
 from components.evaluators.generation.sampling import Samples, SamplingPlan
 from serving.export.sampling_params import SamplingParams
 
-PLAN = SamplingPlan(5, 2, 4, 0.5, SamplingParams())  # 3 and 2 samples from 6 and 4
+PLAN = SamplingPlan(5, 2, 4, 0.5, SamplingParams())  # 3 and 2 samples a class, from 6 and 4 candidates
 
 
 def candidates(indices, wanted):
-    """Images of two classes in turn; the feature of each is its number."""
+    """Make images of two alternating classes; the feature of each is its number."""
     indices = np.asarray(indices, np.int64)
     class_ids = (indices % 2).astype(np.int32)
     wanted = np.asarray(wanted, np.float32)
@@ -26,12 +26,12 @@ ALL = candidates([0, 1, 2, 3, 4, 5, 6, 7, 8, 10], [0.1, 0.9, 0.8, 0.2, 0.7, 0.6,
 
 
 def check(plan, batches, **expected):
-    """That of each class just these are kept: `even`, `odd` -> (image numbers, places)."""
+    """Check which images of each class are kept; `even`, `odd`: (image numbers, places)."""
 
     def matches(sets):
         found = {("even", "odd")[one.class_ids[0]]: one for one in sets}
         assert {name: (one.indices.tolist(), one.places.tolist()) for name, one in found.items()} == expected
-        for one in sets:  # what was seen of an image stays with it
+        for one in sets:  # features stay with their image
             np.testing.assert_array_equal(one.features.features[:, 0], one.indices)
 
     with TestPipeline() as pipeline:
@@ -44,24 +44,24 @@ def split(drawn, size):
 
 
 @pytest.mark.parametrize("size", [10, 3, 1])
-def test_the_likeliest_of_each_class_are_kept_however_they_come(size):
-    # 0.8, 0.7, 0.9 and 0.9, 0.6, in a set whose classes come in turn.
+def test_most_likely_of_each_class_are_kept_in_any_input_order(size):
+    # Probabilities 0.8, 0.7, 0.9 (even) and 0.9, 0.6 (odd); classes alternate in the kept set.
     expected = {"even": ([2, 4, 6], [0, 2, 4]), "odd": ([1, 5], [1, 3])}
     check(PLAN, split(ALL, size)[::-1], **expected)
 
 
-def test_acceptance_1_keeps_every_image_in_its_place():
+def test_acceptance_1_keeps_every_image_at_its_position():
     batches = split(candidates(range(5), [0.1, 0.9, 0.8, 0.2, 0.7]), 2)
     expected = {"even": ([0, 2, 4], [0, 2, 4]), "odd": ([1, 3], [1, 3])}
     check(PLAN._replace(acceptance=1.0), batches, **expected)
 
 
-def test_a_class_without_samples_is_not_there():
+def test_class_without_samples_is_absent():
     check(PLAN._replace(samples=1), [candidates([0, 2], [0.3, 0.6])], even=([2], [0]))
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
-def test_equal_probabilities_are_decided_by_number_and_no_number_comes_last(order):
+def test_ties_are_broken_by_image_number_and_nan_ranks_last(order):
     equal = candidates([0, 2, 4, 6], [np.nan, 0.5, 0.5, 0.5]).take(np.array(order))
     fn = LikeliestFn(2)
     accumulators = [fn.add_input(fn.create_accumulator(), part) for part in split(equal, 1)]
@@ -69,7 +69,7 @@ def test_equal_probabilities_are_decided_by_number_and_no_number_comes_last(orde
     assert fn.extract_output(merged).indices.tolist() == [2, 4]
 
 
-def test_no_more_than_twice_what_is_kept_is_held():
+def test_accumulator_holds_at_most_twice_the_kept_count():
     fn = LikeliestFn(4)
     accumulator = fn.create_accumulator()
     rng = np.random.default_rng(0)

@@ -27,19 +27,19 @@ def evaluate(tmp_path, rows=ROWS, class_names=stand_ins.CLASSES, write=stand_ins
     return json.loads(Path(made["evaluation"].uri, "evaluation.json").read_text())
 
 
-def test_the_block_that_sees_the_image_is_the_best(tmp_path):
+def test_informative_block_is_the_best(tmp_path):
     evaluation = evaluate(tmp_path)
     metrics = evaluation["metrics"]
     assert (metrics["top1"], metrics["best_block"]) == (1.0, 2)
     assert [row["block"] for row in metrics["by_block"]] == [1, 2]
     assert metrics["by_block"][0]["top1"] < 0.5
-    assert "top5" not in metrics  # of three classes it says nothing
+    assert "top5" not in metrics  # meaningless with three classes
     assert evaluation["counts"] == {"train_images": 24, "eval_images": 24}
     assert evaluation["protocol"]["epochs"] == 40
     assert evaluation["warnings"] == []
 
 
-def test_unlabelled_images_are_passed_over_and_it_says_so(tmp_path):
+def test_unlabelled_images_skip_the_probe_with_a_reason(tmp_path):
     evaluation = evaluate(tmp_path, [(artifacts.grey(0), None)] * 2, ())
     assert evaluation["skipped"] == "no labels"
     assert evaluation["metrics"] == {}
@@ -61,21 +61,24 @@ def test_every_image_is_encoded_once_for_all_epochs(tmp_path, monkeypatch):
     assert sorted(drawn) == ["eval", "train"]
 
 
-def test_features_are_asked_for_without_a_class(tmp_path):
-    # No label can leak into what is given no label.
+def test_features_signature_takes_no_class(tmp_path):
+    # Labels cannot leak into features that are computed without them.
     stand_ins.write_generator(str(tmp_path))
     _, inputs = tf.saved_model.load(str(tmp_path)).signatures["features"].structured_input_signature
     assert set(inputs) == {"image_bytes"}
 
 
-def test_a_start_that_was_never_trained_is_warned_of(tmp_path):
+def test_class_dropout_0_adds_a_warning(tmp_path):
     evaluation = evaluate(tmp_path, ROWS[:6], epochs=1, class_dropout=0.0)
     (warning,) = evaluation["warnings"]
     assert "never saw the start without one" in warning
 
 
 def write_another_generator(directory):
-    """Another size, grid, codebook and width: a token is whether its pixel is blue, and all blocks know."""
+    """Write a generator of another size, grid, codebook and width.
+
+    A token is 1 where its pixel is blue; the features of every block hold the share of such tokens.
+    """
     size = 5
 
     def encode(pixels):
@@ -96,7 +99,7 @@ def write_another_generator(directory):
     export_generator(directory, tf.Module(), generator)
 
 
-def test_any_tokenizer_and_image_model_with_these_signatures_are_probed(tmp_path):
+def test_any_model_with_the_signatures_can_be_probed(tmp_path):
     red, blue = (np.full([8, 8, 3], colour, np.uint8) for colour in ((200, 0, 0), (0, 0, 200)))
     evaluation = evaluate(tmp_path, [(red, 0), (blue, 1)] * 8, ("red", "blue"), write=write_another_generator)
     assert [row["top1"] for row in evaluation["metrics"]["by_block"]] == [1.0, 1.0, 1.0]

@@ -11,7 +11,7 @@ def dataset(features, labels):
 
 @pytest.fixture(scope="module")
 def three_blocks():
-    """Block 1 knows nothing, block 2 tells the classes apart, block 3 is block 2 in other units."""
+    """Features of three blocks: zeros, features that separate the classes, and the same ones rescaled."""
     rng = np.random.default_rng(0)
     labels = np.arange(240) % 6
     noise = rng.normal(size=[240, 8])
@@ -23,7 +23,7 @@ def fit(data, seed=0, epochs=30):
     return probe.train(data, 240, 6, batch_size=32, epochs=epochs, learning_rate=0.03, seed=seed)
 
 
-def test_blocks_are_told_apart_and_units_do_not_matter(three_blocks):
+def test_accuracy_is_per_block_and_independent_of_feature_scale(three_blocks):
     accuracy = probe.evaluate(fit(three_blocks), three_blocks, 32)
     assert accuracy.top1[0] <= 1 / 6 + 1e-6
     assert accuracy.top1[1:].tolist() == [1.0, 1.0]
@@ -34,13 +34,13 @@ def test_every_image_is_seen_once_an_epoch(three_blocks):
     assert int(fit(three_blocks, epochs=5).optimizer.iterations) == 5 * 8  # 240 images by 32
 
 
-def test_the_same_seed_gives_the_same_probe_and_another_seed_another_order(three_blocks):
+def test_probe_is_reproducible_from_the_seed_of_the_image_order(three_blocks):
     weights = [fit(three_blocks, seed, epochs=2).get_weights()[-2] for seed in (1, 1, 2)]
     np.testing.assert_allclose(weights[0], weights[1], rtol=1e-5, atol=1e-6)
     assert np.abs(weights[0] - weights[2]).max() > 1e-6
 
 
-def test_ties_and_logits_that_are_not_numbers_are_no_success(three_blocks):
+def test_ties_and_nan_logits_are_not_hits(three_blocks):
     class Constant:
         def __init__(self, value):
             self.value = value

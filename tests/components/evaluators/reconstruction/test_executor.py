@@ -32,19 +32,19 @@ def evaluate(tmp_path, eval_rows, thresholds=None, class_names=stand_ins.CLASSES
 
 @pytest.fixture(scope="module")
 def lossless(tmp_path_factory):
-    """Images of levels that the stand-in tokenizer, in steps of 17, gives back exactly."""
+    """The evaluation of images whose levels, multiples of 17, the stand-in tokenizer reconstructs exactly."""
     rows = [(artifacts.grey(17 * level), level % 3) for level in (0, 7, 14) for _ in range(3)]
     return evaluate(tmp_path_factory.mktemp("lossless"), rows, {"psnr": {"min": 50.0}})
 
 
-def test_a_lossless_tokenizer_has_no_distance(lossless):
+def test_lossless_tokenizer_has_zero_error(lossless):
     metrics = lossless[0]["metrics"]
     assert metrics["l1"] == pytest.approx(0.0, abs=1e-6)
     assert metrics["fid"] == pytest.approx(0.0, abs=1e-6)
     assert metrics["psnr"] == pytest.approx(100.0)
 
 
-def test_codes_are_counted(lossless):
+def test_codebook_usage_and_perplexity_are_measured(lossless):
     metrics, counts = lossless[0]["metrics"], lossless[0]["counts"]
     assert metrics["codebook_usage"] == pytest.approx(3 / 16)
     assert metrics["codebook_perplexity"] == pytest.approx(3.0)
@@ -52,11 +52,11 @@ def test_codes_are_counted(lossless):
     assert lossless[0]["protocol"]["usage_batch"] == 9
 
 
-def test_three_sure_classes_have_an_inception_score_of_three(lossless):
+def test_three_confident_classes_have_inception_score_3(lossless):
     assert lossless[0]["metrics"]["is"] == pytest.approx(3.0, rel=1e-3)
 
 
-def test_the_blessing_names_the_model(lossless):
+def test_blessing_records_the_model_id(lossless):
     assert lossless[2].get_int_custom_property("blessed") == 1
     assert lossless[2].get_int_custom_property("current_model_id") == 5
 
@@ -68,21 +68,21 @@ def test_pairs_are_kept_for_the_report(lossless):
     assert sorted(pairs["labels"].tolist()) == [0] * 3 + [1] * 3 + [2] * 3
 
 
-def test_a_known_loss_is_measured_and_fails_its_threshold(tmp_path):
-    # Level 8 of 255 rounds to code 0: every pixel is off by 8/255. Level 9 rounds to 17, as far away.
+def test_known_error_is_measured_and_fails_the_threshold(tmp_path):
+    # Level 8 of 255 rounds to 0 and level 9 to 17, so every pixel is off by 8/255.
     rows = [(artifacts.grey(level), None) for level in (8, 9, 8, 9)]
     evaluation, _, blessing = evaluate(tmp_path, rows, {"psnr": {"min": 50.0}}, class_names=())
     off = 8 / 255
     assert evaluation["metrics"]["l1"] == pytest.approx(off, rel=1e-4)
     assert evaluation["metrics"]["l2"] == pytest.approx(off**2, rel=1e-4)
     assert evaluation["metrics"]["psnr"] == pytest.approx(-20 * np.log10(off), rel=1e-4)
-    # The features are four equal brightnesses: variance (0.5/255)^2 4/3 before, (8.5/255)^2 4/3 after.
+    # The features are four equal brightnesses, of variance (0.5/255)^2 4/3 before and (8.5/255)^2 4/3 after.
     step = (8.5 - 0.5) / 255 * np.sqrt(4 / 3)
     assert evaluation["metrics"]["fid"] == pytest.approx(4 * step**2, rel=1e-3)
     assert evaluation["failed_thresholds"][0]["metric"] == "psnr"
     assert blessing.get_int_custom_property("blessed") == 0
 
 
-def test_an_empty_eval_split_is_one_clear_line(tmp_path):
+def test_empty_eval_split_is_error(tmp_path):
     with pytest.raises(ValueError, match="split 'eval' holds no image"):
         evaluate(tmp_path, [])

@@ -1,4 +1,4 @@
-"""Reads a source the way the executor does."""
+"""Read a source as the executor does, through Beam."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from apache_beam.testing.util import assert_that
 
 
 def assert_images(source, check) -> None:
-    """`check` gets all images of a source, sorted by key, and raises where they are wrong."""
+    """Call `check` with all images of a source, sorted by key; it raises if they are wrong."""
 
     def check_sorted(images):
         check(sorted(images, key=lambda image: image.key))

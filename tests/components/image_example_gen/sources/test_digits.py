@@ -8,7 +8,7 @@ from components.image_example_gen.sources import open_source
 from tests.components.image_example_gen.sources.reading import assert_images
 
 
-def test_all_digits_come_in_seventeen_levels_with_their_labels():
+def test_digits_source_yields_all_images_in_17_levels_with_labels():
     def check(images):
         assert [images[0].key, images[-1].key] == ["digits/0000", "digits/1796"]
         assert len(images) == 1797

@@ -23,7 +23,7 @@ def fill(folder, *names):
         pictures.write(folder / name)
 
 
-def test_classes_are_the_first_level_sorted_by_name_and_files_lie_at_any_depth(tmp_path):
+def test_classes_are_sorted_top_level_folders_with_files_at_any_depth(tmp_path):
     fill(tmp_path, "dog/1.PNG", "cat/deep/er/2.JpEg", "cat/1.webp", "cat/.hidden.png", ".git/1.png")
     (tmp_path / "cat" / "notes.txt").write_text("no image")
     assert open_source(f"folder:{tmp_path}").class_names == ("cat", "dog")
@@ -44,13 +44,13 @@ def test_a_flat_folder_is_unlabelled(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "eval", "test"])
-def test_own_splits_are_kept(tmp_path, name):
+def test_split_folders_are_used_as_splits(tmp_path, name):
     fill(tmp_path, "train/dog/1.png", "train/cat/1.png", f"{name}/dog/1.png")
     train = [("train/cat/1.png", 0, "cat", "train"), ("train/dog/1.png", 1, "dog", "train")]
     assert_found(tmp_path, sorted([*train, (f"{name}/dog/1.png", 1, "dog", "eval")]))
 
 
-def test_own_splits_may_be_flat_and_val_is_taken_before_test(tmp_path):
+def test_split_folders_may_be_flat_and_val_takes_precedence_over_test(tmp_path):
     fill(tmp_path, "train/1.png", "test/1.png", "val/1.png")
     assert_found(tmp_path, [("train/1.png", None, "", "train"), ("val/1.png", None, "", "eval")])
 
@@ -69,7 +69,7 @@ def test_a_class_may_be_called_train(tmp_path):
         (("train/cat/1.png", "val/1.png"), r"the image val/1\.png"),
     ],
 )
-def test_a_folder_without_a_sound_layout_is_one_clear_line(tmp_path, files, message):
+def test_invalid_folder_layout_is_one_line_error(tmp_path, files, message):
     fill(tmp_path, *files)
     with pytest.raises(SourceError, match=message) as caught:
         open_source(f"folder:{tmp_path}")
@@ -77,7 +77,7 @@ def test_a_folder_without_a_sound_layout_is_one_clear_line(tmp_path, files, mess
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_path_and_a_file_are_told_apart(tmp_path):
+def test_missing_path_and_file_have_different_errors(tmp_path):
     with pytest.raises(SourceError, match="gone does not exist"):
         open_source(f"folder:{tmp_path / 'gone'}")
     fill(tmp_path, "a.png")
@@ -85,7 +85,7 @@ def test_a_missing_path_and_a_file_are_told_apart(tmp_path):
         open_source(f"folder:{tmp_path / 'a.png'}")
 
 
-def test_a_folder_that_may_not_be_read_is_one_clear_line(tmp_path, monkeypatch):
+def test_unreadable_folder_is_source_error(tmp_path, monkeypatch):
     def refuse(path):
         raise tf.errors.PermissionDeniedError(None, None, f"{path}; Permission denied")
 
@@ -94,7 +94,7 @@ def test_a_folder_that_may_not_be_read_is_one_clear_line(tmp_path, monkeypatch):
         open_source(f"folder:{tmp_path}")
 
 
-def test_the_version_changes_with_names_sizes_and_times_and_not_otherwise(tmp_path):
+def test_version_changes_only_with_file_names_sizes_and_times(tmp_path):
     fill(tmp_path, "cat/1.png", "dog/1.png")
     source = f"folder:{tmp_path}"
     versions = [source_version(source)]

@@ -22,22 +22,22 @@ def assert_split(folder, expected):
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "eval", "test"])
-def test_lists_beside_the_images_split_them_and_leave_the_others_aside(tmp_path, name):
+def test_lists_assign_splits_and_exclude_unlisted_images(tmp_path, name):
     fill(tmp_path, "0.png", "1.png", "2.png", "3.png", train=["2.png", "", "0.png"], **{name: ["3.png"]})
     assert_split(tmp_path, [("0.png", "train", ""), ("2.png", "train", ""), ("3.png", "eval", "")])
 
 
-def test_a_list_of_arrays_serves_pictures_of_the_same_names(tmp_path):
+def test_list_of_npy_names_matches_images_of_the_same_names(tmp_path):
     fill(tmp_path, "imgHQ00000.png", "imgHQ00001.png", train=["imgHQ00001.npy"], val=["imgHQ00000.npy"])
     assert_split(tmp_path, [("imgHQ00000.png", "eval", ""), ("imgHQ00001.png", "train", "")])
 
 
-def test_lists_name_images_in_the_folders_of_classes(tmp_path):
+def test_lists_may_name_images_in_class_folders(tmp_path):
     fill(tmp_path, "cat/0.png", "dog/0.png", train=["dog/0.png"], val=["./cat/0.png"])
     assert_split(tmp_path, [("cat/0.png", "eval", "cat"), ("dog/0.png", "train", "dog")])
 
 
-def test_folders_of_splits_come_before_lists(tmp_path):
+def test_split_folders_take_precedence_over_lists(tmp_path):
     fill(tmp_path, "train/0.png", "val/1.png", train=["0.png 0"], val=["1.png 0"])
     assert_split(tmp_path, [("train/0.png", "train", ""), ("val/1.png", "eval", "")])
 
@@ -50,7 +50,7 @@ def test_folders_of_splits_come_before_lists(tmp_path):
         ({"train": ["0.png", "8.png", "9.png"], "val": ["1.png"]}, r"lacks 2 of the images .* first is 8"),
     ],
 )
-def test_lists_that_do_not_fit_are_one_clear_line(tmp_path, lists, message):
+def test_inconsistent_lists_are_source_error(tmp_path, lists, message):
     fill(tmp_path, "0.png", "1.png", **lists)
     with pytest.raises(SourceError, match=message):
         open_source(f"folder:{tmp_path}")

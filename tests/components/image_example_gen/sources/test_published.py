@@ -1,4 +1,4 @@
-"""Tiny stand-ins in the layouts of published data sets (docs/data.md)."""
+"""Read tiny stand-ins in the layouts of published data sets (docs/data.md)."""
 
 import io
 import tarfile
@@ -9,7 +9,7 @@ from components.image_example_gen.sources import SourceError, open_source, sourc
 from tests.components.image_example_gen import pictures
 from tests.components.image_example_gen.sources.reading import assert_images
 
-# The first, a middle and the last of ImageNet's synsets, with their numbers among all 1,000.
+# The first, a middle and the last synset of ImageNet -> its label among all 1,000.
 SYNSETS = {"n01440764": 0, "n02123045": 281, "n15075141": 999}
 
 
@@ -27,7 +27,7 @@ def archive(files):
     return buffer.getvalue()
 
 
-def test_imagenet_from_its_two_archives(tmp_path):
+def test_imagenet_is_read_from_its_two_archives(tmp_path):
     manual = tmp_path / "downloads" / "manual"
     manual.mkdir(parents=True)
     synsets = {
@@ -43,20 +43,20 @@ def test_imagenet_from_its_two_archives(tmp_path):
         assert sorted((image.class_name, image.label) for image in train) == sorted([*SYNSETS.items()] * 2)
         rest = [image for image in images if image.split == "eval"]
         assert {image.content for image in rest} == set(held_out.values())
-        # TFDS brings the true labels of the validation images: the first is a sea snake.
+        # TFDS ships the true labels of the validation images: the first is a sea snake.
         assert {image.class_name for image in rest} == {"n01751748", "n09193705"}
 
     assert source_version("tfds:imagenet2012", str(tmp_path)).startswith("imagenet2012/5.")
     assert_images(open_source("tfds:imagenet2012", str(tmp_path)), check)
 
 
-def test_imagenet_without_its_archives_is_one_clear_line(tmp_path):
+def test_imagenet_without_archives_is_one_line_error(tmp_path):
     with pytest.raises(SourceError, match=r"^tfds:imagenet2012 cannot be downloaded: .*manual") as caught:
         open_source("tfds:imagenet2012", str(tmp_path)).images()
     assert "\n" not in str(caught.value)
 
 
-def test_imagenet_unpacked_into_folders(tmp_path):
+def test_imagenet_is_read_from_class_folders(tmp_path):
     for synset in SYNSETS:
         pictures.write(tmp_path / "train" / synset / f"{synset}_10026.JPEG", encoding="JPEG")
         pictures.write(tmp_path / "val" / synset / "ILSVRC2012_val_00000293.JPEG", encoding="JPEG")
@@ -89,12 +89,12 @@ def faces(folder, names, lists):
     assert_images(open_source(f"folder:{folder}"), check)
 
 
-def test_ffhq_split_by_lists_of_file_names(tmp_path):
+def test_ffhq_is_split_by_lists_of_file_names(tmp_path):
     names = ["00000.png", "00001.png", "69999.png"]
     faces(tmp_path, names, {"train.txt": ["69999.png", "00000.png"], "validation.txt": ["00001.png"]})
 
 
-def test_celeba_hq_as_pngs_split_by_lists_of_arrays(tmp_path):
+def test_celeba_hq_pngs_are_split_by_lists_of_npy_names(tmp_path):
     names = ["imgHQ00000.png", "imgHQ00001.png", "imgHQ29999.png"]
     lists = {"train.txt": ["imgHQ00000.npy", "imgHQ29999.npy"], "validation.txt": ["imgHQ00001.npy"]}
     faces(tmp_path, names, lists)

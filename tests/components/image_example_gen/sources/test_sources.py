@@ -4,10 +4,10 @@ from components.image_example_gen.sources import SourceError, open_source, sourc
 
 
 @pytest.mark.parametrize("name", ["", "digit", "digits:3", "folder:", "tfds:", "tfrecord:", "zip:a.zip"])
-def test_an_unknown_source_is_told_what_is_allowed(name):
+def test_unknown_source_error_lists_allowed_sources(name):
     with pytest.raises(SourceError, match=r"allowed are digits, folder:DIR, tfds:NAME and tfrecord:PATTERN"):
         open_source(name)
 
 
-def test_the_version_of_digits_is_the_library_that_ships_them():
+def test_digits_version_is_the_scikit_learn_version():
     assert source_version("digits").startswith("scikit-learn-1.")

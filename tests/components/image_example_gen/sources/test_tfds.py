@@ -12,7 +12,7 @@ BYTES = {level: pictures.encoded(level) for level in (20, 120, 220)}
 
 
 def prepare(data_dir, splits):
-    """A data set on disk, version 1.2.0, whose code TFDS does not know: split -> labels."""
+    """Write a data set, version 1.2.0, that no code in TFDS defines; `splits`: name -> labels."""
 
     def rows(labels):
         for index, label in enumerate(labels):
@@ -45,7 +45,7 @@ def assert_found(data_dir, expected):
 
 
 @pytest.mark.parametrize("name", ["validation", "test"])
-def test_a_prepared_data_set_is_read_as_stored_with_its_own_splits(tmp_path, name):
+def test_prepared_data_set_keeps_its_stored_bytes_and_splits(tmp_path, name):
     prepare(tmp_path, {"train": [0, 1, 2], name: [1]})
     assert open_source("tfds:shapes:1.2.0", str(tmp_path)).class_names == CLASSES
     assert_found(
@@ -54,7 +54,7 @@ def test_a_prepared_data_set_is_read_as_stored_with_its_own_splits(tmp_path, nam
     )
 
 
-def test_other_splits_are_left_to_the_hash(tmp_path):
+def test_data_set_without_eval_split_is_left_to_the_hash(tmp_path):
     prepare(tmp_path, {"train": [0], "extra": [1]})
 
     def check(images):
@@ -63,17 +63,17 @@ def test_other_splits_are_left_to_the_hash(tmp_path):
     assert_images(open_source("tfds:shapes", str(tmp_path)), check)
 
 
-def test_the_version_is_the_data_sets_own(tmp_path):
+def test_version_is_the_tfds_version(tmp_path):
     prepare(tmp_path, {"train": [0], "test": [1]})
     assert source_version("tfds:shapes", str(tmp_path)) == "shapes/1.2.0"
 
 
-def test_a_data_set_that_nobody_knows_is_one_clear_line(tmp_path):
+def test_unknown_data_set_is_source_error(tmp_path):
     with pytest.raises(SourceError, match=r"^tfds:no_such_thing cannot be had: Dataset no_such_thing"):
         open_source("tfds:no_such_thing", str(tmp_path))
 
 
-def test_a_data_set_without_images_names_its_features(tmp_path):
+def test_data_set_without_images_error_lists_its_features(tmp_path):
     tfds.dataset_builders.store_as_tfds_dataset(
         name="words",
         version="1.0.0",
@@ -85,9 +85,7 @@ def test_a_data_set_without_images_names_its_features(tmp_path):
         open_source("tfds:words", str(tmp_path))
 
 
-def test_a_download_that_fails_is_one_clear_line_and_only_comes_when_images_are_asked_for(
-    tmp_path, monkeypatch
-):
+def test_failed_download_is_source_error_raised_when_images_are_read(tmp_path, monkeypatch):
     def fail(builder):
         raise ConnectionError("Name or service not known\nand a long story")
 

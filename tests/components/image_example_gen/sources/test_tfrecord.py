@@ -22,7 +22,7 @@ def found(image):
 PNG = pictures.encoded()
 
 
-def test_house_names_imagenets_names_and_bare_images_are_read(tmp_path):
+def test_own_keys_imagenet_keys_and_bare_images_are_read(tmp_path):
     write(
         tmp_path / "a.tfrecord",
         {"image/encoded": PNG, "image/key": b"k", "image/label": [1], "image/class": b"dog"},
@@ -49,14 +49,21 @@ def test_house_names_imagenets_names_and_bare_images_are_read(tmp_path):
     assert_images(open_source(f"tfrecord:{tmp_path}/*.tfrecord*"), check)
 
 
-def test_a_pattern_without_a_file_is_one_clear_line(tmp_path):
-    with pytest.raises(SourceError, match=r"none-\* matches no file"):
+def test_pattern_without_matches_is_source_error(tmp_path):
+    with pytest.raises(SourceError, match=r"none-\* must match a file, got none"):
         open_source(f"tfrecord:{tmp_path}/none-*")
 
 
-def test_a_file_that_is_no_tfrecord_is_told_by_name(tmp_path):
+def test_file_that_is_not_a_tfrecord_is_named_in_the_error(tmp_path):
     (tmp_path / "a").write_bytes(b"something else, and long enough for a record header")
-    with pytest.raises(SourceError, match=r"/a is no TFRecord"):
+    with pytest.raises(SourceError, match=r"/a must be a TFRecord file of tf.Example"):
+        assert_images(open_source(f"tfrecord:{tmp_path}/a"), lambda images: None)
+
+
+def test_whole_tfrecord_without_tf_examples_is_source_error(tmp_path):
+    with tf.io.TFRecordWriter(str(tmp_path / "a")) as writer:
+        writer.write(b"\x0b no protocol buffer")
+    with pytest.raises(SourceError, match=r"/a must be a TFRecord file of tf.Example"):
         assert_images(open_source(f"tfrecord:{tmp_path}/a"), lambda images: None)
 
 
