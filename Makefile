@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make run` and `make test`. Both set up what they need first.
-.PHONY: setup run test check lock clean
+.PHONY: setup run test test-fast check lock clean
 
 BIN := .venv/bin
 PRESET ?= digits
@@ -12,8 +12,14 @@ setup: .venv/lock.txt
 run: setup
 	@$(BIN)/tfx-vim run --preset $(PRESET)
 
+# Two workers, a file at a time: most tests trace graphs, which takes one core.
+WORKERS ?= 2
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+# Without training, pipelines and servers.
+test-fast: setup
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not slow"
 
 check: setup
 	@$(BIN)/ruff check .

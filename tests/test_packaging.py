@@ -1,0 +1,109 @@
+"""What `pip install .` installs is enough to work in another folder."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = (
+    "components",
+    "configs",
+    "serving",
+    "tfx_pipeline",
+    "trainers",
+    "setup.py",
+    "pyproject.toml",
+    "README.md",
+)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A folder with the wheel of this checkout, and nothing of the checkout itself."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, checkout / name)
+    folder = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = [
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(folder / "wheel"),
+        str(checkout),
+    ]
+    subprocess.run([*pip, *build], check=True)
+    (wheel,) = (folder / "wheel").iterdir()
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)], check=True)
+    shutil.rmtree(checkout)
+    return folder / "site"
+
+
+def tfx_vim(installed: Path, folder: Path, *arguments: str) -> str:
+    """Run the installed command line in a folder of its own; return what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(installed), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tfx_pipeline.cli", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_wheel_holds_presets_templates_and_deployment_files(installed):
+    for name in (
+        "tfx_pipeline/configs/digits.yaml",
+        "tfx_pipeline/configs/ablations/patchgan.yaml",
+        "components/run_report/report.html",
+        "components/run_report/charts.html",
+        "serving/deploy/models.config",
+        "serving/deploy/compose.yaml",
+        "serving/deploy/k8s/serving.yaml",
+        "serving/py.typed",
+    ):
+        assert (installed / name).is_file(), name
+    assert not (installed / "tests").exists()
+
+
+def test_installed_presets_config_and_plan_work_in_another_folder(installed, tmp_path):
+    presets = tfx_vim(installed, tmp_path, "presets")
+    assert {"digits", "imagenet256_bb", "ablations/patchgan"} <= set(presets.split())
+    config = yaml.safe_load(tfx_vim(installed, tmp_path, "config", "--set", "seed=3"))
+    assert (config["name"], config["seed"]) == ("digits", 3)
+    assert "by Table 2" in tfx_vim(installed, tmp_path, "plan", "--preset", "imagenet256_ss")
+
+
+@pytest.mark.slow
+def test_installed_compile_works_in_another_folder(installed, tmp_path):
+    output = tfx_vim(installed, tmp_path, "compile", "--image", "repository:tag", "--output", "pipeline.yaml")
+    assert "16 components" in output
+    assert yaml.safe_load((tmp_path / "pipeline.yaml").read_text())["schemaVersion"] == "2.1.0"
+
+
+def test_declared_dependencies_are_those_of_the_lock():
+    """setup.py declares what requirements/lane_a.in asks for, without the tools of a developer."""
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    (call,) = [
+        node.value for node in tree.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    ]
+    declared = {word.arg: word.value for word in call.keywords}["install_requires"]
+    lines = (ROOT / "requirements" / "lane_a.in").read_text().splitlines()
+    runtime, _, _ = "\n".join(lines).partition("# Set-up and checks.")
+    asked = {line for line in runtime.splitlines() if line and not line.startswith("#")}
+    references = {"tensorflow-gan==2.1.0", "tensorflow-probability==0.24.0"}  # of tests alone
+    assert set(ast.literal_eval(declared)) == asked - references
+    assert re.search(r'python_requires=">=3.10,<3.11"', (ROOT / "setup.py").read_text())
