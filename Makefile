@@ -30,6 +30,7 @@ lock: setup
 	@$(BIN)/uv pip compile --quiet --python-version 3.10 --generate-hashes \
 		--override requirements/overrides.txt --custom-compile-command 'make lock' \
 		requirements/lane_a.in --output-file requirements/lane_a.txt
+	@bash requirements/constraints.sh
 
 clean:
 	@rm -rf .venv build *.egg-info

@@ -107,3 +107,13 @@ def test_declared_dependencies_are_those_of_the_lock():
     references = {"tensorflow-gan==2.1.0", "tensorflow-probability==0.24.0"}  # of tests alone
     assert set(ast.literal_eval(declared)) == asked - references
     assert re.search(r'python_requires=">=3.10,<3.11"', (ROOT / "setup.py").read_text())
+
+
+def test_constraints_have_the_versions_of_the_lock():
+    """All but tensorflow-hub, which pip cannot take in the lock's version (requirements/overrides.txt)."""
+    locked, constrained = (
+        set(re.findall(r"^[\w.-]+==[^\s;]+", (ROOT / "requirements" / name).read_text(), re.MULTILINE))
+        for name in ("lane_a.txt", "constraints.txt")
+    )
+    assert locked - constrained == {"tensorflow-hub==0.16.1"}
+    assert constrained <= locked

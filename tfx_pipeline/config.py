@@ -11,6 +11,7 @@ key; one marked `!only` replaces the mapping below it.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -57,7 +58,7 @@ class Data(Section):
     @classmethod
     def _train_and_eval(cls, splits: dict[str, int]) -> dict[str, int]:
         if set(splits) != {"train", "eval"}:
-            raise ValueError("must be the shares of train and eval")
+            raise ValueError(f"must be the shares of train and eval, got {', '.join(sorted(splits))}")
         return splits
 
 
@@ -368,12 +369,12 @@ def _one_line(error: pydantic.ValidationError) -> str:
         field = first["ctx"]["discriminator"].strip("'")
         field = "kind" if field.endswith("()") else field
         return f"{key}.{field} must be one of {first['ctx']['expected_tags']}, got {first['ctx']['tag']!r}"
-    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = re.sub(r"^\w+ should ", "must ", first["msg"].removeprefix("Value error, "))
     message = message.partition(", unable to")[0]
     given = first["input"]
     shown = "" if isinstance(given, (dict, pydantic.BaseModel)) else f", got {given!r}"
-    if message.startswith("must be"):
-        return f"{key} {message}{shown}"
+    if message.startswith("must "):
+        return f"{key} {message}" + ("" if ", got " in message else shown)
     return f"{key}: {message}" if key else message
 
 

@@ -5,6 +5,8 @@ from sklearn.datasets import load_digits
 
 from benchmarks.recognized import Judge, _surest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def judge() -> Judge:

@@ -1,6 +1,9 @@
+import pytest
 from click.testing import CliRunner
 
 from benchmarks.sampling import main
+
+pytestmark = pytest.mark.slow
 
 
 def test_each_batch_size_has_a_row_with_token_cost_at_both_positions():

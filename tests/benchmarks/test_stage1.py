@@ -6,6 +6,8 @@ from click.testing import CliRunner
 from benchmarks.interleaved import MatrixProduct, measure
 from benchmarks.stage1 import main
 
+pytestmark = pytest.mark.slow
+
 
 def test_each_requested_work_has_a_row():
     asked = [

@@ -1,6 +1,9 @@
+import pytest
 from click.testing import CliRunner
 
 from benchmarks.stage2 import main
+
+pytestmark = pytest.mark.slow
 
 
 def test_step_is_timed_with_and_without_dropout():

@@ -1,6 +1,9 @@
+import pytest
 from click.testing import CliRunner
 
 from benchmarks.tokens import main
+
+pytestmark = pytest.mark.slow
 
 
 def test_each_requested_preset_has_a_row():

@@ -62,7 +62,7 @@ def test_write_leaves_no_temporary_files(tmp_path):
 def test_missing_or_damaged_file_is_one_line_error(tmp_path, content):
     if content is not None:
         (tmp_path / "dataset.json").write_text(content)
-    with pytest.raises(ValueError, match=r"dataset\.json is no dataset\.json") as caught:
+    with pytest.raises(ValueError, match=r"dataset\.json must be a valid dataset\.json, got ") as caught:
         Dataset.read(str(tmp_path))
     assert "\n" not in str(caught.value)
 
@@ -85,6 +85,6 @@ def test_too_many_broken_images_error_lists_count_limit_and_first_names():
     with pytest.raises(TooManyBroken) as caught:
         check_broken(broken, total=100, limit=0.05)
     message = str(caught.value)
-    assert message.startswith("6 of 100 images are broken (6.0%), allowed are 5.0%: 0.jpg (is empty), ")
+    assert message.startswith("broken images must be at most 5.0%, got 6 of 100 (6.0%): 0.jpg (is empty), ")
     assert "4.jpg" in message
     assert "5.jpg" not in message

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 TFX_VIM = Path(sys.executable).with_name("tfx-vim")
 
 
@@ -31,18 +33,30 @@ def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        (["run", "--preset", "nope"], 2, "unknown preset 'nope'"),
+        (["run", "--preset", "nope"], 2, "preset must be one of celebahq256, "),
         (["run", "--set", "stage1.trian.steps=3"], 2, "unknown key stage1.trian"),
-        (["run", "--set", "seed=many"], 2, "seed: "),
+        (["run", "--set", "seed=many"], 2, "seed must be a valid integer, got 'many'"),
         (["run", "--set"], 2, "Option '--set' requires an argument."),
-        (["run", "--set", "evaluation.generation.thresholds.fit.max=3"], 2, "allowed are fid, fid_eval"),
+        (
+            ["run", "--set", "evaluation.generation.thresholds.fit.max=3"],
+            2,
+            "metric must be one of fid, fid_eval",
+        ),
         (["frobnicate"], 2, "No such command"),
         (["compile", "--image", "a:b", "--output", "pipeline.txt"], 2, "a file ending in .yaml or .yml"),
         (["run", "--set", "data.source=folder:nowhere"], 1, "nowhere"),
-        (["run", "--set", "stage1={savedmodel: nowhere}"], 1, "nowhere: there is no SavedModel"),
-        (["plan", "--set", "stage1={savedmodel: nowhere}"], 2, "nowhere: there is no SavedModel"),
-        (["report", "--run", "nowhere"], 1, "nowhere holds no report"),
-        (["serve", "--run", "nowhere"], 1, "no model in nowhere"),
+        (
+            ["run", "--set", "stage1={savedmodel: nowhere}"],
+            1,
+            "must be the folder of a SavedModel, got nowhere",
+        ),
+        (
+            ["plan", "--set", "stage1={savedmodel: nowhere}"],
+            2,
+            "must be the folder of a SavedModel, got nowhere",
+        ),
+        (["report", "--run", "nowhere"], 1, "nowhere must hold a report"),
+        (["serve", "--run", "nowhere"], 1, "nowhere/serving must hold"),
         (["generate", "--endpoint", "http://localhost:1", "--output", "x.png"], 1, "no server answers"),
     ],
 )

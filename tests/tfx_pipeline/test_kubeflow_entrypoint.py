@@ -17,6 +17,8 @@ from tests.tfx_pipeline.small_graph import small_graph
 from tfx_pipeline import kubeflow_entrypoint
 from tfx_pipeline.kubeflow_runner import compile_pipeline
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 # The type of an input artifact, as the launcher sends it and as kfp.local sends it.

@@ -102,8 +102,12 @@ def test_failed_compile_keeps_the_previous_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "file", "message"),
     [
-        ("small_graph", "pipeline.yaml", "name 'small_graph': Kubeflow Pipelines allows a-z, 0-9 and -"),
-        ("small-graph", "pipeline.json", "pipeline.json': Kubeflow Pipelines takes a file ending in .yaml"),
+        (
+            "small_graph",
+            "pipeline.yaml",
+            "name must be 1 to 128 of a-z, 0-9 and -",
+        ),
+        ("small-graph", "pipeline.json", "output must be a file ending in .yaml or .yml"),
     ],
 )
 def test_invalid_name_or_suffix_is_one_line_error(tmp_path, name, file, message):

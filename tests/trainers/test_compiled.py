@@ -22,6 +22,8 @@ from trainers.vim.model import VIM
 from trainers.vit_vqgan.config import Stage1
 from trainers.vit_vqgan.objective import Objective
 
+pytestmark = pytest.mark.slow
+
 ON_HOST = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "HostCompute", "Print", "PrintV2"}
 BATCH = 4
 
@@ -36,14 +38,16 @@ def pictures() -> dict[str, tf.Tensor]:
 
 
 TOWER = {"blocks": 1, "heads": 2, "width": 16, "hidden": 32}
-CONVOLUTIONS = {"channels": 8, "multipliers": [1, 1, 2], "residual_blocks": 1}
+CONVOLUTIONS = {"channels": 8, "multipliers": [1, 2], "residual_blocks": 1}
 
 
-def tokenizer_step(discriminator=None, *, tower=TOWER, perceptual=None, start_step=0, **options):
+def tokenizer_step(
+    discriminator=None, *, tower=TOWER, patch_size=4, perceptual=None, start_step=0, **options
+):
     codebook = {"size": 16, "dim": 4, "revive_below": 0.2, "continuous_steps": 1, "entropy": 0.1}
     stage = Stage1.model_validate(
         {
-            "model": {"patch_size": 4, "encoder": tower, "decoder": tower, "codebook": codebook},
+            "model": {"patch_size": patch_size, "encoder": tower, "decoder": tower, "codebook": codebook},
             "loss": {
                 "perceptual": 0.1 if perceptual else 0.0,
                 "adversarial": 0.1 if discriminator else 0.0,
@@ -139,11 +143,13 @@ STEPS = {
     "tokenizer with a SavedModel as perceptual loss": lambda: tokenizer_step(
         perceptual={"network": written(distances.saved)}
     ),
-    "convolutional tokenizer": lambda: tokenizer_step(tower=CONVOLUTIONS),
+    "convolutional tokenizer": lambda: tokenizer_step(tower=CONVOLUTIONS, patch_size=2),
     "tokenizer in bfloat16": lambda: in_bfloat16(
         lambda: tokenizer_step({"network": "stylegan2", "channel_multiplier": 0.01})
     ),
-    "convolutional tokenizer in bfloat16": lambda: in_bfloat16(lambda: tokenizer_step(tower=CONVOLUTIONS)),
+    "convolutional tokenizer in bfloat16": lambda: in_bfloat16(
+        lambda: tokenizer_step(tower=CONVOLUTIONS, patch_size=2)
+    ),
     "vim in bfloat16": lambda: in_bfloat16(vim_step),
     "vim with tokens on the fly": on_the_fly_step,
     "classifier": classifier_step,

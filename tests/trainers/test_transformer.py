@@ -123,7 +123,7 @@ def test_dropout_acts_in_training_only():
 
 
 def test_heads_must_divide_the_width():
-    with pytest.raises(ValueError, match="heads 3 does not divide width 8"):
+    with pytest.raises(ValueError, match="width must be a multiple of heads 3, got 8"):
         Transformer(blocks=1, heads=3, width=8, hidden=16)
 
 

@@ -19,7 +19,7 @@ b_t v_(t-1) / (1 - b^(t-1)) + (1 - b_t) g_t^2, with
 0 at the first step, where nothing has been seen yet, and b in the end.
 
 **Update.** u = g / sqrt(V), divided by its root mean square over the tensor where that is above 1. The
-learning rate stands inside the first moment, and the weights move by it:
+learning rate is inside the first moment, and the weights move by it:
 
     m <- b_1 m + (1 - b_1) rate u,    w <- w - m.
 

@@ -68,7 +68,7 @@ def test_metrics_are_also_artifact_properties(tmp_path):
 
 
 def test_unknown_metric_or_bound_error_lists_allowed_names():
-    with pytest.raises(ValueError, match=r"unknown metric 'pnsr', allowed are l1, psnr$"):
+    with pytest.raises(ValueError, match=r"thresholds must name one of l1, psnr, got 'pnsr'$"):
         blessing.thresholds_to_json({"pnsr": {"min": 1.0}}, ["psnr", "l1"])
-    with pytest.raises(ValueError, match=r"thresholds.psnr: unknown bound 'mni', allowed are min, max$"):
+    with pytest.raises(ValueError, match=r"thresholds.psnr must have the bounds min or max, got 'mni'$"):
         blessing.thresholds_to_json({"psnr": {"mni": 1.0}}, ["psnr"])

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from components.evaluators import files
+from serving.export.atomic import write_atomic
 
 
 def test_arrays_and_json_round_trip(tmp_path):
@@ -18,7 +19,7 @@ def test_non_finite_numbers_become_null(tmp_path):
 
 def test_second_write_replaces_the_file_without_leftovers(tmp_path):
     for content in (b"old and long", b"new"):
-        files.write_bytes(str(tmp_path / "a"), content)
+        write_atomic(str(tmp_path / "a"), content)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"new")]
 
 

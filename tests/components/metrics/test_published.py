@@ -9,6 +9,8 @@ from components.metrics.inception import inception_score
 from components.metrics.moments import moments
 from tests.components.metrics import published
 
+pytestmark = pytest.mark.slow
+
 
 def test_fid_and_is_agree_with_tensorflow_gan(tmp_path):
     rng = np.random.default_rng(0)

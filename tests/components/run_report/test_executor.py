@@ -7,6 +7,7 @@ from tfx.types import Channel, standard_artifacts
 from components.evaluators import files
 from components.run_report.component import RunReport
 from components.run_report.executor import Executor
+from serving.export.atomic import write_atomic
 from tests.components.evaluators import artifacts
 from tests.components.run_report import sample
 
@@ -33,7 +34,7 @@ def inputs(tmp_path):
     for name in RUNS:
         made[name] = artifacts.artifact(standard_artifacts.ModelRun, tmp_path / name)
         lines = "".join(json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in (1, 2, 3))
-        files.write_bytes(str(tmp_path / name / "history.jsonl"), lines.encode())
+        write_atomic(str(tmp_path / name / "history.jsonl"), lines)
     return made
 
 

@@ -51,5 +51,5 @@ def test_add_components_updates_metrics_json_and_the_page(tmp_path):
         folder.add_components(str(tmp_path), [{"name": "SchemaGen", "seconds": seconds, "state": "ran"}])
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["components"] == [{"name": "SchemaGen", "seconds": 6.0, "state": "ran"}]
-    assert "6.0 s in all" in (tmp_path / "report" / "index.html").read_text()
+    assert "6.0 s in total" in (tmp_path / "report" / "index.html").read_text()
     assert files(tmp_path) == FILES

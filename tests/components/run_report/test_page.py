@@ -78,7 +78,7 @@ def test_absent_metrics_are_left_out():
 def test_the_probe_is_a_curve_over_blocks_with_its_best_block_marked():
     def probe(**changes):
         html = page.render(sample.report(linear_probe=changes))
-        section = text(html).partition("Linear probe A linear layer")[2]
+        section = text(html).partition("Linear probe Accuracy of a linear classifier")[2]
         return html, section.replace("\N{NO-BREAK SPACE}", " ")
 
     html, words = probe()
@@ -111,7 +111,7 @@ def test_selected_samples_are_labelled_as_selected():
 
 
 def test_missing_metric_is_shown_as_not_a_number():
-    assert "not a number" in text(page.render(sample.report(reconstruction={"psnr": None})))
+    assert "not finite" in text(page.render(sample.report(reconstruction={"psnr": None})))
 
 
 def test_external_names_are_escaped():
@@ -134,7 +134,7 @@ def test_components_show_their_times_and_states():
         {"name": "StatisticsGen", "seconds": 30.4, "state": "cached"},
     ]
     words = text(page.render(report))
-    assert "4 min 05 s in all" in words  # cached components took no time in this run
+    assert "4 min 05 s in total" in words  # cached components took no time in this run
     assert "StatisticsGen cached 30 s" in words
 
 

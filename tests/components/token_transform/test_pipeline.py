@@ -18,6 +18,8 @@ from components.token_transform.component import TokenTransform
 from tests import stand_ins
 from tests.components.image_example_gen import pictures
 
+pytestmark = pytest.mark.slow
+
 
 def pipeline(root: Path, source: str) -> tfx.dsl.Pipeline:
     examples = ImageExampleGen(

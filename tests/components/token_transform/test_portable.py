@@ -14,6 +14,8 @@ import pytest
 from components.dataset import TokenDataset, read_quarantine
 from tests.components.token_transform import encodings, job_service
 
+pytestmark = pytest.mark.slow
+
 WORKERS = 2
 SECONDS = 400  # 30 on an idle machine, most of it TensorFlow's import in each process
 ROOT = Path(__file__).parents[3]

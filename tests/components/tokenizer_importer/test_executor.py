@@ -42,19 +42,19 @@ def without_a_density(folder: str) -> None:
 @pytest.mark.parametrize(
     ("write", "image_size", "complaint"),
     [
-        (lambda folder: None, stand_ins.SIZE, "there is no SavedModel in this folder"),
+        (lambda folder: None, stand_ins.SIZE, "must be the folder of a SavedModel"),
         (
             lambda folder: tf.saved_model.save(tf.Module(), folder),
             stand_ins.SIZE,
-            "missing are decode, decode_pixels, encode, encode_pixels, metadata, reconstruct",
+            "without decode, decode_pixels, encode, encode_pixels, metadata, reconstruct",
         ),
-        (stand_ins.write_classifier, stand_ins.SIZE, "missing are decode"),
+        (stand_ins.write_classifier, stand_ins.SIZE, "without decode"),
         (
             without_a_density,
             stand_ins.SIZE,
-            "missing are decode_pixels.log_scale, decode_pixels.mu",
+            "without decode_pixels.log_scale, decode_pixels.mu",
         ),
-        (stand_ins.write_tokenizer, 32, "is for images of 8 pixels, and data.image_size is 32"),
+        (stand_ins.write_tokenizer, 32, "must be for images of 32 pixels (data.image_size)"),
     ],
     ids=["nothing", "no signatures", "classifier", "outputs", "other size"],
 )

@@ -43,5 +43,5 @@ def test_recipe_in_the_docs_exports_a_valid_tokenizer(tmp_path, monkeypatch):
 
 
 def test_version_of_missing_savedmodel_is_error(tmp_path):
-    with pytest.raises(saved_tokenizer.TokenizerError, match="there is no SavedModel"):
+    with pytest.raises(saved_tokenizer.TokenizerError, match="must be the folder of a SavedModel"):
         saved_tokenizer.version(str(tmp_path))

@@ -13,7 +13,7 @@ PIXELS = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
 
 
 def written(path, **arrays):
-    files.write_pictures(path, PIXELS, ["a b/c", "ü"], grid=lambda: Image.new("RGB", (5, 7)), arrays=arrays)
+    files.write_images(path, PIXELS, ["a b/c", "ü"], grid=lambda: Image.new("RGB", (5, 7)), arrays=arrays)
 
 
 def test_folder_holds_one_png_per_image_with_safe_names(tmp_path):
@@ -47,7 +47,7 @@ def test_failed_write_leaves_no_files(tmp_path, monkeypatch, name):
     monkeypatch.setattr(files, "png", Mock(side_effect=[b"the first of two", full]))
     grid = Mock(return_value=Mock(save=half))
     with pytest.raises(files.FileError, match=f"cannot write {tmp_path / name}: no space left"):
-        files.write_pictures(tmp_path / name, PIXELS, ["a", "b"], grid=grid, arrays={})
+        files.write_images(tmp_path / name, PIXELS, ["a", "b"], grid=grid, arrays={})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -82,13 +82,13 @@ def test_tokens_without_names_are_numbered(tmp_path):
 )
 def test_file_without_tokens_is_error(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
-    with pytest.raises(files.FileError, match=r"x.json.*allowed are"):
+    with pytest.raises(files.FileError, match=r"x.json must be"):
         files.read_tokens(tmp_path / "x.json")
 
 
 def test_pickled_tokens_are_rejected(tmp_path):
     np.savez(tmp_path / "x.npz", tokens=np.array([[object()]]))
-    with pytest.raises(files.FileError, match="holds no tokens"):
+    with pytest.raises(files.FileError, match=r"must be an .npz or .json file of tokens"):
         files.read_tokens(tmp_path / "x.npz")
 
 
@@ -97,7 +97,7 @@ def test_pickled_tokens_are_rejected(tmp_path):
 )
 def test_images_are_sent_in_a_format_the_graph_decodes(tmp_path, kind, sent_as):
     Image.fromarray(PIXELS[0]).save(tmp_path / "x", kind, lossless=True)
-    data = files.read_picture(tmp_path / "x")
+    data = files.read_image(tmp_path / "x")
     assert Image.open(io.BytesIO(data)).format == sent_as
     assert (data == (tmp_path / "x").read_bytes()) is (kind == sent_as)
 
@@ -105,8 +105,8 @@ def test_images_are_sent_in_a_format_the_graph_decodes(tmp_path, kind, sent_as):
 @pytest.mark.parametrize("content", [b"", b"no picture", files.png(np.zeros((64, 64, 3), np.uint8))[:60]])
 def test_invalid_image_is_named_in_the_error(tmp_path, content):
     (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(files.FileError, match=r"x\.png is no picture, allowed are JPEG"):
-        files.read_picture(tmp_path / "x.png")
+    with pytest.raises(files.FileError, match=r"x\.png must be a JPEG"):
+        files.read_image(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("name", ["out.jpg", "full", "file", "folder.png"])
@@ -115,7 +115,7 @@ def test_unwritable_output_is_rejected_by_check_output(tmp_path, name):
     (tmp_path / "full" / "x").touch()
     (tmp_path / "file").touch()
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(files.FileError, match=f"{name}.*allowed"):
+    with pytest.raises(files.FileError, match=f"output must .* got .*{name}"):
         files.check_output(tmp_path / name, (".png", ""))
 
 

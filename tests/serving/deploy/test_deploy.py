@@ -9,16 +9,16 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from serving.client.queries import GENERATOR, TOKENIZER
 
-SERVING = Path(__file__).resolve().parents[3] / "serving"
+DEPLOY = Path(__file__).resolve().parents[3] / "serving" / "deploy"
 
 
 def read_yaml(name):
-    return list(yaml.safe_load_all((SERVING / name).read_text()))
+    return list(yaml.safe_load_all((DEPLOY / name).read_text()))
 
 
 def test_models_config_names_both_models_in_the_mounted_folder():
     config = text_format.Parse(
-        (SERVING / "models.config").read_text(), model_server_config_pb2.ModelServerConfig()
+        (DEPLOY / "models.config").read_text(), model_server_config_pb2.ModelServerConfig()
     )
     named = {one.name: one.base_path for one in config.model_config_list.config}
     assert named == {name: f"/models/{name}" for name in (TOKENIZER, GENERATOR)}
@@ -26,7 +26,7 @@ def test_models_config_names_both_models_in_the_mounted_folder():
 
 def test_largest_allowed_batch_size_is_max_batch_size():
     # The official stubs lack this message type. TF Serving requires that the two values agree.
-    text = (SERVING / "batching.txt").read_text()
+    text = (DEPLOY / "batching.txt").read_text()
     sizes = [int(size) for size in re.findall(r"^allowed_batch_sizes: (\d+)$", text, re.MULTILINE)]
     (largest,) = re.findall(r"^max_batch_size \{ value: (\d+) \}$", text, re.MULTILINE)
     assert sizes == sorted(set(sizes))
@@ -40,7 +40,7 @@ def test_compose_mounts_every_file_its_flags_name():
         for volume in service["volumes"]:
             source, target, *_ = volume.rsplit(":", 2) if volume.endswith(":ro") else volume.rsplit(":", 1)
             mounted.append(target)
-            assert source.endswith("}/serving") or (SERVING / source).is_file()
+            assert source.endswith("}/serving") or (DEPLOY / source).is_file()
         for flag in service["command"]:
             _, _, file = flag.partition("=")
             assert not file or file in mounted

@@ -42,7 +42,9 @@ def test_oversized_image_or_gif_is_rejected_before_decoding(kind, height, in_gra
         return images.decode_batch(content, 8)
 
     ask = tf.function(batch) if in_graph else batch
-    with pytest.raises(tf.errors.InvalidArgumentError, match="a picture may have 1200 pixels and be no GIF"):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="image must have at most 1200 pixels and not be a GIF"
+    ):
         ask(tf.stack([encoded(kind, 40, height)]))
     assert not decoded
     if kind != "GIF":

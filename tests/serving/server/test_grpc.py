@@ -13,6 +13,8 @@ from tensorflow_serving.apis import (
 from serving.export.metadata import Metadata
 from tests import stand_ins
 
+pytestmark = pytest.mark.slow
+
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 
 

@@ -12,6 +12,8 @@ from serving.export.metadata import Metadata
 from serving.server.server import Limits, background_server
 from tests import stand_ins
 
+pytestmark = pytest.mark.slow
+
 PNG = images.encode_batch(tf.fill([1, 8, 8, 3], 0.4)).numpy()[0]
 B64 = {"b64": base64.b64encode(PNG).decode()}
 ROW = {"class_id": 2, "seed": 1, "temperature": 0, "top_k": 0, "top_p": 1, "guidance_scale": 1}
@@ -106,7 +108,7 @@ def test_status_metadata_and_predict_take_versions_and_labels(server, where):
         ({"instances": [{**ROW, "class_id": 2**40}]}, "2147483647"),
         ({"instances": [{**ROW, "class_id": True}]}, "int32"),
         ({"instances": [{**ROW, "class_id": 3}]}, "[0, 3)"),
-        ({"instances": [{**ROW, "class_id": [1]}]}, "allowed is int32 [?]"),
+        ({"instances": [{**ROW, "class_id": [1]}]}, "must be int32 [?]"),
         ({"inputs": {**COLUMNS, "seed": [[1], [2, 3]]}}, "differ in length"),
         ({"inputs": {**COLUMNS, "seed": [1, 2]}}, "rows"),
         ({"signature_name": "features", "inputs": [{"b64": "?"}]}, "b64"),
@@ -144,7 +146,7 @@ def test_unknown_path_or_method_returns_an_error_object(server, method, path, ex
 def test_body_above_the_limit_is_413(base):
     with background_server(str(base), limits=Limits(max_message_bytes=1000)) as server:
         status, answer = predict(server, "vim", {"inputs": "x" * 1000})
-    assert (status, answer) == (413, {"error": "the body is larger than 1000 bytes"})
+    assert (status, answer) == (413, {"error": "body must be at most 1000 bytes"})
 
 
 def test_slow_request_holds_its_slot_until_the_time_limit(base):

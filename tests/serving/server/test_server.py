@@ -15,6 +15,8 @@ from serving.server.servable import MAX_ROWS
 from serving.server.server import background_server, serve
 from serving.wire.errors import ServingError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 
 # As many images as one request may ask for.

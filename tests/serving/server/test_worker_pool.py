@@ -21,7 +21,7 @@ def test_request_beyond_the_queue_is_rejected_and_slots_are_released():
 
     error = asyncio.run(scenario())
     assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "allowed are 2" in error.message
+    assert "2 of at most 2 requests" in error.message
 
 
 def test_timed_out_work_keeps_its_thread_until_it_ends():

@@ -126,12 +126,13 @@ def main(folder: Path, strategy: str, devices: int, accumulate: int, steps: int)
     }
     np.savez(folder / f"state-{name}.npz", **state)
     if strategy == "mirrored":
+        np.save(folder / "dropped.npy", dropped())
+    if strategy == "mirrored" and devices == 2:
         # As in a local run, the other networks are trained in the same process.
         arguments = Arguments(folder / "classifier", folder / "images", classifier_stage(strategy))
         classifier_trainer.run_fn(arguments)
         stage_2, tokenizer = vim_stage(strategy), str(folder / "model")
         vim_trainer.run_fn(Arguments(folder / "vim", folder / "images", stage_2, base_model=tokenizer))
-        np.save(folder / "dropped.npy", dropped())
 
 
 def dropped() -> np.ndarray:

@@ -183,11 +183,16 @@ def optimizer_of(**options: float | str) -> DecoupledOptimizer:
 
 
 def steps(optimizer: DecoupledOptimizer, seeds: range, *, compiled: bool = False) -> list[np.ndarray]:
-    move = tf.function(
+    step = tf.function(
         lambda gradients: optimizer.apply_gradients(gradients, tf.constant(1.0)), jit_compile=compiled
     )
     for seed in seeds:
-        move([tf.constant(normal(v.shape, seed=seed + 10 * len(v.shape))) for v in optimizer.variables])
+        step(
+            [
+                tf.constant(normal(v.shape, seed=seed + 10 * len(v.shape)))
+                for v in optimizer.trainable_variables
+            ]
+        )
     return [np.array(v) for v in [*optimizer.trainable_variables, *optimizer.variables]]
 
 

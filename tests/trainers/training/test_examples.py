@@ -82,7 +82,8 @@ def test_host_resumes_at_the_same_record(tokens):
 def test_more_hosts_than_files_are_refused(tokens):
     crowd = tf.distribute.InputContext(num_input_pipelines=3, input_pipeline_id=0, num_replicas_in_sync=3)
     with pytest.raises(
-        TrainingError, match=r"2 files cannot be shared out among 3 hosts; set data\.num_shards"
+        TrainingError,
+        match=r"data\.num_shards and tokens\.num_shards must be at least .* hosts 3, got 2 files",
     ):
         stream(tokens, batches=1, batch_size=3, host=crowd)
 

@@ -63,11 +63,11 @@ def test_schedule_round_trips_through_its_config():
     [
         (
             {"decay": "exponential"},
-            "decay exponential never reaches 0; it needs a final_learning_rate",
+            "final_learning_rate must be above 0 for decay exponential, got 0",
         ),
-        ({"warmup_steps": 5, "decay_from": 4}, "decay_from 4 is below warmup_steps 5"),
-        ({"decay_from": 10}, r"optimizer\.decay_from 10 is not below steps 10"),
-        ({"warmup_steps": 10}, r"optimizer\.warmup_steps 10 is not below steps 10"),
+        ({"warmup_steps": 5, "decay_from": 4}, "decay_from must be at least warmup_steps 5, got 4"),
+        ({"decay_from": 10}, r"optimizer\.decay_from must be below steps 10, got 10"),
+        ({"warmup_steps": 10}, r"optimizer\.warmup_steps must be below steps 10, got 10"),
     ],
 )
 def test_invalid_schedule_is_refused(options, complaint):

@@ -105,15 +105,15 @@ def test_row_is_the_index_in_the_whole_batch():
 
 def test_each_network_uses_its_own_gradients_and_optimizer():
     one, other = (TrainState(Regression(), settings(), Optimizer(learning_rate=rate)) for rate in (0.1, 0.2))
-    still = [tf.zeros_like(v.value) for v in one.variables]
-    pushed = [tf.ones_like(v.value) for v in other.variables]
+    still = [tf.zeros_like(v.value) for v in one.trainable_variables]
+    pushed = [tf.ones_like(v.value) for v in other.trainable_variables]
     step = training_step([one, other], lambda batch: ([still, pushed], {"loss": tf.constant(0.0)}))
-    before = [np.array(v) for v in one.variables]
+    before = [np.array(v) for v in one.trainable_variables]
     step(points())
-    for value, variable in zip(before, one.variables, strict=True):
+    for value, variable in zip(before, one.trainable_variables, strict=True):
         np.testing.assert_allclose(variable.numpy(), value * (1 - 1e-5 * (variable.name == "kernel")))
     # Adam's first step is the learning rate for any gradient.
-    assert other.variables[1].numpy() == pytest.approx(-0.2, rel=1e-4)
+    assert other.trainable_variables[1].numpy() == pytest.approx(-0.2, rel=1e-4)
 
 
 def test_ema_follows_the_weights_and_is_swapped_in_temporarily():

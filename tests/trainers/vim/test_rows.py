@@ -60,7 +60,7 @@ def test_class_dropout_is_independent_of_the_order():
 
 def test_anneal_until_outside_its_bounds_is_refused():
     train = {"steps": 200, "batch_size": 4, "optimizer": {"learning_rate": 1e-3}}
-    with pytest.raises(ValueError, match=r"anneal_until 300 is above train.steps 200"):
+    with pytest.raises(ValueError, match=r"anneal_until must be at most train.steps 200, got 300"):
         Stage2.model_validate({"model": {"transformer": SIZE, "random_order": ANNEALED}, "train": train})
-    with pytest.raises(ValueError, match="anneal_until 5 is not above anneal_from 5"):
+    with pytest.raises(ValueError, match="anneal_until must be above anneal_from 5, got 5"):
         RandomOrder(anneal_from=5, anneal_until=5)

@@ -17,6 +17,8 @@ from trainers.vim import trainer
 from trainers.vim.config import Model, Stage2
 from trainers.vim.model import VIM
 
+pytestmark = pytest.mark.slow
+
 SIZE = {"blocks": 2, "heads": 2, "width": 32, "hidden": 64}
 
 

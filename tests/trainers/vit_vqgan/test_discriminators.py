@@ -192,7 +192,7 @@ def test_minibatch_stddev_matches_closed_form():
 
 
 def test_minibatch_stddev_refuses_an_indivisible_batch():
-    with pytest.raises(ValueError, match="batch of 6 is not a multiple of minibatch_stddev 4"):
+    with pytest.raises(ValueError, match="batch size must be a multiple of minibatch_stddev 4, got 6"):
         discriminators.minibatch_stddev(tf.zeros([6, 4, 4, 1]), 4)
 
 

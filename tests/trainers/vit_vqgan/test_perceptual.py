@@ -143,25 +143,28 @@ def test_distance_and_gradient_match_under_xla(vgg16):
 
 
 def test_images_too_small_for_vgg16_are_refused(vgg16):
-    with pytest.raises(TrainingError, match="16 pixels or more, not of 8"):
+    with pytest.raises(TrainingError, match=r"image size must be at least 16 .* vgg16, got 8"):
         vgg16(pictures(1, 8), pictures(1, 8))
 
 
 def test_missing_weights_file_is_a_one_line_error():
-    assert "'nowhere.h5': there is no such file" in refusal(Perceptual(weights="nowhere.h5"))
+    assert (
+        refusal(Perceptual(weights="nowhere.h5"))
+        == "perceptual.weights must be an existing file, got 'nowhere.h5'"
+    )
 
 
 @pytest.mark.parametrize("name", ["other.h5", "other.weights.h5", "other.npz"])
 def test_unreadable_weights_are_a_one_line_error(tmp_path, name):
     path = tmp_path / name
     path.write_text("no weights")
-    assert f"{str(path)!r} are not VGG16's" in refusal(Perceptual(weights=str(path)))
+    assert "must be VGG16's without its top" in refusal(Perceptual(weights=str(path)))
 
 
 def test_weights_of_another_network_are_a_one_line_error(tmp_path):
     path = str(tmp_path / "small.weights.h5")
     keras.Sequential([keras.layers.Input([4]), keras.layers.Dense(2)]).save_weights(path)
-    assert "are not VGG16's" in refusal(Perceptual(weights=path))
+    assert "must be VGG16's without its top" in refusal(Perceptual(weights=path))
 
 
 def test_download_timeout_is_a_one_line_error_that_says_where_to_put_weights(tmp_path, monkeypatch):
@@ -195,14 +198,14 @@ def test_savedmodel_gets_pixels_in_plus_minus_one_and_any_output_name(tmp_path):
 
 def test_folder_without_a_savedmodel_is_a_one_line_error(tmp_path):
     message = refusal(Perceptual(network=f"savedmodel:{tmp_path}"))
-    assert message == f"perceptual network savedmodel:{tmp_path}: there is no SavedModel in this folder"
+    assert message == f"perceptual.network savedmodel:{tmp_path} must be a folder with a SavedModel"
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"signature": "features"}, "no signature `distance`, only ['features']"),
-        ({"inputs": ("x", "y")}, "takes ['x', 'y'] and gives ['how_far']"),
+        ({"signature": "features"}, "must have a signature `distance`, got ['features']"),
+        ({"inputs": ("x", "y")}, "must have inputs a and b and one output, got ['x', 'y'] and ['how_far']"),
     ],
 )
 def test_savedmodel_with_another_signature_is_a_one_line_error(tmp_path, options, reason):
@@ -278,11 +281,11 @@ def test_gradient_descent_on_lpips_lowers_the_distance():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"network": "vgg19"}, "network 'vgg19' is neither vgg16 nor savedmodel:PATH"),
-        ({"network": "savedmodel:"}, "network 'savedmodel:' is neither vgg16 nor savedmodel:PATH"),
+        ({"network": "vgg19"}, "network must be vgg16 or savedmodel:PATH, got 'vgg19'"),
+        ({"network": "savedmodel:"}, "network must be vgg16 or savedmodel:PATH, got 'savedmodel:'"),
         (
             {"network": "savedmodel:lpips", "weights": "vgg16.h5"},
-            "weights 'vgg16.h5' are for vgg16; savedmodel:lpips holds its own",
+            "weights must be absent for savedmodel:lpips, which holds its own, got 'vgg16.h5'",
         ),
     ],
 )

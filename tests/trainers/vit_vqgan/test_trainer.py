@@ -6,6 +6,8 @@ from tests.trainers.training.replicas import TOWER, Arguments
 from trainers.vit_vqgan import trainer
 from trainers.vit_vqgan.config import Stage1
 
+pytestmark = pytest.mark.slow
+
 CONVOLUTIONS = {"channels": 8, "multipliers": [1, 1, 2], "residual_blocks": 1}
 
 
@@ -39,5 +41,5 @@ def test_tokenizer_is_trained_and_exported_and_low_usage_reported(tmp_path, caps
     )
     trainer.run_fn(Arguments(tmp_path, tmp_path / "images", stage))
     # 4 images have 64 tokens, so that at most 64 of the 512 codes are used.
-    assert "is under 1 at step 2" in capsys.readouterr().err
+    assert "is below 1 at step 2" in capsys.readouterr().err
     assert not [check for check in validate(str(tmp_path / "model")) if check.reason]

@@ -13,6 +13,8 @@ from serving.export.sampling_params import SamplingParams
 from tests import stand_ins
 from tests.components.evaluators import artifacts
 
+pytestmark = pytest.mark.slow
+
 REAL = [(artifacts.grey(level), label) for label, level in enumerate(artifacts.LEVELS)] * 2
 
 

@@ -8,6 +8,8 @@ from components.evaluators.reconstruction.executor import Executor
 from tests import stand_ins
 from tests.components.evaluators import artifacts
 
+pytestmark = pytest.mark.slow
+
 
 def evaluate(tmp_path, eval_rows, thresholds=None, class_names=stand_ins.CLASSES):
     made = artifacts.outputs(tmp_path)
@@ -84,5 +86,5 @@ def test_known_error_is_measured_and_fails_the_threshold(tmp_path):
 
 
 def test_empty_eval_split_is_error(tmp_path):
-    with pytest.raises(ValueError, match="split 'eval' holds no image"):
+    with pytest.raises(ValueError, match="split 'eval' must hold at least one image, got none"):
         evaluate(tmp_path, [])

@@ -63,10 +63,10 @@ def test_a_class_may_be_called_train(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ((), r"has no image \(.jpg, .jpeg, .png, .webp\)"),
-        (("cat/1.png", "dog/1.txt"), r"has no image in its sub-folder dog"),
-        (("cat/1.png", "stray.png"), r"class folders and, beside them, the image stray\.png"),
-        (("train/cat/1.png", "val/1.png"), r"the image val/1\.png"),
+        ((), r"must have an image \(.jpg, .jpeg, .png, .webp\), got none"),
+        (("cat/1.png", "dog/1.txt"), r"must have an image in its sub-folder dog"),
+        (("cat/1.png", "stray.png"), r"must have class folders or images, got both: stray\.png"),
+        (("train/cat/1.png", "val/1.png"), r"got both: val/1\.png"),
     ],
 )
 def test_invalid_folder_layout_is_one_line_error(tmp_path, files, message):
@@ -78,10 +78,10 @@ def test_invalid_folder_layout_is_one_line_error(tmp_path, files, message):
 
 
 def test_missing_path_and_file_have_different_errors(tmp_path):
-    with pytest.raises(SourceError, match="gone does not exist"):
+    with pytest.raises(SourceError, match="gone must be a folder, got a missing path"):
         open_source(f"folder:{tmp_path / 'gone'}")
     fill(tmp_path, "a.png")
-    with pytest.raises(SourceError, match=r"a\.png is no folder"):
+    with pytest.raises(SourceError, match=r"a\.png must be a folder, got a file"):
         open_source(f"folder:{tmp_path / 'a.png'}")
 
 

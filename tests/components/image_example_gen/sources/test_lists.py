@@ -45,9 +45,12 @@ def test_split_folders_take_precedence_over_lists(tmp_path):
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
-        ({"train": ["0.png"]}, r"has the list train\.txt and, beside it, none of val\.txt, valid\.txt"),
-        ({"train": ["0.png"], "val": ["0.png"]}, r"has 0\.png in both of its lists"),
-        ({"train": ["0.png", "8.png", "9.png"], "val": ["1.png"]}, r"lacks 2 of the images .* first is 8"),
+        ({"train": ["0.png"]}, r"must have one of val\.txt, valid\.txt.* beside train\.txt, got none"),
+        ({"train": ["0.png"], "val": ["0.png"]}, r"must have 0\.png in one list, got both"),
+        (
+            {"train": ["0.png", "8.png", "9.png"], "val": ["1.png"]},
+            r"got 2 missing, the first 8",
+        ),
     ],
 )
 def test_inconsistent_lists_are_source_error(tmp_path, lists, message):

@@ -5,7 +5,9 @@ from components.image_example_gen.sources import SourceError, open_source, sourc
 
 @pytest.mark.parametrize("name", ["", "digit", "digits:3", "folder:", "tfds:", "tfrecord:", "zip:a.zip"])
 def test_unknown_source_error_lists_allowed_sources(name):
-    with pytest.raises(SourceError, match=r"allowed are digits, folder:DIR, tfds:NAME and tfrecord:PATTERN"):
+    with pytest.raises(
+        SourceError, match=r"must be one of digits, folder:DIR, tfds:NAME, tfrecord:PATTERN, got"
+    ):
         open_source(name)
 
 

@@ -69,7 +69,7 @@ def test_version_is_the_tfds_version(tmp_path):
 
 
 def test_unknown_data_set_is_source_error(tmp_path):
-    with pytest.raises(SourceError, match=r"^tfds:no_such_thing cannot be had: Dataset no_such_thing"):
+    with pytest.raises(SourceError, match=r"^tfds:no_such_thing cannot be loaded: Dataset no_such_thing"):
         open_source("tfds:no_such_thing", str(tmp_path))
 
 
@@ -81,7 +81,7 @@ def test_data_set_without_images_error_lists_its_features(tmp_path):
         split_datasets={"train": [(0, {"word": "a"})]},
         data_dir=str(tmp_path),
     )
-    with pytest.raises(SourceError, match=r"has no image among its features \['word'\]"):
+    with pytest.raises(SourceError, match=r"must have an image feature, got \['word'\]"):
         open_source("tfds:words", str(tmp_path))
 
 
