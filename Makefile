@@ -15,11 +15,11 @@ run: setup
 # Two workers, a file at a time: most tests trace graphs, which takes one core.
 WORKERS ?= 2
 test: setup
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Without training, pipelines and servers.
 test-fast: setup
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not slow"
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 check: setup
 	@$(BIN)/ruff check .

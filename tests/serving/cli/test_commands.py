@@ -10,11 +10,14 @@ from PIL import Image
 from serving.cli import commands, files, grid
 from serving.cli.commands import COMMANDS
 from serving.client.connect import connect
+from serving.export.sampling_params import BatchSamplingParams
 from tests import stand_ins
 
 pytestmark = pytest.mark.slow
 
 cli = click.Group(commands={command.name: command for command in COMMANDS})
+
+AT_TEMPERATURE_1 = BatchSamplingParams(*[tf.ones(4)] * len(BatchSamplingParams._fields))
 
 
 @pytest.fixture(params=["folder", "grpc", "http"])
@@ -53,8 +56,11 @@ def test_generate_writes_arrays_in_the_requested_class_order(where, tmp_path):
         assert archive["classes"].tolist() == [2, 2, 0, 0]
         assert archive["images"].shape == (4, stand_ins.SIZE, stand_ins.SIZE, 3)
         ids, seeds = tf.constant([2, 2, 0, 0]), tf.constant([5, 6, 7, 8], tf.int64)
-        nothing = {"given": tf.zeros([4, stand_ins.TOKENS], tf.int32), "kept": tf.zeros(4, tf.int32)}
-        expected = stand_ins.sample(ids, seeds, tf.ones(4), None, None, None, None, **nothing)
+        no_prompt = {
+            "prompt": tf.zeros([4, stand_ins.TOKENS], tf.int32),
+            "prompt_length": tf.zeros(4, tf.int32),
+        }
+        expected = stand_ins.sample(ids, seeds, AT_TEMPERATURE_1, **no_prompt)
         np.testing.assert_array_equal(archive["tokens"], expected)
 
 
@@ -93,10 +99,13 @@ def test_complete_writes_arrays_with_one_row_per_completion(where, tmp_path, pic
     )
     assert (result.exit_code, result.output) == (0, f"{out}: 4 images\n")
     ids, seeds = tf.constant([2] * 4), tf.constant([5, 6, 7, 8], tf.int64)
-    given = {"given": tf.constant([[6] * 4] * 2 + [[15] * 4] * 2), "kept": tf.constant([2] * 4)}
+    prompt = {
+        "prompt": tf.constant([[6] * 4] * 2 + [[15] * 4] * 2),
+        "prompt_length": tf.constant([2] * 4),
+    }
     with np.load(out) as archive:
         np.testing.assert_array_equal(
-            archive["tokens"], stand_ins.sample(ids, seeds, tf.ones(4), None, None, None, None, **given)
+            archive["tokens"], stand_ins.sample(ids, seeds, AT_TEMPERATURE_1, **prompt)
         )
         assert archive["names"].tolist() == ["grey.png"] * 2 + ["white.png"] * 2
         assert archive["originals"].shape == archive["images"].shape == (4, 8, 8, 3)
@@ -143,7 +152,7 @@ def test_complete_can_keep_no_rows_or_all_rows(where, tmp_path, picture, keep, t
 def test_complete_takes_no_class_for_an_unconditional_model(tmp_path, picture):
     stand_ins.write_generator(str(tmp_path / "serving" / "vim" / "1"), class_names=())
     arguments = ["complete", "--run", tmp_path, picture, "--count", 2, "--output", tmp_path / "folder"]
-    assert "the model has no classes" in error_line(run(*arguments, "--class", 0), 2)
+    assert "class must be absent for a model without classes" in error_line(run(*arguments, "--class", 0), 2)
     assert run(*arguments).exit_code == 0
     names = sorted(file.name for file in (tmp_path / "folder").iterdir())
     assert names == ["0000_grey_png.png", "0001_grey_png.png"]

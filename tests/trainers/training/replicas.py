@@ -1,10 +1,11 @@
 """Train a tokenizer for a few steps under a strategy, as a program: devices are set up once a process.
 
-    python -m tests.trainers.training.replicas FOLDER STRATEGY DEVICES GRADIENT_ACCUMULATION_STEPS STEPS
+    python -m tests.trainers.training.replicas FOLDER STRATEGY DEVICES MICRO_BATCHES STEPS [plain]
 
 trains on the images in FOLDER/images and writes every variable of the training to FOLDER/state-<name>.npz,
-with the name of this process in TF_CONFIG, or "alone". With the strategy `mirrored`, a classifier and a VIM
-are trained after it.
+with the name of this process in TF_CONFIG, or "alone". `plain` leaves the adversary out. With the strategy
+`mirrored` on two devices, a classifier and a VIM are trained after it. Only there and with several workers is
+the tokenizer exported.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from trainers.vit_vqgan.config import Stage1
 TOWER = {"blocks": 1, "heads": 2, "width": 16, "hidden": 32}
 
 
-def stage(strategy: str, accumulate: int, steps: int) -> Stage1:
+def stage(strategy: str, accumulate: int, steps: int, *, adversarial: float = 0.1) -> Stage1:
     """A tokenizer with everything that depends on the whole batch: adversary, R1, LeCAM, code revival, EMA.
 
     The tokenizer trains with Adam, the discriminator with Adafactor.
@@ -43,7 +44,7 @@ def stage(strategy: str, accumulate: int, steps: int) -> Stage1:
                 "decoder": TOWER,
                 "codebook": {"size": 16, "dim": 4, "revive_below": 0.5},
             },
-            "loss": {"perceptual": 0.0},
+            "loss": {"perceptual": 0.0, "adversarial": adversarial},
             "adversary": {
                 "discriminator": {"network": "stylegan2", "channel_multiplier": 0.01},
                 "r1_every": 2,
@@ -109,14 +110,18 @@ class Arguments:
         self.serving_model_dir = str(folder / "model")
 
 
-def main(folder: Path, strategy: str, devices: int, accumulate: int, steps: int) -> None:
+def main(folder: Path, strategy: str, devices: int, accumulate: int, steps: int, *, plain: bool) -> None:
     """Train, and write every variable of the training."""
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
     objectives = []
     make = trainer.Objective
     trainer.Objective = lambda *args, **options: objectives.append(make(*args, **options)) or objectives[-1]
-    trainer.run_fn(Arguments(folder, folder / "images", stage(strategy, accumulate, steps)))
+    others = strategy == "mirrored" and devices == 2
+    if not others and strategy != "multi_worker":
+        trainer.export_tokenizer = lambda *args, **options: None
+    configured = stage(strategy, accumulate, steps, adversarial=0.0 if plain else 0.1)
+    trainer.run_fn(Arguments(folder, folder / "images", configured))
     task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {})
     name = f"{task['type']}-{task['index']}" if task else "alone"
     state = {
@@ -127,7 +132,7 @@ def main(folder: Path, strategy: str, devices: int, accumulate: int, steps: int)
     np.savez(folder / f"state-{name}.npz", **state)
     if strategy == "mirrored":
         np.save(folder / "dropped.npy", dropped())
-    if strategy == "mirrored" and devices == 2:
+    if others:
         # As in a local run, the other networks are trained in the same process.
         arguments = Arguments(folder / "classifier", folder / "images", classifier_stage(strategy))
         classifier_trainer.run_fn(arguments)
@@ -147,4 +152,4 @@ def dropped() -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))
+    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:6]), plain=sys.argv[6:] == ["plain"])

@@ -25,9 +25,15 @@ STEPS = 4
 
 
 def start(
-    folder: Path, strategy: str, *, devices=1, gradient_accumulation_steps=1, steps=STEPS, cluster=None
+    folder: Path,
+    strategy: str,
+    *more: str,
+    devices=1,
+    micro_batches=1,
+    steps=STEPS,
+    cluster=None,
 ):
-    arguments = [str(folder), strategy, str(devices), str(gradient_accumulation_steps), str(steps)]
+    arguments = [str(folder), strategy, str(devices), str(micro_batches), str(steps), *more]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.trainers.training.replicas", *arguments],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_CONFIG": json.dumps(cluster or {})},
@@ -71,7 +77,7 @@ def alone(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(("devices", "accumulate"), [(4, 1), (2, 2)])
 def test_replicas_and_gradient_accumulation_equal_one_device(alone, tmp_path, devices, accumulate):
     shutil.copytree(alone / "images", tmp_path / "images")
-    finish(start(tmp_path, "mirrored", devices=devices, gradient_accumulation_steps=accumulate))
+    finish(start(tmp_path, "mirrored", devices=devices, micro_batches=accumulate))
     assert_alike(state(alone), state(tmp_path))
     # But each replica has its own dropout: the same rows have different outputs on each.
     assert len(np.unique(np.load(tmp_path / "dropped.npy"), axis=0)) == devices
@@ -103,12 +109,14 @@ def test_workers_without_a_shared_checkpoint_folder_fail(tmp_path):
     for host in ("one", "other"):
         write_images(tmp_path / host / "images", records=20)
     # Only one of the two hosts has a checkpoint, that of step 2.
-    finish(start(tmp_path / "one", "one_device", steps=2))
+    finish(start(tmp_path / "one", "one_device", "plain", steps=2))
     workers = [f"localhost:{free_port()}" for _ in range(2)]
     tasks = [{"type": "worker", "index": index} for index in range(2)]
     clusters = [{"cluster": {"worker": workers}, "task": task} for task in tasks]
     hosts = zip(("one", "other"), clusters, strict=True)
-    processes = [start(tmp_path / host, "multi_worker", steps=2, cluster=each) for host, each in hosts]
+    processes = [
+        start(tmp_path / host, "multi_worker", "plain", steps=2, cluster=each) for host, each in hosts
+    ]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert all(process.returncode != 0 for process in processes)
     # The first worker to fail stops the other, perhaps before that one has reported its error.

@@ -8,7 +8,7 @@ from trainers.vit_vqgan.config import Stage1
 
 pytestmark = pytest.mark.slow
 
-CONVOLUTIONS = {"channels": 8, "multipliers": [1, 1, 2], "residual_blocks": 1}
+CONVOLUTIONS = {"channels": 8, "multipliers": [1, 2], "residual_blocks": 1}
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_tokenizer_is_trained_and_exported_and_low_usage_reported(tmp_path, caps
     stage = Stage1.model_validate(
         {
             "model": {
-                "patch_size": 4,
+                "patch_size": 2,
                 "encoder": tower,
                 "decoder": tower,
                 "codebook": {"size": 512, "dim": 4},
@@ -39,7 +39,7 @@ def test_tokenizer_is_trained_and_exported_and_low_usage_reported(tmp_path, caps
             },
         }
     )
-    trainer.run_fn(Arguments(tmp_path, tmp_path / "images", stage))
+    trainer.run_fn(Arguments(tmp_path, tmp_path / "images", stage, image_size=8))
     # 4 images have 64 tokens, so that at most 64 of the 512 codes are used.
     assert "is below 1 at step 2" in capsys.readouterr().err
     assert not [check for check in validate(str(tmp_path / "model")) if check.reason]
