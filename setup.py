@@ -11,7 +11,7 @@ setup(
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    # The presets stand at the top of the checkout, where people read them, and are installed inside the
+    # The presets are at the top of the checkout, where people read them, and are installed inside the
     # package.
     packages=[
         *find_packages(

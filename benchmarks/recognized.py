@@ -48,11 +48,11 @@ class Judge(NamedTuple):
         machine = SVC(gamma=0.001).fit(split[0], split[2])
         return cls(machine, machine.score(split[1], split[3]))
 
-    def share(self, pictures: np.ndarray, classes: np.ndarray) -> float:
+    def share(self, drawn: np.ndarray, classes: np.ndarray) -> float:
         """Return the share of images (uint8 [N, S, S, 3]) that it assigns to their class."""
-        small = tf.image.resize(tf.cast(pictures, tf.float32), [SIDE, SIDE], method="area")
+        small = tf.image.resize(tf.cast(drawn, tf.float32), [SIDE, SIDE], method="area")
         grey = tf.reduce_mean(small, axis=-1) * (LEVELS / 255)
-        return float(self.machine.score(grey.numpy().reshape(len(pictures), -1), classes))
+        return float(self.machine.score(grey.numpy().reshape(len(drawn), -1), classes))
 
 
 @click.command()
@@ -71,8 +71,8 @@ def main(run: Path, samples: int, seed: int) -> None:
     samples -= samples % CLASSES
     table = Table("sampled with", "recognized")
     with open_folder(str(run / "serving")) as client:
-        for way, pictures, classes in _drawn(client, run, samples, seed):
-            table.add_row(way, f"{judge.share(pictures, classes):.1%}")
+        for way, drawn, classes in _drawn(client, run, samples, seed):
+            table.add_row(way, f"{judge.share(drawn, classes):.1%}")
     table.caption = f"{samples} samples each; accuracy on held-out real digits {judge.accuracy:.1%}"
     Console(width=100).print(table)
 
@@ -86,8 +86,8 @@ def _drawn(
     yield "temperature 1.0", plain[:samples], classes
     for way, options in GUIDED.items():
         params = SamplingParams(seed=seed, **options)
-        pictures, _ = queries.generate(client, classes.tolist(), params, batch_size=250)
-        yield way, pictures, classes
+        drawn, _ = queries.generate(client, classes.tolist(), params, batch_size=250)
+        yield way, drawn, classes
     sure = _probabilities(run, plain)[np.arange(len(candidates)), candidates]
     kept = np.concatenate(
         [_surest(sure, candidates == digit, samples // CLASSES) for digit in range(CLASSES)]
@@ -101,12 +101,12 @@ def _surest(sure: np.ndarray, own: np.ndarray, count: int) -> np.ndarray:
     return places[np.argsort(-sure[places], kind="stable")[:count]]
 
 
-def _probabilities(run: Path, pictures: np.ndarray) -> np.ndarray:
+def _probabilities(run: Path, drawn: np.ndarray) -> np.ndarray:
     """Return the class probabilities of the run's newest classifier, [N, 10]."""
     models = (run / "pipeline_root" / "Trainer.classifier" / "model").iterdir()
     newest = max(models, key=lambda path: int(path.name))
     model = tf.saved_model.load(str(newest / "Format-Serving"))
-    pixels = tf.cast(pictures, tf.float32) / 255.0
+    pixels = tf.cast(drawn, tf.float32) / 255.0
     parts = (pixels[start : start + 250] for start in range(0, len(pixels), 250))
     logits = [model.signatures["classify_pixels"](pixels=part)["logits"] for part in parts]
     return tf.nn.softmax(tf.concat(logits, axis=0)).numpy()

@@ -135,8 +135,8 @@ class Component:
         begin = _now()
         executor.Do({"images": [images], "model": [self._model]}, {"examples": [tokens]}, properties)
         seconds = _now() - begin
-        (told,) = pipeline.result.metrics().query(MetricsFilter().with_name(LOAD))["distributions"]
-        load_seconds = told.committed.sum / 1000
+        (load,) = pipeline.result.metrics().query(MetricsFilter().with_name(LOAD))["distributions"]
+        load_seconds = load.committed.sum / 1000
         # Loading runs in one thread.
         return seconds - Seconds(load_seconds, load_seconds), load_seconds
 

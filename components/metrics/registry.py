@@ -1,8 +1,8 @@
 """Every metric, declared once: its name, how it is computed, its unit and direction, and what it needs.
 
-Evaluators compute what stands here, thresholds and the report know the same names, and docs/evaluation.md
-lists them. docs/extending.md adds one step by step. Nothing here imports Beam or TensorFlow, so that the
-configuration can check thresholds before anything is loaded.
+Evaluators compute what is declared here; thresholds and the report know the same names, and
+docs/evaluation.md lists them. docs/extending.md adds one step by step. Nothing here imports Beam or
+TensorFlow, so that the configuration can check thresholds before anything is loaded.
 """
 
 from __future__ import annotations

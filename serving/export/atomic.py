@@ -20,7 +20,7 @@ def atomic_path(path: str | os.PathLike[str], draft_folder: str = "") -> Iterato
 
     Args:
       path: what to write; missing parent folders are made. A folder may replace an empty folder.
-      draft_folder: where the draft stands, on the same file system; beside `path` by default.
+      draft_folder: where the draft is written, on the same file system; beside `path` by default.
     """
     path = os.fspath(path)
     _, suffix = os.path.splitext(path)  # kept, because Pillow and NumPy choose the format by it
