@@ -1,6 +1,14 @@
-"""The order of the tests."""
+"""The order of the tests, and how much XLA optimizes in them."""
+
+import os
 
 import pytest
+
+# Tests check that steps compile, and to which values, not how fast they run: LLVM's optimization is half of
+# the time of such a test.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
