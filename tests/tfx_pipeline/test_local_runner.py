@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import urllib.request
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -29,9 +30,6 @@ COMPONENTS = {
     "ReconstructionEvaluator", "GenerationEvaluator", "LinearProbeEvaluator",
     "ModelValidator.tokenizer", "ModelValidator.vim", "Pusher.tokenizer", "Pusher.vim", "RunReport",
 }  # fmt: skip
-
-# Half of a small tokenizer's time, where the test is not about it.
-NO_ADVERSARY = ["stage1.loss.adversarial=0"]
 
 
 @pytest.fixture(scope="module")
@@ -164,47 +162,52 @@ def test_second_run_is_cached_and_stricter_threshold_blocks_the_push(finished):
     assert {m: sorted(p.name for p in (served / m).iterdir()) for m in before} == before
 
 
-def test_earlier_configuration_restores_its_report_and_models(finished):
-    first, other = config.load("digits", small=True), config.load("digits", NO_ADVERSARY, small=True)
+def test_unlabelled_images_complete_the_run_and_the_first_configuration_comes_back(finished, tmp_path):
+    """One test, because the runs build on each other."""
+    for index in range(40):
+        pictures.write(tmp_path / "photos" / f"{index}.jpg", brightness=6 * index, encoding="JPEG")
+    overrides = [
+        f"data.source=folder:{tmp_path / 'photos'}",
+        "evaluation.generation.thresholds={}",
+        "stage1.loss.adversarial=0",  # half of a small tokenizer's time
+    ]
     folder = str(finished.directory)
-    changed = local_runner.run(other, folder)
-    assert changed.metrics["reconstruction"]["psnr"] != finished.metrics["reconstruction"]["psnr"]
-    back = local_runner.run(first, folder)
+    other = local_runner.run(config.load("digits", overrides, small=True), folder)
+    assert "class_accuracy" not in other.metrics["generation"]
+    assert other.metrics["linear_probe"]["skipped"] == "no labels"
+    assert other.metrics["reconstruction"]["psnr"] != finished.metrics["reconstruction"]["psnr"]
+
+    back = local_runner.run(config.load("digits", small=True), folder)
     assert set(states(back.metrics).values()) == {"cached"}
     assert back.metrics["reconstruction"] == finished.metrics["reconstruction"]
     for model in ("vit_vqgan", "vim"):
-        pushed = sorted((finished.directory / "serving" / model).iterdir(), key=lambda path: int(path.name))
         first_weights, *_, other_weights, last_weights = (
-            (version / "variables" / "variables.index").read_bytes() for version in pushed
+            (version / "variables" / "variables.index").read_bytes() for version in versions(finished, model)
         )
         assert last_weights == first_weights != other_weights
 
 
-def test_imported_tokenizer_scores_like_the_trained_one(finished, tmp_path):
-    (pushed, *_) = sorted((finished.directory / "serving" / "vit_vqgan").iterdir())
+def test_imported_tokenizer_scores_like_the_trained_one(finished):
+    (pushed, *_) = versions(finished, "vit_vqgan")
     small = config.load("digits", [f"stage1={{savedmodel: {pushed}}}"], small=True)
-    metrics = local_runner.run(small, str(tmp_path / "run")).metrics
-    swapped = COMPONENTS - {"Trainer.tokenizer"} | {"TokenizerImporter"}
-    assert states(metrics) == dict.fromkeys(swapped, "ran")
+    metrics = local_runner.run(small, str(finished.directory)).metrics
+    from_images = {"ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "Trainer.classifier"}
+    assert states(metrics) == {
+        **dict.fromkeys(COMPONENTS - {"Trainer.tokenizer"} | {"TokenizerImporter"}, "ran"),
+        **dict.fromkeys(from_images, "cached"),
+    }
     for name, scores in (("reconstruction", ("psnr", "fid")), ("generation", ("fid", "class_accuracy"))):
         for score in scores:
             assert metrics[name][score] == pytest.approx(finished.metrics[name][score], rel=1e-3), score
-    served = next((tmp_path / "run" / "serving" / "vit_vqgan").iterdir())
+    (*_, served) = versions(finished, "vit_vqgan")
+    assert served != pushed
     for part in ("saved_model.pb", "variables/variables.index"):
         assert (served / part).read_bytes() == (pushed / part).read_bytes()
 
 
-def test_unlabelled_images_complete_the_run(tmp_path):
-    for index in range(40):
-        pictures.write(tmp_path / "photos" / f"{index}.jpg", brightness=6 * index, encoding="JPEG")
-    small = config.load(
-        "digits",
-        [f"data.source=folder:{tmp_path / 'photos'}", "evaluation.generation.thresholds={}", *NO_ADVERSARY],
-        small=True,
-    )
-    metrics = local_runner.run(small, str(tmp_path / "run")).metrics
-    assert "class_accuracy" not in metrics["generation"]
-    assert metrics["linear_probe"]["skipped"] == "no labels"
+def versions(run: local_runner.Run, model: str) -> list[Path]:
+    """The pushed versions of a model, the oldest first."""
+    return sorted((run.directory / "serving" / model).iterdir(), key=lambda path: int(path.name))
 
 
 def test_missing_source_fails_before_the_run_starts(tmp_path):

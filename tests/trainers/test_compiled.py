@@ -164,10 +164,10 @@ STEPS = {
 def test_training_step_compiles_without_host_operations(name, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     step, batch = STEPS[name]()
-    graph = tf.function(step, autograph=False).get_concrete_function(batch).graph
+    compiled = tf.function(step, jit_compile=True, autograph=False)
+    graph = compiled.get_concrete_function(batch).graph
     functions = graph.as_graph_def().library.function
     kinds = {op.type for op in graph.get_operations()} | {node.op for f in functions for node in f.node_def}
     assert not kinds & ON_HOST
     # XLA itself refuses host calls and unknown shapes.
-    compiled = tf.function(step, jit_compile=True, autograph=False)
     assert float(compiled(batch)["skipped"]) == 0.0

@@ -1,17 +1,19 @@
 """Train a tokenizer for a few steps under a strategy, as a program: devices are set up once a process.
 
-    python -m tests.trainers.training.replicas FOLDER STRATEGY DEVICES MICRO_BATCHES STEPS [plain]
+    python -m tests.trainers.training.replicas FOLDER STRATEGY DEVICES MICRO_BATCHES [killed]
 
 trains on the images in FOLDER/images and writes every variable of the training to FOLDER/state-<name>.npz,
-with the name of this process in TF_CONFIG, or "alone". `plain` leaves the adversary out. With the strategy
-`mirrored` on two devices, a classifier and a VIM are trained after it. Only there and with several workers is
-the tokenizer exported.
+with the name of this process in TF_CONFIG, or "alone". `killed` kills the process after the last step, before
+its checkpoint. With the strategy `mirrored`, a classifier and a VIM are trained after the tokenizer. Only
+there and with several workers is the tokenizer exported.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import tensorflow as tf
 
 from trainers.classifier import trainer as classifier_trainer
 from trainers.classifier.config import Classifier, Model
+from trainers.training import loop
 from trainers.training.config import Augmentation, Job, Optimizer, Section, Train, Transformer
 from trainers.training.distribution import open_strategy
 from trainers.transformer import Block
@@ -28,10 +31,11 @@ from trainers.vim.config import Stage2
 from trainers.vit_vqgan import trainer
 from trainers.vit_vqgan.config import Stage1
 
+STEPS = 4
 TOWER = {"blocks": 1, "heads": 2, "width": 16, "hidden": 32}
 
 
-def stage(strategy: str, accumulate: int, steps: int, *, adversarial: float = 0.1) -> Stage1:
+def stage(strategy: str, accumulate: int) -> Stage1:
     """A tokenizer with everything that depends on the whole batch: adversary, R1, LeCAM, code revival, EMA.
 
     The tokenizer trains with Adam, the discriminator with Adafactor.
@@ -44,7 +48,7 @@ def stage(strategy: str, accumulate: int, steps: int, *, adversarial: float = 0.
                 "decoder": TOWER,
                 "codebook": {"size": 16, "dim": 4, "revive_below": 0.5},
             },
-            "loss": {"perceptual": 0.0, "adversarial": adversarial},
+            "loss": {"perceptual": 0.0, "adversarial": 0.1},
             "adversary": {
                 "discriminator": {"network": "stylegan2", "channel_multiplier": 0.01},
                 "r1_every": 2,
@@ -52,8 +56,8 @@ def stage(strategy: str, accumulate: int, steps: int, *, adversarial: float = 0.
                 "optimizer": {"name": "adafactor", "learning_rate": 1e-3},
             },
             "train": {
-                "steps": steps,
-                "batch_size": 8,
+                "steps": STEPS,
+                "batch_size": 16,
                 "gradient_accumulation_steps": accumulate,
                 "ema_decay": 0.9,
                 "strategy": strategy,
@@ -110,18 +114,18 @@ class Arguments:
         self.serving_model_dir = str(folder / "model")
 
 
-def main(folder: Path, strategy: str, devices: int, accumulate: int, steps: int, *, plain: bool) -> None:
+def main(folder: Path, strategy: str, devices: int, accumulate: int, *, killed: bool) -> None:
     """Train, and write every variable of the training."""
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
     objectives = []
     make = trainer.Objective
     trainer.Objective = lambda *args, **options: objectives.append(make(*args, **options)) or objectives[-1]
-    others = strategy == "mirrored" and devices == 2
-    if not others and strategy != "multi_worker":
+    if strategy == "one_device":
         trainer.export_tokenizer = lambda *args, **options: None
-    configured = stage(strategy, accumulate, steps, adversarial=0.0 if plain else 0.1)
-    trainer.run_fn(Arguments(folder, folder / "images", configured))
+    if killed:
+        kill_before_the_last_checkpoint()
+    trainer.run_fn(Arguments(folder, folder / "images", stage(strategy, accumulate)))
     task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {})
     name = f"{task['type']}-{task['index']}" if task else "alone"
     state = {
@@ -132,12 +136,23 @@ def main(folder: Path, strategy: str, devices: int, accumulate: int, steps: int,
     np.savez(folder / f"state-{name}.npz", **state)
     if strategy == "mirrored":
         np.save(folder / "dropped.npy", dropped())
-    if others:
         # As in a local run, the other networks are trained in the same process.
         arguments = Arguments(folder / "classifier", folder / "images", classifier_stage(strategy))
         classifier_trainer.run_fn(arguments)
         stage_2, tokenizer = vim_stage(strategy), str(folder / "model")
         vim_trainer.run_fn(Arguments(folder / "vim", folder / "images", stage_2, base_model=tokenizer))
+
+
+def kill_before_the_last_checkpoint() -> None:
+    """Make the process kill itself, when it has trained beyond its newest checkpoint."""
+    save = loop.Checkpointer.save
+
+    def save_or_die(keeper: loop.Checkpointer, step: int, consecutive_skips: tf.Tensor) -> None:
+        if step == STEPS:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(keeper, step, consecutive_skips)
+
+    loop.Checkpointer.save = save_or_die
 
 
 def dropped() -> np.ndarray:
@@ -152,4 +167,5 @@ def dropped() -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:6]), plain=sys.argv[6:] == ["plain"])
+    gc.disable()  # a tenth of the time of this short program
+    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:5]), killed=sys.argv[5:] == ["killed"])

@@ -3,10 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +21,9 @@ from trainers.training.errors import TrainingError
 
 pytestmark = pytest.mark.slow
 
-STEPS = 4
 
-
-def start(
-    folder: Path,
-    strategy: str,
-    *more: str,
-    devices=1,
-    micro_batches=1,
-    steps=STEPS,
-    cluster=None,
-):
-    arguments = [str(folder), strategy, str(devices), str(micro_batches), str(steps), *more]
+def start(folder: Path, strategy: str, *more: str, devices=1, micro_batches=1, cluster=None):
+    arguments = [str(folder), strategy, str(devices), str(micro_batches), *more]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.trainers.training.replicas", *arguments],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_CONFIG": json.dumps(cluster or {})},
@@ -41,6 +31,14 @@ def start(
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def start_two(*folders: Path) -> list[subprocess.Popen]:
+    workers = [f"localhost:{free_port()}" for _ in range(2)]
+    tasks = [{"type": "worker", "index": index} for index in range(2)]
+    clusters = [{"cluster": {"worker": workers}, "task": task} for task in tasks]
+    hosts = zip(folders, clusters, strict=True)
+    return [start(folder, "multi_worker", cluster=cluster) for folder, cluster in hosts]
 
 
 def finish(*processes: subprocess.Popen) -> None:
@@ -74,49 +72,46 @@ def alone(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("devices", "accumulate"), [(4, 1), (2, 2)])
-def test_replicas_and_gradient_accumulation_equal_one_device(alone, tmp_path, devices, accumulate):
+def back_to_step_2(folder: Path) -> Path:
+    """Cut a finished run back to its checkpoint of step 2."""
+    (checkpoints,) = (folder / "checkpoints").iterdir()
+    (checkpoints / "checkpoint").write_text('model_checkpoint_path: "ckpt-2"\n')
+    for path in checkpoints.glob("ckpt-4*"):
+        path.unlink()
+    return folder
+
+
+def test_replicas_and_gradient_accumulation_equal_one_device(alone, tmp_path):
     shutil.copytree(alone / "images", tmp_path / "images")
-    finish(start(tmp_path, "mirrored", devices=devices, micro_batches=accumulate))
+    finish(start(tmp_path, "mirrored", devices=2, micro_batches=4))
     assert_alike(state(alone), state(tmp_path))
     # But each replica has its own dropout: the same rows have different outputs on each.
-    assert len(np.unique(np.load(tmp_path / "dropped.npy"), axis=0)) == devices
+    assert len(np.unique(np.load(tmp_path / "dropped.npy"), axis=0)) == 2
 
 
-def train_on_two(folder: Path) -> list[dict[str, np.ndarray]]:
-    workers = [f"localhost:{free_port()}" for _ in range(2)]
-    tasks = [{"type": "worker", "index": index} for index in range(2)]
-    clusters = [{"cluster": {"worker": workers}, "task": task} for task in tasks]
-    finish(*(start(folder, "multi_worker", cluster=cluster) for cluster in clusters))
-    return [state(folder, f"worker-{index}") for index in range(2)]
+def test_two_workers_train_alike_resume_and_export_one_model(alone, tmp_path):
+    shutil.copytree(alone / "images", tmp_path / "images")
 
+    def train() -> list[dict[str, np.ndarray]]:
+        finish(*start_two(tmp_path, tmp_path))
+        return [state(tmp_path, f"worker-{index}") for index in range(2)]
 
-def test_two_workers_train_alike_resume_and_export_one_model(tmp_path):
-    write_images(tmp_path / "images", records=20)
-    whole = train_on_two(tmp_path)
+    whole = train()
     assert_alike(*whole)
     assert (tmp_path / "model" / "saved_model.pb").is_file()
     assert len(list((tmp_path / "run").iterdir())) == 1
 
-    (checkpoints,) = (tmp_path / "checkpoints").iterdir()
-    (checkpoints / "checkpoint").write_text('model_checkpoint_path: "ckpt-2"\n')
-    resumed = train_on_two(tmp_path)
+    back_to_step_2(tmp_path)
+    resumed = train()
     for name, value in whole[0].items():
         np.testing.assert_array_equal(value, resumed[0][name], err_msg=name)
 
 
-def test_workers_without_a_shared_checkpoint_folder_fail(tmp_path):
-    for host in ("one", "other"):
-        write_images(tmp_path / host / "images", records=20)
-    # Only one of the two hosts has a checkpoint, that of step 2.
-    finish(start(tmp_path / "one", "one_device", "plain", steps=2))
-    workers = [f"localhost:{free_port()}" for _ in range(2)]
-    tasks = [{"type": "worker", "index": index} for index in range(2)]
-    clusters = [{"cluster": {"worker": workers}, "task": task} for task in tasks]
-    hosts = zip(("one", "other"), clusters, strict=True)
-    processes = [
-        start(tmp_path / host, "multi_worker", "plain", steps=2, cluster=each) for host, each in hosts
-    ]
+def test_workers_without_a_shared_checkpoint_folder_fail(alone, tmp_path):
+    # Only one of the two hosts has a checkpoint.
+    one = back_to_step_2(shutil.copytree(alone, tmp_path / "one"))
+    shutil.copytree(alone / "images", tmp_path / "other" / "images")
+    processes = start_two(one, tmp_path / "other")
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert all(process.returncode != 0 for process in processes)
     # The first worker to fail stops the other, perhaps before that one has reported its error.
@@ -125,20 +120,15 @@ def test_workers_without_a_shared_checkpoint_folder_fail(tmp_path):
 
 def test_resume_after_a_kill_is_bit_exact(alone, tmp_path):
     shutil.copytree(alone / "images", tmp_path / "images")
-    shutil.copytree(tmp_path / "images", tmp_path / "whole" / "images")
-    finish(start(tmp_path / "whole", "one_device", steps=20))
-
-    killed = start(tmp_path, "one_device", steps=20)
-    while not list((tmp_path / "checkpoints").glob("*/ckpt-8.index")):
-        assert killed.poll() is None, killed.stdout.read()
-        time.sleep(0.01)
-    killed.kill()
-    killed.wait()
+    killed = start(tmp_path, "one_device", "killed")
+    output, _ = killed.communicate(timeout=300)
+    assert killed.returncode == -signal.SIGKILL, output[-3000:]
     (checkpoints,) = (tmp_path / "checkpoints").iterdir()
-    assert not list(checkpoints.glob("ckpt-20*")), "the run finished before it was killed"
-    finish(start(tmp_path, "one_device", steps=20))
+    assert [path.name for path in checkpoints.glob("*.index")] == ["ckpt-2.index"]
+    finish(start(tmp_path, "one_device"))
 
-    whole, resumed = state(tmp_path / "whole"), state(tmp_path)
+    whole, resumed = state(alone), state(tmp_path)
+    assert whole.keys() == resumed.keys()
     for name, value in whole.items():
         np.testing.assert_array_equal(value, resumed[name], err_msg=name)
 
