@@ -22,6 +22,7 @@ from pydantic import Discriminator, Field, PositiveInt, Tag
 
 from components.image_example_gen.source_kinds import parse_source
 from components.metrics import registry
+from serving.export.metadata import WHITE
 from serving.export.sampling_params import SamplingParams
 from trainers.classifier.config import Classifier
 from trainers.training.config import Augmentation, Count, Fraction, Positive, Section
@@ -46,6 +47,7 @@ class Data(Section):
     tfds_data_dir: str | None = None
     num_shards: PositiveInt = 1
     max_broken: Fraction = 0.01
+    ground: Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")] = WHITE
     augmentation: Augmentation = Augmentation()
 
     @pydantic.field_validator("source")

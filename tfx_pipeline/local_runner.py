@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from absl import logging as absl_logging
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto.metadata_store_pb2 import Artifact
 from tfx import v1 as tfx
+from tfx.orchestration.portable import outputs_utils
 
 from components.image_example_gen.sources import source_version
 from components.run_report import folder
@@ -151,10 +153,37 @@ def _followed() -> Iterator[ComponentLog]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the innermost cause in one line: Beam, TFX and AutoGraph wrap an executor's exception.
+    """What went wrong, in one line: Beam, TFX and AutoGraph wrap an executor's exception.
 
-    A `TrainingError` is written for the user; its own cause is not.
+    An error of this project's own was written for the user; what caused it was not. Otherwise it is the
+    innermost cause.
     """
-    while error.__cause__ is not None and not isinstance(error, TrainingError):
-        error = error.__cause__
-    return one_line(error)
+    chain = list(_causes(error))
+    return one_line(next(filter(_is_own, chain), chain[-1]))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and its causes, the outermost first."""
+    following: BaseException | None = error
+    while following is not None:
+        yield following
+        if following.__cause__ is not None or following.__suppress_context__:
+            following = following.__cause__
+        else:
+            # What was being handled is the cause only where TFX cleaned up after it; elsewhere it may be a
+            # lookup that failed as expected.
+            following = following.__context__ if _in_clean_up(following) or _has_own(following) else None
+
+
+def _has_own(error: BaseException) -> bool:
+    context = error.__context__
+    return context is not None and (_is_own(context) or _has_own(context))
+
+
+def _is_own(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in ("components", "trainers", "serving", "tfx_pipeline")
+
+
+def _in_clean_up(error: BaseException) -> bool:
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_filename == outputs_utils.__file__ for frame, _ in frames)

@@ -55,6 +55,7 @@ def create_pipeline(
         splits=data.splits,
         num_shards=data.num_shards,
         max_broken=data.max_broken,
+        ground=data.ground,
         tfds_data_dir=data.tfds_data_dir,
         dataset_version=dataset_version,
     )
@@ -187,6 +188,7 @@ def _trainer(
         augmentation=config.data.augmentation,
         checkpoints=os.path.join(run_dir, "checkpoints", name),
         logs=os.path.join(run_dir, "logs", name),
+        ground=config.data.ground,
     )
     return tfx.components.Trainer(
         run_fn=f"{package}.trainer.run_fn",

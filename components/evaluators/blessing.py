@@ -12,6 +12,7 @@ from tfx.components.evaluator import constants
 from tfx.types import Artifact
 
 from components.evaluators import files
+from components.metrics import registry
 from serving.export.atomic import write_atomic
 
 EVALUATION_FILE = "evaluation.json"
@@ -41,21 +42,31 @@ def thresholds_to_json(thresholds: Thresholds | None, known: Collection[str]) ->
 def failed_thresholds(metrics: Mapping[str, float], thresholds: Thresholds) -> list[dict[str, Any]]:
     """Every reason not to bless: {"metric", "value", "bound", "limit", "reason"}.
 
-    A value that is not finite fails even without a threshold. A threshold on a metric that was not
-    measured, because the data lack what it needs, is ignored.
+    Without thresholds there is none. With any, a value that is not finite fails, and so does a threshold on a
+    metric that was not measured because the data lack what it needs.
     """
+    if not thresholds:
+        return []
     failed = [
         _failure(metric, value, None, None, f"{metric} is not a finite number")
         for metric, value in metrics.items()
         if not math.isfinite(value)
     ]
     for metric, bounds in thresholds.items():
-        value = metrics.get(metric, math.nan)
-        lower, upper = bounds.get("min"), bounds.get("max")
-        if lower is not None and value < lower:
-            failed.append(_failure(metric, value, "min", lower, f"{metric} {value:.4g} is below {lower:g}"))
-        if upper is not None and value > upper:
-            failed.append(_failure(metric, value, "max", upper, f"{metric} {value:.4g} is above {upper:g}"))
+        for bound, limit in bounds.items():
+            if limit is None:
+                continue
+            if metric not in metrics:
+                needs = " and ".join(registry.needs_of(metric))
+                reason = f"{metric} was not measured" + (f", it needs images with {needs}" if needs else "")
+                failed.append(_failure(metric, math.nan, bound, limit, reason))
+                continue
+            value = metrics[metric]
+            if value < limit if bound == "min" else value > limit:
+                side = "below" if bound == "min" else "above"
+                failed.append(
+                    _failure(metric, value, bound, limit, f"{metric} {value:.4g} is {side} {limit:g}")
+                )
     return failed
 
 

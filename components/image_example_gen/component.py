@@ -11,6 +11,7 @@ from tfx.types.component_spec import ChannelParameter, ExecutionParameter
 
 from components.image_example_gen import executor
 from components.image_example_gen.splits import DEFAULT_SHARES
+from serving.export.metadata import WHITE
 
 
 class ImageExampleGenSpec(types.ComponentSpec):
@@ -21,6 +22,7 @@ class ImageExampleGenSpec(types.ComponentSpec):
         "splits": ExecutionParameter(type=str),
         "num_shards": ExecutionParameter(type=int),
         "max_broken": ExecutionParameter(type=float),
+        "ground": ExecutionParameter(type=str),
         "tfds_data_dir": ExecutionParameter(type=str, optional=True),
         "dataset_version": ExecutionParameter(type=str),
     }
@@ -45,6 +47,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
         splits: dict[str, int] | None = None,
         num_shards: int = 1,
         max_broken: float = 0.01,
+        ground: str = WHITE,
         tfds_data_dir: str | None = None,
         dataset_version: str = "",
     ):
@@ -55,6 +58,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
           splits: the shares of train and eval if the source has no splits of its own.
           num_shards: files per split, at least 1; also the number of workers that can write at once.
           max_broken: the fraction of images, 0 to 1, that may be broken before the run stops.
+          ground: the colour behind transparent pixels, "#rrggbb".
           tfds_data_dir: where TensorFlow Datasets keeps its data.
           dataset_version: `sources.source_version` of the source. TFX reuses a cached result as long
             as no parameter changes, so this one must change with the data.
@@ -65,6 +69,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
                 splits=json.dumps(splits or DEFAULT_SHARES),
                 num_shards=num_shards,
                 max_broken=max_broken,
+                ground=ground,
                 tfds_data_dir=tfds_data_dir,
                 dataset_version=dataset_version,
                 examples=types.Channel(type=standard_artifacts.Examples),

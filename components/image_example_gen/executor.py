@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -60,6 +61,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     source,
                     json.loads(exec_properties["splits"]),
                     exec_properties["num_shards"],
+                    exec_properties["ground"],
                 )
             _check(examples.uri, exec_properties["max_broken"])
         describe_artifact(examples, SPLITS)
@@ -72,12 +74,13 @@ def _write_examples(
     source: Source,
     shares: Mapping[str, int],
     num_shards: int,
+    ground: str,
 ) -> None:
     images = pipeline | "Find images" >> source.images()
     written = (
         images
         | "Split" >> beam.Map(_items, shares)
-        | "Write shards" >> WriteShards(uri, SPLITS, num_shards, _serialize)
+        | "Write shards" >> WriteShards(uri, SPLITS, num_shards, partial(_serialize, ground=ground))
     )
     labels = images | "Labels" >> beam.Map(_label) | beam.Distinct()
     _ = (
@@ -104,9 +107,9 @@ def _label(image: Image) -> tuple[int, str]:
     return (UNLABELLED, "") if image.label is None else (image.label, image.class_name)
 
 
-def _serialize(image: Image) -> bytes:
+def _serialize(image: Image, ground: str) -> bytes:
     try:
-        record = serialize(image)
+        record = serialize(image, ground)
     except BrokenRecord:
         Metrics.counter("ImageExampleGen", "broken").inc()
         raise

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import PIL.Image
 import tensorflow as tf
 
 from components.tfrecords import BrokenRecord, serialize_example
 from serving.export import images
+from serving.export.metadata import WHITE
+from serving.export.standard_image import StandardImage, UnreadableImage, standardize
 from serving.wire.errors import one_line
-
-# The only formats that Pillow may open: fewer decoders are a smaller risk with untrusted bytes.
-READABLE = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-# Stored unchanged. MPO, which cameras write, is a JPEG followed by more images.
-PASSED_ON = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
 
 
 @dataclass(frozen=True)
@@ -40,21 +35,26 @@ class Image:
     content: bytes = b""
 
 
-def serialize(image: Image) -> bytes:
-    """Serialize an image to a tf.Example, after decoding it completely to verify it.
+def serialize(image: Image, ground: str = WHITE) -> bytes:
+    """Serialize an image to a tf.Example, as people see it, after decoding it completely to verify it.
 
-    Features: `image/encoded` (JPEG or PNG bytes), `image/format` ("jpeg" or "png"), `image/height`,
-    `image/width`, `image/key`, and for labelled images `image/label` and `image/class`.
+    Features: `image/encoded` (JPEG or PNG bytes, upright sRGB, see `standard_image.standardize`),
+    `image/format` ("jpeg" or "png"), `image/height`, `image/width`, `image/key`, and for labelled images
+    `image/label` and `image/class`.
+
+    Args:
+      image: the image.
+      ground: the colour behind transparent pixels, "#rrggbb".
 
     Raises:
       BrokenRecord: the image cannot be read or decoded, or is too large.
     """
-    encoded, encoding, height, width = _verified(_read(image))
+    standard = _verified(read(image), ground)
     features: dict[str, bytes | Sequence[int]] = {
-        "image/encoded": encoded,
-        "image/format": encoding.encode(),
-        "image/height": [height],
-        "image/width": [width],
+        "image/encoded": standard.content,
+        "image/format": standard.encoding.encode(),
+        "image/height": [standard.height],
+        "image/width": [standard.width],
         "image/key": image.key.encode(),
     }
     if image.label is not None:
@@ -63,7 +63,12 @@ def serialize(image: Image) -> bytes:
     return serialize_example(features)
 
 
-def _read(image: Image) -> bytes:
+def read(image: Image) -> bytes:
+    """The bytes of an image.
+
+    Raises:
+      BrokenRecord: its file cannot be read.
+    """
     if image.content or not image.path:
         return image.content
     try:
@@ -73,33 +78,15 @@ def _read(image: Image) -> bytes:
         raise BrokenRecord(f"cannot be read: {one_line(error)}") from error
 
 
-def _verified(content: bytes) -> tuple[bytes, str, int, int]:
-    """Verify an image: bytes -> (JPEG or PNG bytes, format, height, width), or raise `BrokenRecord`."""
+def _verified(content: bytes, ground: str) -> StandardImage:
     if not content:
         raise BrokenRecord("is empty")
     try:
-        with PIL.Image.open(io.BytesIO(content), formats=READABLE) as picture:
-            width, height = picture.size
-            # Evaluators send images to models, whose signatures refuse larger ones.
-            if width * height > images.MAX_PIXELS:
-                raise BrokenRecord(f"must have at most {images.MAX_PIXELS} pixels, got {width} x {height}")
-            encoding = PASSED_ON.get(picture.format or "")
-            if encoding is None:
-                content, encoding = _to_png(picture), "png"
+        standard = standardize(content, ground)
         # Also decode as all later readers do, because Pillow accepts a file whose end is missing.
-        images.decode(tf.constant(content))
-    except BrokenRecord:
-        raise
-    # Pillow's message contains the address of a buffer, which differs in every run.
-    except PIL.UnidentifiedImageError as error:
-        raise BrokenRecord("must be an image in a known format") from error
-    # Pillow's decoders raise many types on malformed bytes, from SyntaxError to struct.error.
-    except Exception as error:
+        images.decode(tf.constant(standard.content))
+    except UnreadableImage as error:
+        raise BrokenRecord(str(error)) from error
+    except tf.errors.OpError as error:
         raise BrokenRecord(f"cannot be decoded: {one_line(error)}") from error
-    return content, encoding, height, width
-
-
-def _to_png(picture: PIL.Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue()
+    return standard

@@ -225,6 +225,12 @@ def names(metrics: Sequence[Metric[Any]]) -> tuple[str, ...]:
     return tuple(metric.name for metric in metrics)
 
 
+def needs_of(name: str) -> tuple[Need, ...]:
+    """What a metric needs, empty for one that needs nothing or that is not declared."""
+    declared: tuple[Metric[Any], ...] = (*RECONSTRUCTION, *GENERATION)
+    return next((metric.needs for metric in declared if metric.name == name), ())
+
+
 def available_needs(classes: int) -> frozenset[Need]:
     """What data with so many classes has."""
     needs: list[Need] = []

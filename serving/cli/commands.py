@@ -114,7 +114,9 @@ def complete(
         completed, tokens = queries.complete(client, repeated, ids.tolist(), kept_rows, params)
         kept_pixels = kept_rows * metadata.image_size // math.isqrt(metadata.tokens)
         names = [path.name for path in images]
-        shown = np.stack([files.cropped(original, metadata.image_size) for original in originals])
+        shown = np.stack(
+            [files.cropped(original, metadata.image_size, metadata.ground) for original in originals]
+        )
         row_names = np.repeat(names, count)
         files.write_images(
             output,
@@ -176,7 +178,8 @@ def reconstruct(run_dir: str | None, endpoint: str | None, images: tuple[Path, .
         originals = [files.read_image(path) for path in images]
         reconstructions = queries.reconstruct(client, originals)
         names = [path.name for path in images]
-        shown = [files.cropped(original, reconstructions.shape[1]) for original in originals]
+        ground = client.metadata(queries.TOKENIZER).ground
+        shown = [files.cropped(original, reconstructions.shape[1], ground) for original in originals]
         rows = [(name, pair) for name, *pair in zip(names, shown, reconstructions, strict=True)]
         files.write_images(
             output,

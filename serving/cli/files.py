@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from serving.export.atomic import atomic_path
+from serving.export.metadata import WHITE
+from serving.export.standard_image import UnreadableImage, to_pixels
 from serving.wire.errors import ServingError
 
-# Formats that the graph decodes (`serving.export.images.decode_batch`); other images are sent as PNG.
-_GRAPH_FORMATS = {"JPEG", "PNG", "BMP"}
 _MAX_NAME = 60
 
 
@@ -26,29 +26,29 @@ class FileError(ServingError):
 
 
 def read_image(path: Path) -> bytes:
-    """The bytes of an image in a format that the models read."""
+    """The bytes of an image file that can be decoded.
+
+    Raises:
+      FileError: it cannot be read, or is no image.
+    """
     try:
         data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-            if picture.format in _GRAPH_FORMATS:
-                return data
-            return png(np.asarray(picture.convert("RGB")))
-    # Pillow's decoders raise almost any exception on bytes that are no image.
-    except Exception as error:
-        raise FileError(f"{path} must be a JPEG, PNG, GIF, BMP or WebP image") from error
+        to_pixels(data)
+    except (OSError, UnreadableImage) as error:
+        raise FileError(f"{path} {_reason(error)}") from error
+    return data
 
 
-def cropped(image_bytes: bytes, size: int) -> np.ndarray:
+def cropped(image_bytes: bytes, size: int, ground: str = WHITE) -> np.ndarray:
     """The centre square of an image, uint8 [size, size, 3], to show what a model sees.
 
     Resized by Pillow, so it differs from the graph's (`serving.export.images.center_crop`) by a level or two.
     """
-    with Image.open(io.BytesIO(image_bytes)) as picture:
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        square = picture.convert("RGB").crop((left, top, left + side, top + side))
-        return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
+    picture = to_pixels(image_bytes, ground)
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    square = picture.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -144,4 +144,8 @@ def _draft(path: Path) -> Iterator[Path]:
         with atomic_path(path) as draft:
             yield Path(draft)
     except OSError as error:
-        raise FileError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
+        raise FileError(f"cannot write {path}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)

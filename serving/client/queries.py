@@ -16,6 +16,7 @@ from PIL import Image
 from serving.client.client import Array, Client
 from serving.export.metadata import Metadata
 from serving.export.sampling_params import SamplingParams
+from serving.export.standard_image import UnreadableImage, standardize
 from serving.wire.errors import ClientError
 
 TOKENIZER = "vit_vqgan"
@@ -116,7 +117,7 @@ def complete(
 
     Args:
       client: of a server or folder with VIM.
-      image_bytes: an image (JPEG, PNG or BMP bytes) of any size for every row.
+      image_bytes: an image file of any size for every row, in a format of `standard_image.FORMATS`.
       class_ids: a class for every row, as for `generate`.
       kept_rows: rows of tokens to keep, 0 to the side of the grid.
       params: as for `generate`; the guidance schedule must be constant.
@@ -127,14 +128,15 @@ def complete(
 
     Raises:
       ClientError: the model has no signature `complete`, or fewer rows of tokens.
-      ValueError: numbers of classes and images differ, or the schedule is not constant.
+      ValueError: numbers of classes and images differ, an image cannot be read, or the schedule is not
+        constant.
     """
     if len(class_ids) != len(image_bytes):
         raise ValueError(f"class_ids must have one id an image, got {len(class_ids)} for {len(image_bytes)}")
     if params.guidance_schedule != "constant":
         raise ValueError(f"guidance_schedule must be constant for completion, got {params.guidance_schedule}")
     inputs = {
-        "image_bytes": _strings(image_bytes),
+        "image_bytes": _sendable(image_bytes),
         "kept_rows": np.full(len(image_bytes), kept_rows, np.int32),
         **_inputs(params, class_ids),
     }
@@ -142,8 +144,12 @@ def complete(
 
 
 def encode(client: Client, image_bytes: Sequence[bytes], *, batch_size: int = BATCH_SIZE) -> Array:
-    """Images of any size (JPEG, PNG or BMP bytes) to tokens int32 [N, T], raster order."""
-    inputs = {"image_bytes": _strings(image_bytes)}
+    """Image files of any size (formats of `standard_image.FORMATS`) to tokens int32 [N, T], raster order.
+
+    Raises:
+      ValueError: one of them cannot be read.
+    """
+    inputs = {"image_bytes": _sendable(image_bytes)}
     return _ask_tokenizer(client, "encode", inputs, "tokens", batch_size)
 
 
@@ -154,8 +160,12 @@ def decode(client: Client, tokens: Array, *, batch_size: int = BATCH_SIZE) -> Ar
 
 
 def reconstruct(client: Client, image_bytes: Sequence[bytes], *, batch_size: int = BATCH_SIZE) -> Array:
-    """Images of any size to their reconstructions, uint8 [N, S, S, 3]."""
-    inputs = {"image_bytes": _strings(image_bytes)}
+    """Image files of any size to their reconstructions, uint8 [N, S, S, 3].
+
+    Raises:
+      ValueError: one of them cannot be read.
+    """
+    inputs = {"image_bytes": _sendable(image_bytes)}
     return _pixels(_ask_tokenizer(client, "reconstruct", inputs, "image_bytes", batch_size))
 
 
@@ -231,9 +241,16 @@ def _batches(inputs: Mapping[str, Array], batch_size: int) -> Iterator[slice]:
     yield slice(start, rows)
 
 
-def _strings(values: Sequence[bytes]) -> Array:
+def _sendable(files: Sequence[bytes]) -> Array:
+    """Image files as the models read them: upright and sRGB; the model puts them on its ground."""
+    sendable: list[bytes] = []
+    for index, file in enumerate(files):
+        try:
+            sendable.append(standardize(file, ground=None).content)
+        except UnreadableImage as error:
+            raise ValueError(f"image {index + 1} of {len(files)} {error}") from error
     # NumPy's own string type drops trailing zero bytes.
-    return np.array(values, dtype=object)
+    return np.array(sendable, dtype=object)
 
 
 def _pixels(image_bytes: Array) -> Array:

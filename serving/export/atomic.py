@@ -51,9 +51,10 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
 
 @contextmanager
 def atomic_folder(folder: str) -> Iterator[None]:
-    """Empty `folder` before the body, and remove it if the body fails.
+    """Empty `folder` before the body, and again if the body fails.
 
     So nothing in it is from an earlier attempt, and a failed attempt leaves nothing that looks like a result.
+    The empty folder stays: TFX removes it after a failure, and if it is missing, that error hides the reason.
     Drafts that a killed writer left in it are removed at the end.
     """
     import tensorflow as tf
@@ -64,6 +65,7 @@ def atomic_folder(folder: str) -> Iterator[None]:
         yield
     except BaseException:
         remove(folder)
+        make_folder(folder)
         raise
     for draft in tf.io.gfile.glob(os.path.join(folder, f"{DRAFT}*")):
         remove(draft)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from serving.export import images
+from serving.export import request_images
 from serving.export.metadata import Metadata
 from serving.export.signatures import IMAGE_BYTES, pixels_spec, save
 
@@ -34,7 +34,7 @@ def export_classifier(
 
     @tf.function(autograph=False, input_signature=[IMAGE_BYTES])
     def classify_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(images.decode_batch(image_bytes, metadata.image_size))
+        return answer(request_images.decode_batch(image_bytes, metadata.image_size, metadata.ground))
 
     @tf.function(autograph=False, input_signature=[pixels_spec(metadata)])
     def classify_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from serving.export import images
+from serving.export import images, request_images
 from serving.export.metadata import CHANNELS, Metadata
 from serving.export.sampling_params import BatchSamplingParams, SamplingParams
 from serving.export.signatures import CLASS_ID, IMAGE_BYTES, checked_ids, grey_image, save
@@ -87,7 +87,9 @@ class Generator:
 
     def tokenize(self, image_bytes: tf.Tensor) -> tf.Tensor:
         """Encoded images (string [B]) to tokens int32 [B, N]."""
-        return self.encode(images.decode_batch(image_bytes, self.metadata.image_size))
+        return self.encode(
+            request_images.decode_batch(image_bytes, self.metadata.image_size, self.metadata.ground)
+        )
 
     def tokenize_by_row(self, image_bytes: tf.Tensor) -> tf.Tensor:
         """The same, one image at a time.

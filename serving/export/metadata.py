@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 # Every image is RGB.
 CHANNELS = 3
+WHITE = "#ffffff"
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Metadata:
       codebook_size: K; tokens are in [0, K).
       class_names: the name of each class id; empty for a model without classes.
       versions: of the libraries that trained it.
+      ground: the colour behind transparent pixels of its images, "#rrggbb".
     """
 
     kind: str
@@ -31,6 +33,7 @@ class Metadata:
     codebook_size: int
     class_names: tuple[str, ...]
     versions: Mapping[str, str]
+    ground: str = WHITE
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Metadata:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from serving.export import images
+from serving.export import images, request_images
 from serving.export.metadata import Metadata
 from serving.export.signatures import (
     IMAGE_BYTES,
@@ -43,7 +43,7 @@ def export_tokenizer(
 
     @tf.function(autograph=False, input_signature=[IMAGE_BYTES])
     def encode_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"tokens": encode(images.decode_batch(image_bytes, size))}
+        return {"tokens": encode(request_images.decode_batch(image_bytes, size, metadata.ground))}
 
     @tf.function(autograph=False, input_signature=[pixels_spec(metadata)])
     def encode_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -61,7 +61,7 @@ def export_tokenizer(
 
     @tf.function(autograph=False, input_signature=[IMAGE_BYTES])
     def reconstruct(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        pixels, _, _ = decode(encode(images.decode_batch(image_bytes, size)))
+        pixels, _, _ = decode(encode(request_images.decode_batch(image_bytes, size, metadata.ground)))
         return {"image_bytes": images.encode_batch(pixels)}
 
     signatures = {

@@ -107,7 +107,7 @@ class Servable:
         try:
             outputs = self._functions.signatures[signature.name](**tensors)
             return {name: _array(outputs[name]) for name in output_filter or signature.outputs}
-        except tf.errors.InvalidArgumentError as error:
+        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
             raise invalid(one_line(error)) from error
         except tf.errors.ResourceExhaustedError as error:
             raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, one_line(error)) from error

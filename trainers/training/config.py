@@ -7,6 +7,8 @@ from typing import Annotated, ClassVar, Literal
 import pydantic
 from pydantic import Field, PositiveInt
 
+from serving.export.metadata import WHITE
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -153,3 +155,4 @@ class Job(Section):
     augmentation: Augmentation
     checkpoints: str
     logs: str
+    ground: str = WHITE

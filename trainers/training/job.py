@@ -85,6 +85,7 @@ def describe(
         tokens=tokens,
         codebook_size=codebook_size,
         class_names=class_names,
+        ground=job.ground,
         versions={name: distributions.version(name) for name in ("tfx-vim", "tensorflow", "keras")},
     )
 

@@ -49,17 +49,33 @@ def test_missed_thresholds_are_listed_and_prevent_the_blessing(tmp_path):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("thresholds", [{}, {"fid": {"max": 5.0}}, {"fid": {"min": 0.0}}])
-def test_non_finite_metric_is_never_blessed(tmp_path, value, thresholds):
-    evaluation, blessed, _ = judge(tmp_path, {"fid": value}, thresholds)
+@pytest.mark.parametrize("thresholds", [{"fid": {"max": 5.0}}, {"fid": {"min": 0.0}}, {"psnr": {"min": 1.0}}])
+def test_non_finite_metric_is_not_blessed(tmp_path, value, thresholds):
+    evaluation, blessed, _ = judge(tmp_path, {"fid": value, "psnr": 2.0}, thresholds)
     assert not model_utils.is_model_blessed(blessed)
     assert evaluation["metrics"]["fid"] is None
     assert "fid is not a finite number" in [failure["reason"] for failure in evaluation["failed_thresholds"]]
 
 
-def test_threshold_on_an_absent_metric_is_ignored(tmp_path):
-    evaluation, _, _ = judge(tmp_path, {"fid": 1.0}, {"class_accuracy": {"min": 0.8}})
+@pytest.mark.parametrize("thresholds", [{}, {"fid": {}}, {"fid": {"min": None, "max": None}}])
+def test_no_bound_blesses_every_finite_metric(tmp_path, thresholds):
+    evaluation, _, _ = judge(tmp_path, {"fid": 1.0}, thresholds)
     assert evaluation["blessed"]
+
+
+def test_no_threshold_blesses_even_what_is_not_finite(tmp_path):
+    evaluation, blessed, _ = judge(tmp_path, {"fid": math.nan}, {})
+    assert evaluation["blessed"]
+    assert model_utils.is_model_blessed(blessed)
+
+
+def test_threshold_on_an_absent_metric_fails_with_what_it_needs(tmp_path):
+    thresholds = {"class_accuracy": {"min": 0.8}, "fid": {"max": 5.0}}
+    evaluation, blessed, _ = judge(tmp_path, {"fid": 1.0}, thresholds)
+    assert not model_utils.is_model_blessed(blessed)
+    assert [failure["reason"] for failure in evaluation["failed_thresholds"]] == [
+        "class_accuracy was not measured, it needs images with classes"
+    ]
 
 
 def test_metrics_are_also_artifact_properties(tmp_path):

@@ -12,6 +12,8 @@ from components.model_validator import executor
 from serving.export.tokenizer import export_tokenizer
 from tests import stand_ins
 
+pytestmark = pytest.mark.slow
+
 
 def _model(directory, write):
     artifact = standard_artifacts.Model()

@@ -1,5 +1,4 @@
 import errno
-import io
 import json
 from unittest.mock import Mock
 
@@ -92,20 +91,10 @@ def test_pickled_tokens_are_rejected(tmp_path):
         files.read_tokens(tmp_path / "x.npz")
 
 
-@pytest.mark.parametrize(
-    ("kind", "sent_as"), [("JPEG", "JPEG"), ("BMP", "BMP"), ("WEBP", "PNG"), ("TIFF", "PNG")]
-)
-def test_images_are_sent_in_a_format_the_graph_decodes(tmp_path, kind, sent_as):
-    Image.fromarray(PIXELS[0]).save(tmp_path / "x", kind, lossless=True)
-    data = files.read_image(tmp_path / "x")
-    assert Image.open(io.BytesIO(data)).format == sent_as
-    assert (data == (tmp_path / "x").read_bytes()) is (kind == sent_as)
-
-
 @pytest.mark.parametrize("content", [b"", b"no picture", files.png(np.zeros((64, 64, 3), np.uint8))[:60]])
 def test_invalid_image_is_named_in_the_error(tmp_path, content):
     (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(files.FileError, match=r"x\.png must be a JPEG"):
+    with pytest.raises(files.FileError, match=r"x\.png (must be a JPEG|cannot be decoded)"):
         files.read_image(tmp_path / "x.png")
 
 

@@ -11,6 +11,7 @@ from serving.export.metadata import Metadata
 from serving.export.sampling_params import SamplingParams
 from serving.wire.errors import ClientError
 from tests import stand_ins
+from tests.components.image_example_gen import pictures
 
 
 def described(*class_names):
@@ -140,14 +141,22 @@ class Recorder(Client):
         return {self.output: np.zeros((len(values), 1), np.int32)}
 
 
-def test_batches_are_bounded_by_rows_and_by_bytes():
+def test_batches_are_bounded_by_rows_and_by_bytes(monkeypatch):
+    small, large = pictures.encoded(), pictures.encoded(size=(40, 40))
     recorder = Recorder("tokens")
-    queries.encode(recorder, [b""] * 150)
+    queries.encode(recorder, [small] * 150)
     assert recorder.sizes == [64, 64, 22]
     recorder = Recorder("tokens")
-    most = queries.BATCH_BYTES
-    assert len(queries.encode(recorder, [bytes(most // 2)] * 3 + [bytes(most + 1), b"x"])) == 5
+    monkeypatch.setattr(queries, "BATCH_BYTES", 2 * len(small))
+    assert len(large) > 2 * len(small)
+    assert len(queries.encode(recorder, [small, small, small, large, small])) == 5
     assert recorder.sizes == [2, 1, 1, 1]
+
+
+@pytest.mark.parametrize("ask", [queries.encode, queries.reconstruct])
+def test_file_that_is_no_image_is_refused_with_its_place(ask):
+    with pytest.raises(ValueError, match="image 2 of 2 must be a JPEG, "):
+        ask(Recorder("tokens"), [pictures.encoded(), b"<html>404</html>"])
 
 
 @pytest.mark.parametrize(

@@ -263,6 +263,7 @@ def held_out_loss(rule: str) -> float:
     return float(losses(drawn(STEPS, 2048))["loss"])
 
 
+@pytest.mark.slow
 def test_small_vim_reaches_the_loss_of_float32_adam():
     adam = held_out_loss("adam")
     assert adam < 1.2

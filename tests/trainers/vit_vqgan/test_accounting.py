@@ -13,6 +13,8 @@ from trainers.vit_vqgan.config import AnyDiscriminator, Codebook, Model, PatchGA
 from trainers.vit_vqgan.discriminators import build_discriminator
 from trainers.vit_vqgan.model import ViTVQGAN
 
+pytestmark = pytest.mark.slow
+
 TRANSFORMERS = {
     "encoder": {"blocks": 2, "heads": 2, "width": 8, "hidden": 12},
     "decoder": {"blocks": 1, "heads": 3, "width": 6, "hidden": 20},

@@ -168,6 +168,7 @@ def test_gradients_reach_every_weight_and_match_under_xla(make, shape):
         np.testing.assert_allclose(plain, xla, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_cnn_overfits_one_image():
     keras.utils.set_random_seed(0)
     encoder, decoder = Encoder(SMALL, units=8), Decoder(SMALL, channels_out=3, side=4, input_scale=1.0)

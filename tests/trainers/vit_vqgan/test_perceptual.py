@@ -254,6 +254,7 @@ def test_lpips_distance_of_photographs_grows_with_noise(folder):
 
 
 @needs_lpips
+@pytest.mark.slow
 def test_gradient_descent_on_lpips_lowers_the_distance():
     distance = perceptual.load_distance(Perceptual(network=f"savedmodel:{LPIPS[0]}"))
     photos = photographs(2, 32)

@@ -1,0 +1,248 @@
+"""Images in requests, inside the graph: to the pixels that people see, or a clear refusal.
+
+TensorFlow's decoders ignore EXIF orientation, hidden pixels, palettes of bitmaps and colour profiles. What a
+few operations can put right is put right here; the rest is refused, and the client sends it in a form that
+needs nothing (`serving.export.standard_image`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+from PIL import ImageColor
+
+from serving.export import images
+from serving.export.metadata import WHITE
+from serving.export.standard_image import MAX_PIXELS
+
+# Numbers behind the end of the bytes are read as 0.
+_BEHIND = b"\0" * 16
+_START_OF_SCAN = 0xDA
+_ORIENTATION = 0x0112
+# Chromaticities of a few hundred bytes up to a scanner's table; those that mean sRGB have 3 KB.
+_LARGEST_PNG_PROFILE = 8192
+
+
+def decode_batch(image_bytes: tf.Tensor, size: int, ground: str = WHITE) -> tf.Tensor:
+    """Decode and centre-crop images (string [B]) to float32 [B, size, size, 3] in [0, 1].
+
+    JPEG, PNG and BMP, upright and on `ground`, as `standard_image.to_pixels` shows them. Raises
+    `InvalidArgumentError` for anything else, and before decoding if a header states more than `MAX_PIXELS`
+    pixels. Colours must be sRGB: a CMYK image or one with another colour profile is refused.
+    """
+    return tf.map_fn(
+        lambda one: images.center_crop(decode(one, ground), size),
+        image_bytes,
+        fn_output_signature=tf.TensorSpec([size, size, 3], tf.float32),
+        # Images decoded in parallel are in memory together.
+        parallel_iterations=4,
+    )
+
+
+def decode(image_bytes: tf.Tensor, ground: str = WHITE) -> tf.Tensor:
+    """Decode one image (scalar string) to float32 [height, width, 3] in [0, 1], as for `decode_batch`."""
+    data = tf.strings.join([image_bytes, _BEHIND])
+    is_jpeg, is_png = _starts(data, b"\xff\xd8\xff"), _starts(data, b"\x89PNG\r\n\x1a\n")
+    is_bmp = _starts(data, b"BM")
+    known = is_jpeg | is_png | is_bmp
+    with tf.control_dependencies([_require(known, "be a JPEG, PNG or BMP")]):
+        kind = tf.where(is_jpeg, 0, tf.where(is_png, 1, 2))
+    pixels = tf.switch_case(
+        kind,
+        [
+            lambda: _jpeg(image_bytes, data),
+            lambda: _png(image_bytes, data, ground),
+            lambda: _bmp(image_bytes, data),
+        ],
+    )
+    pixels.set_shape([None, None, 3])
+    return pixels
+
+
+def _jpeg(image_bytes: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
+    exif, profile = _jpeg_segments(data)
+    shape = tf.image.extract_jpeg_shape(image_bytes)
+    checks = [
+        _require_size(shape[0], shape[1]),
+        _require(shape[2] != 4, "be RGB or grey, not CMYK"),
+        _require_srgb(profile),
+    ]
+    with tf.control_dependencies(checks):
+        pixels = images.decode_jpeg(tf.identity(image_bytes))
+    return _turned(_scaled(pixels), _orientation(exif))
+
+
+def _png(image_bytes: tf.Tensor, data: tf.Tensor, ground: str) -> tf.Tensor:
+    exif, profile, hidden = _png_chunks(data)
+    checks = [_require_size(_number(data, 16, 4), _number(data, 20, 4)), _require_srgb(profile)]
+    with tf.control_dependencies(checks):
+        content = tf.identity(image_bytes)
+
+    def on_ground() -> tf.Tensor:
+        pixels = _scaled(tf.image.decode_png(content, channels=4))
+        colour, alpha = pixels[..., :3], pixels[..., 3:]
+        return colour * alpha + tf.constant(ImageColor.getrgb(ground), tf.float32) / 255.0 * (1.0 - alpha)
+
+    # The colour types with alpha. Not 4 channels for every PNG: for less than 8 bits of grey, the alpha that
+    # TensorFlow adds is not 255.
+    has_alpha = (_number(data, 25, 1) == 4) | (_number(data, 25, 1) == 6) | hidden
+    pixels = tf.cond(has_alpha, on_ground, lambda: _scaled(tf.image.decode_png(content, channels=3)))
+    return _turned(pixels, _orientation(exif))
+
+
+def _bmp(image_bytes: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
+    # The header: its own size at 14, width at 18, height at 22, bits at 28, compression at 30, colours at 46.
+    bits, header = _number(data, 28, 2, little=True), _number(data, 14, 4, little=True)
+    compression = _number(data, 30, 4, little=True)
+    readable = ((bits == 8) | (bits == 24) | (bits == 32)) & (compression == 0) & (header >= 40)
+    width, height = (_number(data, at, 4, little=True) for at in (18, 22))
+    checks = [
+        _require(readable, "have 8, 24 or 32 bits a pixel without compression, if it is a BMP"),
+        _require_size(tf.abs(height), tf.abs(width)),  # rows from top to bottom have a negative height
+    ]
+    with tf.control_dependencies(checks):
+        content = tf.identity(image_bytes)
+
+    def palette() -> tf.Tensor:
+        indices = tf.image.decode_bmp(content)[..., 0]
+        stated = _number(data, 46, 4, little=True)
+        colours = tf.where((stated > 0) & (stated <= 256), stated, 256)
+        entries = tf.reshape(_integers(_part(data, 14 + header, 4 * colours)), [-1, 4])
+        indices = tf.cast(indices, tf.int32)
+        inside = tf.reduce_all(indices < tf.shape(entries)[0])
+        with tf.control_dependencies([_require(inside, "have indices inside its palette")]):
+            return tf.gather(entries[:, 2::-1], tf.identity(indices))  # blue, green, red, 0
+
+    def direct(channels: int) -> Callable[[], tf.Tensor]:
+        return lambda: tf.cast(tf.image.decode_bmp(content, channels=channels)[..., :3], tf.int32)
+
+    pixels = tf.case([(bits == 8, palette), (bits == 24, direct(3))], direct(4))
+    return _scaled(pixels)
+
+
+def _jpeg_segments(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The EXIF data of a JPEG (a TIFF file) and its colour profile's first part; empty if there is none."""
+
+    def more(at: tf.Tensor, exif: tf.Tensor, profile: tf.Tensor) -> tf.Tensor:
+        return (_number(data, at, 1) == 0xFF) & (_number(data, at + 1, 1) != _START_OF_SCAN)
+
+    def step(at: tf.Tensor, exif: tf.Tensor, profile: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        marker, length = _number(data, at + 1, 1), _number(data, at + 2, 2)
+        content = _part(data, at + 4, length - 2)
+        is_exif = (marker == 0xE1) & _starts(content, b"Exif\0\0")
+        is_profile = (marker == 0xE2) & _starts(content, b"ICC_PROFILE\0")
+        exif = tf.where(is_exif & (exif == b""), _part(content, 6, length), exif)
+        profile = tf.where(is_profile & (profile == b""), _part(content, 14, length), profile)
+        # A segment is at least as long as its length, so that the loop ends.
+        return at + 2 + tf.maximum(length, 2), exif, profile
+
+    _, exif, profile = tf.while_loop(more, step, [tf.constant(2), tf.constant(b""), tf.constant(b"")])
+    return exif, profile
+
+
+def _png_chunks(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The EXIF data of a PNG (a TIFF file), its colour profile, and whether it names hidden colours.
+
+    The first two are empty if there are none.
+    """
+    end = tf.strings.length(data) - len(_BEHIND)
+
+    def more(at: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+        return (at < end) & (_part(data, at + 4, 4) != b"IEND")
+
+    def step(
+        at: tf.Tensor, exif: tf.Tensor, profile: tf.Tensor, hidden: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        length, kind = _number(data, at, 4), _part(data, at + 4, 4)
+        exif = tf.cond(kind == b"eXIf", lambda: _part(data, at + 8, length), lambda: exif)
+        profile = tf.cond(kind == b"iCCP", lambda: _part(data, at + 8, length), lambda: profile)
+        # The chunk's length, kind and checksum are beside its content.
+        return at + 12 + tf.clip_by_value(length, 0, end), exif, profile, hidden | (kind == b"tRNS")
+
+    start = [tf.constant(8), tf.constant(b""), tf.constant(b""), tf.constant(False)]
+    _, exif, profile, hidden = tf.while_loop(more, step, start)
+    return exif, tf.cond(profile == b"", lambda: profile, lambda: _inflated(profile)), hidden
+
+
+def _inflated(profile: tf.Tensor) -> tf.Tensor:
+    """The colour profile in a PNG's chunk: a name, two zeros, and compressed bytes."""
+    name = tf.strings.regex_replace(profile, rb"(?s)\x00\C*", b"")
+    packed = _part(profile, tf.strings.length(name) + 2, tf.strings.length(profile))
+    # A profile as long as this unpacks to 8 MB at most.
+    small = tf.strings.length(packed) <= _LARGEST_PNG_PROFILE
+    return tf.cond(small, lambda: tf.io.decode_compressed(packed, "ZLIB"), lambda: profile)
+
+
+def _require_srgb(profile: tf.Tensor) -> tf.Operation:
+    # The description of a profile is ASCII, or UTF-16 in newer ones. `c2` is the one that Facebook writes.
+    known = tf.strings.regex_full_match(profile, rb"(?s)\C*(s\x00?R\x00?G\x00?B|desc\C*[^\w]c\x00?2)\C*")
+    return _require(
+        (profile == b"") | known,
+        "have the colour profile sRGB or none; convert it, or use tfx-vim's client, which does",
+    )
+
+
+def _orientation(exif: tf.Tensor) -> tf.Tensor:
+    """The orientation in a TIFF header, 1 to 8; 1 if there is none."""
+    data = tf.strings.join([exif, _BEHIND])
+    little = _starts(data, b"II")
+
+    def number(at: tf.Tensor | int, count: int) -> tf.Tensor:
+        return tf.where(little, _number(data, at, count, little=True), _number(data, at, count))
+
+    directory = tf.clip_by_value(number(4, 4), 0, tf.strings.length(data))
+    entries = tf.minimum(number(directory, 2), tf.strings.length(data) // 12)
+
+    def look(index: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        at = directory + 2 + 12 * index
+        return index + 1, tf.where(number(at, 2) == _ORIENTATION, number(at + 8, 2), found)
+
+    _, found = tf.while_loop(
+        lambda index, _: index < entries, look, [tf.constant(0), tf.constant(1)], parallel_iterations=1
+    )
+    return tf.where((found >= 1) & (found <= 8), found, 1)
+
+
+def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Pixels as EXIF orientation 1 to 8 says that they are to be shown."""
+    pixels = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+    mirrored = (orientation == 2) | (orientation == 3) | (orientation == 6) | (orientation == 7)
+    upside_down = (orientation == 3) | (orientation == 4) | (orientation == 7) | (orientation == 8)
+    pixels = tf.cond(mirrored, lambda: pixels[:, ::-1], lambda: pixels)
+    return tf.cond(upside_down, lambda: pixels[::-1], lambda: pixels)
+
+
+def _require(condition: tf.Tensor, what: str) -> tf.Operation:
+    return tf.debugging.assert_equal(condition, True, f"image must {what}")
+
+
+def _require_size(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
+    size = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+    return _require((height > 0) & (width > 0) & (size <= MAX_PIXELS), f"have at most {MAX_PIXELS} pixels")
+
+
+def _scaled(pixels: tf.Tensor) -> tf.Tensor:
+    return tf.cast(pixels, tf.float32) / 255.0
+
+
+def _starts(data: tf.Tensor, magic: bytes) -> tf.Tensor:
+    return _part(data, 0, len(magic)) == magic
+
+
+def _part(data: tf.Tensor, at: tf.Tensor | int, length: tf.Tensor | int) -> tf.Tensor:
+    """A part of a string, shorter or empty where the string ends before it."""
+    return tf.strings.substr(data, tf.clip_by_value(at, 0, tf.strings.length(data)), tf.maximum(length, 0))
+
+
+def _number(data: tf.Tensor, at: tf.Tensor | int, count: int, *, little: bool = False) -> tf.Tensor:
+    """The unsigned number in `count` bytes, int32 (of 4 bytes, those above 2**31 are negative)."""
+    last = tf.strings.length(data) - count
+    digits = _integers(_part(data, tf.clip_by_value(at, 0, last), count))
+    powers = [256**place if place < 3 else 1 << 24 for place in range(count)]
+    weights = tf.constant(powers if little else powers[::-1], tf.int32)
+    return tf.reduce_sum(digits * weights)
+
+
+def _integers(data: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.io.decode_raw(data, tf.uint8), tf.int32)

@@ -1,0 +1,95 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from serving.export import standard_image
+from serving.export.standard_image import Header, UnreadableImage, read_header, standardize, to_pixels
+from tests.serving.export.image_files import FILES, encoded, hidden, linear_profile, turned, two_halves
+
+UNTOUCHED = ("JPEG", "JPEG, progressive", "PNG", "PNG, palette", "PNG, 1 bit", "PNG, animated")
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_only_what_every_decoder_shows_alike_stays_byte_for_byte(kind):
+    standard = standardize(FILES[kind].content)
+    assert (standard.content == FILES[kind].content) == (kind in UNTOUCHED)
+    assert standard.encoding == ("jpeg" if kind.startswith("JPEG, prog") or kind == "JPEG" else "png")
+    assert (standard.height, standard.width) == FILES[kind].pixels.shape[:2]
+    assert standard.frames == (2 if "animated" in kind else 1)
+
+
+def test_srgb_profile_and_upright_tag_leave_a_jpeg_as_it_is():
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for options in ({"icc_profile": srgb}, {"icc_profile": b"no profile"}):
+        content = encoded(two_halves(), "JPEG", **options)
+        assert standardize(content).content == content
+    assert standardize(turned(1, "JPEG")).content == turned(1, "JPEG")
+
+
+def test_malformed_exif_is_ignored():
+    content = turned(6, "JPEG").replace(b"Exif\0\0MM", b"Exif\0\0XX").replace(b"Exif\0\0II", b"Exif\0\0XX")
+    assert to_pixels(content).size == (32, 16)
+
+
+def test_transparency_stays_for_a_model_that_knows_its_ground():
+    picture, _ = hidden()
+    content = encoded(picture, "PNG")
+    assert standardize(content, ground=None).content == content
+    webp = standardize(encoded(picture, "WEBP", lossless=True), ground=None)
+    with Image.open(io.BytesIO(webp.content)) as kept:
+        assert kept.mode == "RGBA"
+        assert kept.getpixel((0, 0))[3] == 0
+
+
+def test_ground_is_behind_transparent_pixels_only():
+    pixels = to_pixels(encoded(hidden()[0], "PNG"), "#102030")
+    assert pixels.getpixel((0, 0)) == (0x10, 0x20, 0x30)
+    assert pixels.getpixel((5, 5)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "header"),
+    [
+        ("JPEG", Header("JPEG", 32, 16, "RGB", 1)),
+        ("JPEG, turned 6", Header("JPEG", 16, 32, "RGB", 1)),
+        ("JPEG, CMYK", Header("JPEG", 32, 16, "CMYK", 1)),
+        ("PNG, transparent", Header("PNG", 16, 16, "RGBA", 1)),
+        ("WebP, animated", Header("WEBP", 32, 16, "RGB", 2)),
+    ],
+)
+def test_header_tells_size_as_shown_mode_and_frames(kind, header):
+    assert read_header(io.BytesIO(FILES[kind].content)) == header
+
+
+@pytest.mark.parametrize("read", [standardize, to_pixels, lambda content: read_header(io.BytesIO(content))])
+def test_other_bytes_and_oversized_images_are_refused(read, monkeypatch):
+    for content in (b"", b"<html>404</html>"):
+        with pytest.raises(UnreadableImage, match=r"must be a JPEG, .* or PPM image"):
+            read(content)
+    monkeypatch.setattr(standard_image, "MAX_PIXELS", 100)
+    with pytest.raises(UnreadableImage, match="must have at most 100 pixels, got 32 x 16"):
+        read(FILES["PNG"].content)
+
+
+def test_formats_that_may_open_other_files_are_refused():
+    # A PostScript file runs a program, and has no business in a data set.
+    with pytest.raises(UnreadableImage, match=r"must be a JPEG, .* or PPM image"):
+        standardize(encoded(two_halves(), "EPS"))
+
+
+@pytest.mark.parametrize("values", [np.zeros([4, 4], np.int32), np.zeros([4, 4], np.float32)])
+def test_more_than_16_bits_a_channel_are_refused(values):
+    with pytest.raises(UnreadableImage, match="must have at most 16 bits a channel"):
+        standardize(encoded(Image.fromarray(values), "TIFF"))
+
+
+def test_grey_with_a_colour_profile_of_rgb_ignores_it():
+    content = encoded(Image.fromarray(two_halves()).convert("L"), "JPEG", icc_profile=linear_profile())
+    assert standardize(content).content == content
+
+
+def test_cut_file_is_refused():
+    with pytest.raises(UnreadableImage, match="cannot be decoded"):
+        standardize(FILES["JPEG"].content[:-200])
