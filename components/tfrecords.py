@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -65,12 +66,12 @@ def order_of(key: str, tie: bytes = b"") -> bytes:
 
 
 def read_records(path: str) -> Iterator[bytes]:
-    """Yield the records of one TFRecord file, which is gzipped if its name ends in `.gz`.
+    """Yield the records of one TFRecord file, gzipped or not, as its first bytes tell.
 
     Raises:
       DamagedFile: a record does not match its checksum.
     """
-    compression = "GZIP" if path.endswith(".gz") else ""
+    compression = "GZIP" if _is_gzipped(path) else ""
     records = tf.data.TFRecordDataset(path, compression_type=compression)
     # In batches, because a call into TensorFlow takes longer than reading a small record.
     try:
@@ -78,6 +79,18 @@ def read_records(path: str) -> Iterator[bytes]:
             yield from batch
     except tf.errors.DataLossError as error:
         raise DamagedFile(f"{path} is damaged: {one_line(error)}") from error
+
+
+def _is_gzipped(path: str) -> bool:
+    with tf.io.gfile.GFile(path, "rb") as file:
+        start = file.read(4096)
+    # The three magic bytes alone may also be the length of a first record, 559,903 bytes.
+    if not start.startswith(b"\x1f\x8b\x08"):
+        return False
+    try:
+        return bool(zlib.decompressobj(wbits=31).decompress(start))
+    except zlib.error:
+        return False
 
 
 def serialize_example(features: Mapping[str, bytes | Sequence[int]]) -> bytes:

@@ -90,7 +90,7 @@ def compile_(
     from tfx_pipeline import kubeflow_runner, pipeline
 
     try:
-        version = source_version(config.data.source, config.data.tfds_data_dir)
+        version = source_version(config.data.source, config.data.options)
     except SourceError:  # only the cluster can reach it; its cache then identifies the source by its name
         version = ""
     try:

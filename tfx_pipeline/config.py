@@ -20,7 +20,8 @@ import pydantic
 import yaml
 from pydantic import Discriminator, Field, PositiveInt, Tag
 
-from components.image_example_gen.source_kinds import parse_source
+from components.image_example_gen.classes import Check
+from components.image_example_gen.source_kinds import SourceOptions, parse_source
 from components.metrics import registry
 from serving.export.metadata import WHITE
 from serving.export.sampling_params import SamplingParams
@@ -45,10 +46,18 @@ class Data(Section):
     image_size: PositiveInt
     splits: dict[str, PositiveInt] = {"train": 90, "eval": 10}
     tfds_data_dir: str | None = None
+    image_feature: str | None = None
+    label_feature: str | None = None
     num_shards: PositiveInt = 1
     max_broken: Fraction = 0.01
+    allow: tuple[Check, ...] = ()
     ground: Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")] = WHITE
     augmentation: Augmentation = Augmentation()
+
+    @property
+    def options(self) -> SourceOptions:
+        """How to read the source."""
+        return SourceOptions(self.tfds_data_dir, self.image_feature, self.label_feature)
 
     @pydantic.field_validator("source")
     @classmethod

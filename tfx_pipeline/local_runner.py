@@ -63,7 +63,7 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
       RunError: a component failed; or a perceptual network is missing, and nothing was started. The models
         served before are untouched.
     """
-    version = source_version(config.data.source, config.data.tfds_data_dir)
+    version = source_version(config.data.source, config.data.options)
     home = Path(directory).resolve()
     pipeline = create_pipeline(
         config,

@@ -56,7 +56,8 @@ def create_pipeline(
         num_shards=data.num_shards,
         max_broken=data.max_broken,
         ground=data.ground,
-        tfds_data_dir=data.tfds_data_dir,
+        options=data.options,
+        allow=data.allow,
         dataset_version=dataset_version,
     )
     statistics = tfx.components.StatisticsGen(examples=images.outputs["examples"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 
 from tfx import types
 from tfx.dsl.components.base import base_beam_component, executor_spec
@@ -10,6 +12,7 @@ from tfx.types import standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ExecutionParameter
 
 from components.image_example_gen import executor
+from components.image_example_gen.source_kinds import SourceOptions
 from components.image_example_gen.splits import DEFAULT_SHARES
 from serving.export.metadata import WHITE
 
@@ -23,7 +26,8 @@ class ImageExampleGenSpec(types.ComponentSpec):
         "num_shards": ExecutionParameter(type=int),
         "max_broken": ExecutionParameter(type=float),
         "ground": ExecutionParameter(type=str),
-        "tfds_data_dir": ExecutionParameter(type=str, optional=True),
+        "options": ExecutionParameter(type=str),
+        "allow": ExecutionParameter(type=str),
         "dataset_version": ExecutionParameter(type=str),
     }
     INPUTS = {}
@@ -48,18 +52,20 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
         num_shards: int = 1,
         max_broken: float = 0.01,
         ground: str = WHITE,
-        tfds_data_dir: str | None = None,
+        options: SourceOptions = SourceOptions(),
+        allow: Sequence[str] = (),
         dataset_version: str = "",
     ):
         """Build the component.
 
         Args:
-          source: digits, folder:DIR, tfds:NAME or tfrecord:PATTERN (see `source_kinds`).
+          source: digits, folder:DIR, tfds:NAME or another of `source_kinds`.
           splits: the shares of train and eval if the source has no splits of its own.
           num_shards: files per split, at least 1; also the number of workers that can write at once.
           max_broken: the fraction of images, 0 to 1, that may be broken before the run stops.
           ground: the colour behind transparent pixels, "#rrggbb".
-          tfds_data_dir: where TensorFlow Datasets keeps its data.
+          options: how to read the source.
+          allow: checks of the classes that are left out (`classes.CHECKS`).
           dataset_version: `sources.source_version` of the source. TFX reuses a cached result as long
             as no parameter changes, so this one must change with the data.
         """
@@ -70,7 +76,8 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
                 num_shards=num_shards,
                 max_broken=max_broken,
                 ground=ground,
-                tfds_data_dir=tfds_data_dir,
+                options=json.dumps(asdict(options), sort_keys=True),
+                allow=json.dumps(sorted(allow)),
                 dataset_version=dataset_version,
                 examples=types.Channel(type=standard_artifacts.Examples),
             )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,9 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
 from components.dataset import Broken, Dataset, check_broken, read_quarantine, write_quarantine
+from components.image_example_gen import classes
 from components.image_example_gen.images import Image, serialize
+from components.image_example_gen.source_kinds import SourceOptions
 from components.image_example_gen.sources import Source, SourceError, open_source
 from components.image_example_gen.splits import SPLITS, split_of
 from components.tfrecords import (
@@ -30,6 +33,8 @@ from components.tfrecords import (
 from serving.export.atomic import atomic_folder
 
 UNLABELLED = -1
+# More classes than this for each image are ids, not labels; each class takes a row of every classifier.
+MAX_CLASSES_PER_IMAGE = 10
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -44,14 +49,14 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Read the source and write the output `examples`.
 
         Raises:
-          SourceError: the source cannot be read, leaves a split empty, or has labels for only some of its
-            images.
+          SourceError: the source cannot be read, leaves a split empty, has labels for only some of its
+            images, or its classes are not as they should be (`classes.problems`).
           TooManyBroken: more than `max_broken` of its images are broken.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         name = exec_properties["source"]
-        source = open_source(name, exec_properties.get("tfds_data_dir"))
+        source = open_source(name, SourceOptions(**json.loads(exec_properties["options"])))
         with atomic_folder(examples.uri):
             with self._make_beam_pipeline() as pipeline:
                 _write_examples(
@@ -62,6 +67,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     json.loads(exec_properties["splits"]),
                     exec_properties["num_shards"],
                     exec_properties["ground"],
+                    json.loads(exec_properties["allow"]),
                 )
             _check(examples.uri, exec_properties["max_broken"])
         describe_artifact(examples, SPLITS)
@@ -75,6 +81,7 @@ def _write_examples(
     shares: Mapping[str, int],
     num_shards: int,
     ground: str,
+    allow: list[str],
 ) -> None:
     images = pipeline | "Find images" >> source.images()
     written = (
@@ -82,7 +89,7 @@ def _write_examples(
         | "Split" >> beam.Map(_items, shares)
         | "Write shards" >> WriteShards(uri, SPLITS, num_shards, partial(_serialize, ground=ground))
     )
-    labels = images | "Labels" >> beam.Map(_label) | beam.Distinct()
+    labels = images | "Labels" >> beam.Map(_label, shares) | beam.combiners.Count.PerElement()
     _ = (
         pipeline
         | beam.Create([uri])
@@ -94,17 +101,25 @@ def _write_examples(
             labels=beam.pvalue.AsList(labels),
             shards=beam.pvalue.AsList(written.shards),
             broken=beam.pvalue.AsList(written.broken),
+            allow=allow,
         )
     )
 
 
 def _items(image: Image, shares: Mapping[str, int]) -> list[Item]:
-    split = image.split or split_of(image.key, shares)
+    split = split_of_image(image, shares)
     return [Item(split, image.key, order_of(image.key, image.content), image)]
 
 
-def _label(image: Image) -> tuple[int, str]:
-    return (UNLABELLED, "") if image.label is None else (image.label, image.class_name)
+def split_of_image(image: Image, shares: Mapping[str, int]) -> str:
+    """The image's own split, or by the hash of its key."""
+    return image.split or split_of(image.key, shares)
+
+
+def _label(image: Image, shares: Mapping[str, int]) -> tuple[str, int, str]:
+    """(split, label, name of the class)."""
+    split = split_of_image(image, shares)
+    return (split, UNLABELLED, "") if image.label is None else (split, image.label, image.class_name)
 
 
 def _serialize(image: Image, ground: str) -> bytes:
@@ -122,22 +137,57 @@ def _write_sidecars(
     *,
     source: str,
     class_names: tuple[str, ...],
-    labels: list[tuple[int, str]],
+    labels: list[tuple[tuple[str, int, str], int]],
     shards: list[Shard],
     broken: list[Broken],
+    allow: list[str],
 ) -> None:
-    seen = dict(sorted(labels))
-    if seen.pop(UNLABELLED, None) is not None and seen:
-        raise SourceError(f"{source} must have labels for all of its images or for none, got labels for some")
-    named = tuple(seen.get(label, str(label)) for label in range(max(seen, default=-1) + 1))
+    names, problems = judge_classes(class_names, dict(labels), allow)
+    if problems:
+        raise SourceError(f"{source}: {'; '.join(problems)}")
     write_quarantine(uri, sorted(broken))
     Dataset(
         source=source,
         fingerprint=fingerprint(shards),
-        class_names=class_names or named,
+        class_names=names,
         splits=count_records(shards, SPLITS),
         broken=len(broken),
     ).write(uri)
+
+
+def judge_classes(
+    declared: tuple[str, ...], labels: Mapping[tuple[str, int, str], int], allow: Collection[str]
+) -> tuple[tuple[str, ...], list[str]]:
+    """The names of the classes, from the source or its records, and what is wrong with them.
+
+    Args:
+      declared: the names that the source itself has, or none.
+      labels: number of images of each (split, label, name of the class).
+      allow: as for `classes.problems`.
+
+    Returns:
+      (names, none if there are no two classes; problems, a line each).
+    """
+    counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    seen: dict[int, str] = {}
+    for (split, label, name), count in sorted(labels.items()):
+        if seen.setdefault(label, name) != name:
+            return (), [f"label {label} must have one name, got {seen[label]} and {name}"]
+        counts[split][label] += count
+    unlabelled = sum(own.pop(UNLABELLED, 0) for own in counts.values())
+    seen.pop(UNLABELLED, None)
+    labelled = sum(sum(own.values()) for own in counts.values())
+    if unlabelled and labelled:
+        return (), [
+            f"images must have labels for all or for none, got {labelled} with and {unlabelled} without"
+        ]
+    if not declared and len(seen) < 2:
+        return (), []
+    most = max(seen, default=-1)
+    if not declared and most >= MAX_CLASSES_PER_IMAGE * labelled:
+        return (), [f"labels must count from 0 without gaps, got {most} for {labelled} images"]
+    names = declared or tuple(seen.get(label, str(label)) for label in range(most + 1))
+    return names, classes.problems(counts, names, declared=bool(declared), allow=allow)
 
 
 def _check(uri: str, max_broken: float) -> None:

@@ -15,22 +15,42 @@ class SourceKind:
     Attributes:
       form: how `data.source` names it; the part after the colon is a parameter.
       opener: "module:class" of a `sources.base.Source`, called with the parameter, if the form has one, and
-        with `tfds_data_dir` if `takes_data_dir`.
-      takes_data_dir: whether it reads `data.tfds_data_dir`.
+        with the options in `reads`.
+      reads: the fields of `SourceOptions`, which are keys of `data`, that it takes.
     """
 
     form: str
     opener: str
-    takes_data_dir: bool = False
+    reads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How to read a source; a kind of source reads those that it names in `source_kinds`.
+
+    Attributes:
+      tfds_data_dir: where TensorFlow Datasets keeps its data; its own default if None.
+      image_feature: the feature or column that holds the image; the source's usual one if None.
+      label_feature: likewise for the label; "" for none.
+    """
+
+    tfds_data_dir: str | None = None
+    image_feature: str | None = None
+    label_feature: str | None = None
 
 
 _SOURCES = "components.image_example_gen.sources"
+_FEATURES = ("image_feature", "label_feature")
 
 SOURCE_KINDS: dict[str, SourceKind] = {
     "digits": SourceKind("digits", f"{_SOURCES}.digits:Digits"),
     "folder": SourceKind("folder:DIR", f"{_SOURCES}.folder:Folder"),
-    "tfds": SourceKind("tfds:NAME", f"{_SOURCES}.tfds:Tfds", takes_data_dir=True),
-    "tfrecord": SourceKind("tfrecord:PATTERN", f"{_SOURCES}.tfrecord:TfRecord"),
+    "csv": SourceKind("csv:FILE", f"{_SOURCES}.csv_file:CsvFile", _FEATURES),
+    "tfds": SourceKind("tfds:NAME", f"{_SOURCES}.tfds:Tfds", ("tfds_data_dir", *_FEATURES)),
+    "tfrecord": SourceKind("tfrecord:PATTERN", f"{_SOURCES}.tfrecord:TfRecord", _FEATURES),
+    "tar": SourceKind("tar:PATTERN", f"{_SOURCES}.tar:Tar"),
+    "parquet": SourceKind("parquet:PATTERN", f"{_SOURCES}.parquet:Parquet", _FEATURES),
+    "huggingface": SourceKind("huggingface:DIR", f"{_SOURCES}.huggingface:HuggingFace", _FEATURES),
 }
 FORMS = ", ".join(kind.form for kind in SOURCE_KINDS.values())
 

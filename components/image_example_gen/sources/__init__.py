@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import importlib
 
-from components.image_example_gen.source_kinds import parse_source
-from components.image_example_gen.sources.base import Source, SourceError
+from components.image_example_gen.source_kinds import SourceOptions, parse_source
+from components.image_example_gen.sources.base import LeftAside, Source, SourceError
 
-__all__ = ["Source", "SourceError", "open_source", "source_version"]
+__all__ = ["LeftAside", "Source", "SourceError", "SourceOptions", "open_source", "source_version"]
 
 
-def open_source(source: str, tfds_data_dir: str | None = None) -> Source:
+def open_source(source: str, options: SourceOptions = SourceOptions()) -> Source:
     """Open the source that `source` names (`source_kinds.SOURCE_KINDS`).
 
     Raises:
-      SourceError: it is unknown, missing, empty or unreadable.
+      SourceError: it is unknown, missing, empty or unreadable, or an option is not for its kind.
     """
     try:
         kind, parameter = parse_source(source)
     except ValueError as error:
         raise SourceError(f"source {error}, got {source!r}") from None
+    for name in ("image_feature", "label_feature"):
+        if getattr(options, name) is not None and name not in kind.reads:
+            raise SourceError(f"data.{name} must be absent for {kind.form}, got {getattr(options, name)!r}")
     module, _, name = kind.opener.partition(":")
     arguments = [parameter] if parameter else []
-    if kind.takes_data_dir:
-        return getattr(importlib.import_module(module), name)(*arguments, tfds_data_dir)
-    return getattr(importlib.import_module(module), name)(*arguments)
+    chosen = {name: getattr(options, name) for name in kind.reads}
+    return getattr(importlib.import_module(module), name)(*arguments, **chosen)
 
 
-def source_version(source: str, tfds_data_dir: str | None = None) -> str:
+def source_version(source: str, options: SourceOptions = SourceOptions()) -> str:
     """A cheap fingerprint of the source's current content; nothing is decoded and nothing downloaded.
 
     Passed to `ImageExampleGen` as `dataset_version`, it makes TFX's cache notice changed data.
@@ -35,4 +37,4 @@ def source_version(source: str, tfds_data_dir: str | None = None) -> str:
     Raises:
       SourceError: as in `open_source`, so that a run can fail before it starts.
     """
-    return open_source(source, tfds_data_dir).version()
+    return open_source(source, options).version()

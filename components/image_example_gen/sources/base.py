@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import apache_beam as beam
+
+from components.image_example_gen.images import Image
 
 
 class SourceError(ValueError):
     """A source that cannot be read; the message is one line for the user."""
+
+
+class LeftAside(NamedTuple):
+    """A file or folder of a source that holds no image of it."""
+
+    file: str
+    reason: str
 
 
 class Source(Protocol):
@@ -16,12 +26,42 @@ class Source(Protocol):
 
     Attributes:
       class_names: the name of each label; empty if unlabelled, or if only the records hold them.
+      notes: what was decided about the source, a line each for the user.
     """
 
     class_names: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def version(self) -> str:
-        """A cheap fingerprint of the current content, which changes with it."""
+        """A cheap fingerprint of the current content, which changes with it, and of what is read of it."""
+
+    def scan(self) -> Iterator[Image | LeftAside]:
+        """Every image and everything that is left aside, read in this process and one at a time."""
 
     def images(self) -> beam.PTransform:
         """A transform of a pipeline's root to a PCollection of `images.Image`, read on the workers."""
+
+
+class ReadFiles(beam.PTransform):
+    """Read the images of each file on the worker that gets it.
+
+    Args:
+      files: with the split of each, None if the hash decides.
+      read: from (file, split) and the arguments to the file's images.
+      arguments: further ones for `read`.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, str | None],
+        read: Callable[..., Iterator[Image]],
+        *arguments: Any,
+    ):
+        super().__init__()
+        self._files = list(files.items())
+        self._read = read
+        self._arguments = arguments
+
+    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection:
+        """The images of all files."""
+        return root | beam.Create(self._files) | beam.Reshuffle() | beam.FlatMap(self._read, *self._arguments)

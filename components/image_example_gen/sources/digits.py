@@ -15,6 +15,7 @@ import sklearn
 from sklearn.datasets import load_digits
 
 from components.image_example_gen.images import Image
+from components.image_example_gen.sources.base import LeftAside
 
 LEVELS = 16  # the brightest of the levels 0 to 16
 
@@ -23,10 +24,15 @@ class Digits:
     """Images with keys `digits/0000` to `digits/1796` and classes "0" to "9"."""
 
     class_names = tuple(str(digit) for digit in range(10))
+    notes: tuple[str, ...] = ()
 
     def version(self) -> str:
         """The version of scikit-learn, which ships the images."""
         return f"scikit-learn-{sklearn.__version__}"
+
+    def scan(self) -> Iterator[Image | LeftAside]:
+        """All digits."""
+        yield from _images()
 
     def images(self) -> beam.PTransform:
         """All digits, as greyscale PNGs."""

@@ -5,14 +5,14 @@
     DIR/train/..., DIR/val/...       the source's own splits, each laid out as above
     DIR/train.txt, DIR/val.txt       the source's own splits, as lists beside either of the first two
 
-Split folders are used if there is `train`, at least one of `val`, `valid`, `validation`, `eval` and
-`test` (the first is used, the others are ignored), and no other folder. Otherwise split lists are used, if
-there are any (`sources.lists`). Files and folders whose names start with a dot are ignored.
+Split folders are used if there is one of `TRAIN_NAMES`, at least one of `EVAL_NAMES` (the first is used, the
+others are left aside), in any case, and no other folder. Otherwise split lists are used, if there are any
+(`sources.lists`). A single class is no class, and a single folder that holds only folders is entered, as
+archives unpack. Hidden files and folders are left aside.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import posixpath
 from collections.abc import Iterator
@@ -23,11 +23,10 @@ import apache_beam as beam
 import tensorflow as tf
 
 from components.image_example_gen.images import Image
-from components.image_example_gen.sources import lists
-from components.image_example_gen.sources.base import SourceError
+from components.image_example_gen.sources import files, lists
+from components.image_example_gen.sources.base import LeftAside, SourceError
+from components.image_example_gen.splits import EVAL_NAMES, TRAIN_NAMES
 from serving.wire.errors import one_line
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,21 @@ class _Part:
     class_name: str = ""
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """How a folder is read."""
+
+    parts: tuple[_Part, ...]
+    class_names: tuple[str, ...]
+    left_aside: tuple[LeftAside, ...]
+    notes: tuple[str, ...]
+
+
 class Folder:
     """Images in a folder on any file system that TensorFlow supports; keys are paths relative to it."""
 
     def __init__(self, directory: str):
-        if "://" not in directory:
+        if not files.is_remote(directory):
             directory = os.path.abspath(os.path.expanduser(directory))
         self._directory = directory
         try:
@@ -53,39 +62,59 @@ class Folder:
                 raise SourceError(
                     f"folder:{directory} must be a folder, got {'a file' if there else 'a missing path'}"
                 )
-            self._parts, self.class_names = _layout(directory)
-            for part in self._parts:
-                if next(self._files(part), None) is None:
-                    place = f" in its sub-folder {part.folder}" if part.folder else ""
-                    raise SourceError(
-                        f"folder:{directory} must have an image{place} ({', '.join(SUFFIXES)}), got none"
-                    )
-            self._lists = {} if self._parts[0].split else lists.find(directory)
+            layout = _layout(directory)
+            self._parts, self._left_aside = layout.parts, layout.left_aside
+            self.class_names, self.notes = layout.class_names, layout.notes
+            if next(self._files(), None) is None:
+                formats = ", ".join(sorted(files.IMAGE_SUFFIXES))
+                raise SourceError(f"folder:{directory} must have an image ({formats}), got none")
+            own_splits = any(part.split for part in self._parts)
+            self._lists = None if own_splits else lists.read(directory)
             if self._lists:
-                lists.check(directory, chain.from_iterable(map(self._files, self._parts)))
-        except (tf.errors.OpError, UnicodeDecodeError) as error:
+                lists.check(directory, self._lists, (file for _, file in self._files()))
+                if self._lists.labels and self.class_names:
+                    raise SourceError(
+                        f"folder:{directory} must have labels in its lists or class folders, got both"
+                    )
+        except (tf.errors.OpError, OSError, UnicodeError) as error:
             raise SourceError(f"folder:{directory} cannot be read: {one_line(error)}") from error
 
     def version(self) -> str:
         """A hash of names, sizes and modification times, 16 hex digits."""
-        digest = hashlib.sha256()
-        files = [(part.split, file) for part in self._parts for file in self._files(part)]
-        for split, file in [*files, *self._lists.items()]:
-            status = tf.io.gfile.stat(posixpath.join(self._directory, file))
-            digest.update(f"{split} {file} {status.length} {status.mtime_nsec}\n".encode())
-        return digest.hexdigest()[:16]
+        found = ((part.split or "", file) for part, file in self._files())
+        names = self._lists.files.items() if self._lists else ()
+        return files.version(self._directory, chain(found, names))
+
+    def scan(self) -> Iterator[Image | LeftAside]:
+        """Every image, with its split if a list names it, and every file that is none."""
+        yield from self._left_aside
+        for part in self._parts:
+            for found in files.walk(self._directory, part.folder):
+                if isinstance(found, LeftAside):
+                    yield found
+                    continue
+                image = _image(self._directory, part, found)
+                if self._lists is None:
+                    yield image
+                elif found_in_list := list(_listed(image, self._lists)):
+                    yield from found_in_list
+                else:
+                    yield LeftAside(found, "is in no list")
 
     def images(self) -> beam.PTransform:
         """References to the files, listed one class at a time; the bytes are read when they are written."""
         # Only the folders are in the serialized pipeline, whose size is limited on some runners.
-        return _ListImages(self._directory, self._parts, bool(self._lists))
+        return _ListImages(self._directory, self._parts, self._lists is not None)
 
-    def _files(self, part: _Part) -> Iterator[str]:
-        return _image_files(self._directory, part.folder)
+    def _files(self) -> Iterator[tuple[_Part, str]]:
+        for part in self._parts:
+            for found in files.walk(self._directory, part.folder):
+                if not isinstance(found, LeftAside):
+                    yield part, found
 
 
 class _ListImages(beam.PTransform):
-    def __init__(self, directory: str, parts: list[_Part], listed: bool):
+    def __init__(self, directory: str, parts: tuple[_Part, ...], listed: bool):
         super().__init__()
         self._directory = directory
         self._parts = parts
@@ -105,57 +134,71 @@ class _ListImages(beam.PTransform):
 
 
 def _images_of(part: _Part, directory: str) -> Iterator[Image]:
-    for file in _image_files(directory, part.folder):
-        yield Image(file, part.label, part.class_name, part.split, path=posixpath.join(directory, file))
+    for found in files.walk(directory, part.folder):
+        if not isinstance(found, LeftAside):
+            yield _image(directory, part, found)
 
 
-def _listed(image: Image, splits: dict[str, str]) -> Iterator[Image]:
-    """Yield the image with its split from the lists, or nothing if no list names it."""
-    split = splits.get(lists.stem(image.key))
-    if split:
-        yield replace(image, split=split)
+def _image(directory: str, part: _Part, file: str) -> Image:
+    return Image(file, part.label, part.class_name, part.split, path=posixpath.join(directory, file))
 
 
-def _layout(directory: str) -> tuple[list[_Part], tuple[str, ...]]:
-    """The parts of a folder and its class names."""
-    folders = _folders(directory, "")
-    own_eval = next((name for name in lists.EVAL_NAMES if name in folders), None)
-    if own_eval and "train" in folders and set(folders) <= {"train", *lists.EVAL_NAMES}:
-        roots: dict[str, str | None] = {"train": "train", own_eval: "eval"}
-    else:
-        roots = {"": None}
+def _listed(image: Image, splits: lists.Lists) -> Iterator[Image]:
+    """Yield the image with its split and label from the lists, or nothing if no list names it."""
+    stem = lists.stem(image.key)
+    split = splits.splits.get(stem)
+    if split is None:
+        return
+    label = splits.labels.get(stem)
+    if label is not None:
+        image = replace(image, label=label, class_name=str(label))
+    yield replace(image, split=split)
 
-    classes = sorted({name for root in roots for name in _folders(directory, root)})
-    if not classes:
-        return [_Part(root, split) for root, split in roots.items()], ()
-    for root in roots:
-        stray = next(_image_files(directory, root, recursive=False), None)
-        if stray:
-            raise SourceError(f"folder:{directory} must have class folders or images, got both: {stray}")
+
+def _layout(directory: str) -> _Layout:
+    """Decide how a folder is read."""
+    root, notes = "", []
+    folders = files.folders_in(directory)
+    while len(folders) == 1 and not _has_images(directory, root):
+        inside = files.folders_in(os.path.join(directory, root, folders[0]))
+        if not inside or _has_images(directory, posixpath.join(root, folders[0])):
+            break
+        root, folders = posixpath.join(root, folders[0]), inside
+    if root:
+        notes.append(f"the only folder {root} is entered")
+
+    by_name = {name.lower(): name for name in reversed(folders)}
+    own_train = next((by_name[name] for name in TRAIN_NAMES if name in by_name), None)
+    own_eval = [by_name[name] for name in EVAL_NAMES if name in by_name]
+    roots: dict[str, str | None] = {root: None}
+    aside: list[LeftAside] = []
+    if own_train and own_eval and set(folders) == {own_train, *own_eval}:
+        roots = {posixpath.join(root, own_train): "train", posixpath.join(root, own_eval[0]): "eval"}
+        notes.append(f"splits are the folders {own_train} and {own_eval[0]}")
+        aside = [LeftAside(posixpath.join(root, name), "is another held-out split") for name in own_eval[1:]]
+
+    classes = sorted({name for place in roots for name in files.folders_in(os.path.join(directory, place))})
+    if len(classes) < 2:
+        if classes:
+            notes.append(f"the only class {classes[0]} is no class: images are unlabelled")
+        parts = [_Part(place, split) for place, split in roots.items()]
+        return _Layout(tuple(parts), (), tuple(aside), tuple(notes))
+    for place in roots:
+        for found in files.walk(directory, place, recursive=False):
+            if not isinstance(found, LeftAside):
+                raise SourceError(
+                    f"folder:{directory} must have class folders or images in {place or 'it'}, "
+                    f"got both: {found} beside {', '.join(classes[:3])}"
+                )
+            aside.append(found)
     parts = [
-        _Part(posixpath.join(root, name), split, classes.index(name), name)
-        for root, split in roots.items()
-        for name in _folders(directory, root)
+        _Part(posixpath.join(place, name), split, classes.index(name), name)
+        for place, split in roots.items()
+        for name in files.folders_in(os.path.join(directory, place))
     ]
-    return parts, tuple(classes)
+    return _Layout(tuple(parts), tuple(classes), tuple(aside), tuple(notes))
 
 
-def _folders(directory: str, relative: str) -> list[str]:
-    """The sorted names of the sub-folders, without hidden ones."""
-    names = tf.io.gfile.listdir(os.path.join(directory, relative))
-    # Object stores list folders with a trailing slash.
-    return sorted(
-        name.rstrip("/")
-        for name in names
-        if not name.startswith(".") and tf.io.gfile.isdir(os.path.join(directory, relative, name))
-    )
-
-
-def _image_files(directory: str, relative: str, *, recursive: bool = True) -> Iterator[str]:
-    """The image files under a folder, in order, as paths relative to `directory`."""
-    for folder, folders, files in tf.io.gfile.walk(os.path.join(directory, relative)):
-        # `walk` descends into the folders that stay in this list, in this order.
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
-        for name in sorted(files):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield posixpath.join(folder, name)[len(directory) :].lstrip("/")
+def _has_images(directory: str, relative: str) -> bool:
+    found = files.walk(directory, relative, recursive=False)
+    return any(not isinstance(one, LeftAside) for one in found)

@@ -29,6 +29,8 @@ def run(uri, source, workers=1, **properties):
         "max_broken": 0.0,
         "ground": "#ffffff",
         "dataset_version": "",
+        "options": "{}",
+        "allow": "[]",
     }
     Executor(context).Do({}, {"examples": [examples]}, {"source": source, **defaults, **properties})
     return examples
@@ -149,7 +151,7 @@ def test_partly_labelled_source_is_rejected(tmp_path):
     with tf.io.TFRecordWriter(str(tmp_path / "some.tfrecord")) as writer:
         for row in rows:
             writer.write(_example(row))
-    with pytest.raises(Exception, match="must have labels for all of its images or for none"):
+    with pytest.raises(Exception, match="labels for all or for none, got 4 with and 4 without"):
         run(tmp_path / "out", f"tfrecord:{tmp_path}/*.tfrecord")
     assert not list((tmp_path / "out").iterdir())
 

@@ -45,7 +45,9 @@ def test_split_folders_take_precedence_over_lists(tmp_path):
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
-        ({"train": ["0.png"]}, r"must have one of val\.txt, valid\.txt.* beside train\.txt, got none"),
+        ({"train": ["0.png"]}, r"must have val\.txt or valid\.txt.* beside train\.txt, got none"),
+        ({"val": ["0.png"]}, r"must have train\.txt beside val\.txt, got none"),
+        ({"train": ["/elsewhere/0.png"], "val": ["1.png"]}, r"must contain all .*, got /elsewhere/0\.png"),
         ({"train": ["0.png"], "val": ["0.png"]}, r"must have 0\.png in one list, got both"),
         (
             {"train": ["0.png", "8.png", "9.png"], "val": ["1.png"]},
@@ -56,6 +58,39 @@ def test_split_folders_take_precedence_over_lists(tmp_path):
 def test_inconsistent_lists_are_source_error(tmp_path, lists, message):
     fill(tmp_path, "0.png", "1.png", **lists)
     with pytest.raises(SourceError, match=message):
+        open_source(f"folder:{tmp_path}")
+
+
+def test_absolute_paths_byte_order_marks_and_windows_lines_are_read(tmp_path):
+    fill(tmp_path, "0.png", "1.png")
+    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbf" + f"{tmp_path}/0.png\r\n".encode())
+    (tmp_path / "val.txt").write_bytes(b"\xef\xbb\xbf1.png\r\n\r\n")
+    assert_split(tmp_path, [("0.png", "train", ""), ("1.png", "eval", "")])
+
+
+def test_absolute_paths_may_lead_through_a_link(tmp_path):
+    fill(tmp_path / "real", "0.png", "1.png")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for name, file in (("train", "0.png"), ("val", "1.png")):
+        (tmp_path / "real" / f"{name}.txt").write_text(f"{tmp_path}/real/{file}\n")
+    assert_split(tmp_path / "link", [("0.png", "train", ""), ("1.png", "eval", "")])
+
+
+def test_labels_behind_the_paths_are_read(tmp_path):
+    fill(tmp_path, "a b.png", "1.png", train=["a b.png 1"], val=["1.png\t0"])
+
+    def check(images):
+        assert [(image.key, image.label, image.class_name) for image in images] == [
+            ("1.png", 0, "0"),
+            ("a b.png", 1, "1"),
+        ]
+
+    assert_images(open_source(f"folder:{tmp_path}"), check)
+
+
+def test_labels_in_lists_and_class_folders_are_refused(tmp_path):
+    fill(tmp_path, "cat/0.png", "dog/0.png", train=["dog/0.png 1"], val=["cat/0.png 0"])
+    with pytest.raises(SourceError, match="must have labels in its lists or class folders, got both"):
         open_source(f"folder:{tmp_path}")
 
 

@@ -5,6 +5,7 @@ import tarfile
 
 import pytest
 
+from components.image_example_gen.source_kinds import SourceOptions
 from components.image_example_gen.sources import SourceError, open_source, source_version
 from tests.components.image_example_gen import pictures
 from tests.components.image_example_gen.sources.reading import assert_images
@@ -46,13 +47,13 @@ def test_imagenet_is_read_from_its_two_archives(tmp_path):
         # TFDS ships the true labels of the validation images: the first is a sea snake.
         assert {image.class_name for image in rest} == {"n01751748", "n09193705"}
 
-    assert source_version("tfds:imagenet2012", str(tmp_path)).startswith("imagenet2012/5.")
-    assert_images(open_source("tfds:imagenet2012", str(tmp_path)), check)
+    assert source_version("tfds:imagenet2012", SourceOptions(str(tmp_path))).startswith("imagenet2012/5.")
+    assert_images(open_source("tfds:imagenet2012", SourceOptions(str(tmp_path))), check)
 
 
 def test_imagenet_without_archives_is_one_line_error(tmp_path):
     with pytest.raises(SourceError, match=r"^tfds:imagenet2012 cannot be downloaded: .*manual") as caught:
-        open_source("tfds:imagenet2012", str(tmp_path)).images()
+        open_source("tfds:imagenet2012", SourceOptions(str(tmp_path))).images()
     assert "\n" not in str(caught.value)
 
 

@@ -3,6 +3,7 @@ import os
 import pytest
 import tensorflow as tf
 
+from components.image_example_gen.source_kinds import SourceOptions
 from components.image_example_gen.sources import SourceError, open_source, source_version
 from components.tfrecords import serialize_example
 from tests.components.image_example_gen import pictures
@@ -74,3 +75,66 @@ def test_the_version_changes_with_the_files(tmp_path):
     assert source_version(source) == first
     os.utime(tmp_path / "a", (1, 1))
     assert source_version(source) != first
+
+
+def write_rows(path, rows, options=None):
+    """Write rows of name -> value, of any type, as other people write them."""
+    with tf.io.TFRecordWriter(str(path), options) as writer:
+        for row in rows:
+            example = tf.train.Example()
+            for name, value in row.items():
+                values = value if isinstance(value, list) else [value]
+                kind = {bytes: "bytes_list", float: "float_list", int: "int64_list"}[type(values[0])]
+                getattr(example.features.feature[name], kind).value.extend(values)
+            writer.write(example.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"image/label": b"cat"}, "image/label must be int64, got bytes: b'cat'"),
+        ({"image/label": 1.0}, "image/label must be int64, got float: 1.0"),
+        ({"image/label": [1, 5]}, r"image/label must be one label, got 2: \[1, 5\]"),
+        ({"image/label": 100_000_001}, "image/label must be -1 to 999999, got 100000001"),
+        ({"image/class/label": -2}, "image/class/label must be -1 to 999999, got -2"),
+        ({"image/label": 0, "image/class": b"caf\xe9"}, "image/class must be UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 2])
+def test_label_of_another_kind_is_refused_in_every_record(tmp_path, row, message, place):
+    rows = [{"image/encoded": PNG, "image/label": 0} for _ in range(4)]
+    rows[place] = {"image/encoded": PNG, **row}
+    write_rows(tmp_path / "a", rows)
+    with pytest.raises(SourceError, match=f"/a, record {place}: {message}"):
+        list(open_source(f"tfrecord:{tmp_path}/a").scan())
+
+
+def test_features_of_other_names_are_listed_and_can_be_chosen(tmp_path):
+    write_rows(tmp_path / "a", [{"image": PNG, "label": 1, "species": 4}])
+    with pytest.raises(SourceError, match=r"data\.image_feature may name one of image, label, species"):
+        list(open_source(f"tfrecord:{tmp_path}/a").scan())
+    chosen = SourceOptions(image_feature="image", label_feature="species")
+    (image,) = open_source(f"tfrecord:{tmp_path}/a", chosen).scan()
+    assert (image.content, image.label) == (PNG, 4)
+    versions = {source_version(f"tfrecord:{tmp_path}/a", options) for options in (chosen, SourceOptions())}
+    assert len(versions) == 2
+
+
+def test_gzip_is_recognized_by_its_bytes(tmp_path):
+    write_rows(tmp_path / "a.tfrecord", [{"image/encoded": PNG}], "GZIP")
+    write_rows(tmp_path / "b.gz", [{"image/encoded": PNG}])
+    assert len(list(open_source(f"tfrecord:{tmp_path}/*").scan())) == 2
+
+
+def test_record_as_long_as_the_magic_bytes_of_gzip_is_no_gzip(tmp_path):
+    # A TFRecord file begins with the length of its first record: 0x088b1f bytes.
+    rest = len(serialize_example({"image/encoded": bytes(559_903)})) - 559_903
+    write(tmp_path / "a", {"image/encoded": bytes(559_903 - rest)})
+    assert (tmp_path / "a").read_bytes().startswith(b"\x1f\x8b\x08")
+    assert len(list(open_source(f"tfrecord:{tmp_path}/a").scan())) == 1
+
+
+def test_first_words_of_files_are_splits(tmp_path):
+    for name in ("train-00000-of-00001", "validation-00000-of-00001"):
+        write(tmp_path / name, {"image/encoded": PNG})
+    assert [image.split for image in open_source(f"tfrecord:{tmp_path}/*").scan()] == ["train", "eval"]

@@ -1,0 +1,169 @@
+"""Files of a source, on this machine or on any file system that TensorFlow supports."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import posixpath
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from components.image_example_gen.sources.base import LeftAside
+from serving.export.standard_image import SUFFIXES, UnreadableImage, read_header
+
+IMAGE_SUFFIXES = frozenset(suffix for own in SUFFIXES.values() for suffix in own)
+# What archives and file managers leave behind.
+_SYSTEM = {"__macosx", "thumbs.db", "desktop.ini"}
+
+
+class FileStatus(NamedTuple):
+    """What changes when a file does."""
+
+    size: int
+    modified: int  # nanoseconds since the epoch; 0 if unknown
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path names another file system than this machine's."""
+    return "://" in path
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's images: hidden, or left by an archive."""
+    return name.startswith(".") or name.lower() in _SYSTEM
+
+
+def folders_in(directory: str) -> list[str]:
+    """The sorted names of the folders in a folder, without hidden ones."""
+    if is_remote(directory):
+        # Object stores list folders with a trailing slash.
+        names = [name.rstrip("/") for name in tf.io.gfile.listdir(directory)]
+        found = [name for name in names if tf.io.gfile.isdir(posixpath.join(directory, name))]
+    else:
+        with os.scandir(directory) as entries:
+            found = [entry.name for entry in entries if entry.is_dir() and _is_text(entry.name)]
+    return sorted(name for name in found if not is_hidden(name))
+
+
+def matching(pattern: str) -> list[str]:
+    """The sorted files that match a pattern with `*`, `?` and `[...]`, or the one that has this very name."""
+    pattern = pattern if is_remote(pattern) else os.path.abspath(os.path.expanduser(pattern))
+    if tf.io.gfile.exists(pattern) and not tf.io.gfile.isdir(pattern):
+        return [pattern]
+    return sorted(tf.io.gfile.glob(pattern) if is_remote(pattern) else glob.glob(pattern))
+
+
+def walk(directory: str, relative: str, *, recursive: bool = True) -> Iterator[str | LeftAside]:
+    """The images under a folder and what is left aside, as paths relative to `directory`, in any order.
+
+    Nothing is sorted or kept, so that memory does not grow with the number of files. A link to a folder that
+    was entered already, or that contains this one, is left aside: each file is found once.
+
+    Args:
+      directory: the root of the source.
+      relative: the folder to walk, "" for the root.
+      recursive: whether to enter folders.
+    """
+    return (_walk_remote if is_remote(directory) else _walk_local)(directory, relative, recursive)
+
+
+def _walk_local(directory: str, relative: str, recursive: bool) -> Iterator[str | LeftAside]:
+    above = [directory]
+    for part in relative.split("/") if relative else []:
+        above.append(os.path.join(above[-1], part))
+    entered = {_identity(folder) for folder in above[:-1]}
+    waiting = [relative]
+    while waiting:
+        folder = waiting.pop()
+        place = os.path.join(directory, folder)
+        identity = _identity(place)
+        if identity in entered:
+            yield LeftAside(folder, "is a link to a folder that was entered already")
+            continue
+        entered.add(identity)
+        with os.scandir(place) as entries:
+            for entry in entries:
+                name = entry.name
+                path = f"{folder}/{name}" if folder else name
+                if not _is_text(name):
+                    readable = path.encode(errors="backslashreplace").decode()
+                    yield LeftAside(readable, "must have a name in UTF-8")
+                elif is_hidden(name):
+                    yield LeftAside(path, "is hidden")
+                elif entry.is_dir():
+                    if recursive:
+                        waiting.append(path)
+                else:
+                    reason = _why_not(name, entry.path)
+                    yield LeftAside(path, reason) if reason else path
+
+
+def _walk_remote(directory: str, relative: str, recursive: bool) -> Iterator[str | LeftAside]:
+    for folder, folders, names in tf.io.gfile.walk(posixpath.join(directory, relative)):
+        base = folder[len(directory) :].strip("/")
+        # `walk` descends into the folders that stay in this list.
+        folders[:] = [name for name in folders if not is_hidden(name.rstrip("/"))] if recursive else []
+        for name in names:
+            path = posixpath.join(base, name)
+            reason = "is hidden" if is_hidden(name) else _why_not(name, posixpath.join(folder, name))
+            yield LeftAside(path, reason) if reason else path
+
+
+def _why_not(name: str, path: str) -> str:
+    """Why a file is no image by its name; "" if it is one. A file without a suffix is looked at."""
+    stem, dot, suffix = name.rpartition(".")
+    if stem and f".{suffix}".lower() in IMAGE_SUFFIXES:
+        return ""
+    if dot and stem:
+        return f"has the suffix .{suffix}, which no known image format has"
+    try:
+        with tf.io.gfile.GFile(path, "rb") if is_remote(path) else open(path, "rb") as file:
+            read_header(file)
+    except (OSError, tf.errors.OpError, UnreadableImage):
+        return "has no suffix and is no image"
+    return ""
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is valid Unicode, as paths of TensorFlow and features must be."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def status(path: str) -> FileStatus:
+    """The status of a file; of a link that leads nowhere, that of the link."""
+    if is_remote(path):
+        found = tf.io.gfile.stat(path)
+        return FileStatus(found.length, found.mtime_nsec)
+    try:
+        local = os.stat(path)
+    except FileNotFoundError:
+        local = os.lstat(path)
+    return FileStatus(local.st_size, local.st_mtime_ns)
+
+
+def version(directory: str, files: Iterable[tuple[str, str]]) -> str:
+    """A hash of (label, path) pairs in any order, with sizes and times of the files, 16 hex digits.
+
+    Args:
+      directory: what the paths are relative to; "" for absolute ones.
+      files: a word that belongs to the file, as its split, and its path.
+    """
+    total = 0
+    for word, path in files:
+        size, modified = status(os.path.join(directory, path))
+        entry = f"{word}\0{path}\0{size}\0{modified}".encode()
+        # The sum does not depend on the order, which differs between file systems.
+        total += int.from_bytes(hashlib.blake2b(entry, digest_size=16).digest(), "big")
+    return f"{total % 2**128:032x}"[:16]
