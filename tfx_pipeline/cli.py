@@ -6,6 +6,7 @@ line on standard error; `--debug` shows its traceback.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ import click
 import yaml
 
 from serving.cli.commands import COMMANDS
+from serving.cli.files import check_output
 from serving.cli.options import RUN
+from serving.export.atomic import atomic_path
 from serving.wire.errors import ServingError
 from tfx_pipeline import config as configuration
 from tfx_pipeline import console
@@ -68,6 +71,42 @@ def run(
     except (SourceError, TokenizerError, local_runner.RunError) as error:
         raise click.ClickException(str(error)) from error
     _summarize(finished.metrics, directory)
+
+
+@cli.command()
+@click.argument("source")
+@_configured
+@click.option("--verify", is_flag=True, help="Decode every image; else headers only are read.")
+@click.option("--sheet", metavar="FILE.png", help="Draw a few images of each class as a model sees them.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+def data(
+    source: str,
+    preset: str,
+    overrides: tuple[str, ...],
+    small: bool,
+    verify: bool,
+    sheet: str | None,
+    as_json: bool,
+) -> None:
+    """Show what a run would read of SOURCE, as for `data.source`; exit with 1 if it would refuse it."""
+    given = f"data.source={json.dumps(source)}"
+    config = configuration.load(preset, (*overrides, given), small=small).data
+    if sheet:
+        check_output(Path(sheet), (".png",))
+    from components.image_example_gen import summary
+    from components.image_example_gen.survey import survey
+
+    with console.counting("images") as progress:
+        found, samples = survey(config.reading, verify=verify, progress=progress)
+    if sheet and samples:
+        with atomic_path(sheet) as draft:
+            summary.sheet(samples, config.image_size, config.ground).save(draft)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), ensure_ascii=False))
+    else:
+        click.echo("\n".join(summary.lines(found)))
+    if found.problems:
+        sys.exit(1)
 
 
 @cli.command("compile")

@@ -21,7 +21,7 @@ import yaml
 from pydantic import Discriminator, Field, PositiveInt, Tag
 
 from components.image_example_gen.classes import Check
-from components.image_example_gen.source_kinds import SourceOptions, parse_source
+from components.image_example_gen.source_kinds import Reading, SourceOptions, parse_source
 from components.metrics import registry
 from serving.export.metadata import WHITE
 from serving.export.sampling_params import SamplingParams
@@ -55,8 +55,15 @@ class Data(Section):
     augmentation: Augmentation = Augmentation()
 
     @property
+    def reading(self) -> Reading:
+        """The source and how to read it."""
+        return Reading(
+            self.source, self.options, self.splits, self.max_broken, tuple(sorted(self.allow)), self.ground
+        )
+
+    @property
     def options(self) -> SourceOptions:
-        """How to read the source."""
+        """How to open the source."""
         return SourceOptions(self.tfds_data_dir, self.image_feature, self.label_feature)
 
     @pydantic.field_validator("source")

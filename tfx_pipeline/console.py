@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import click
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 # Loggers whose warnings a user cannot act on; errors that matter arrive as exceptions.
 NOISY = ("absl", "tensorflow", "apache_beam", "root", "h5py", "matplotlib")
@@ -23,6 +27,30 @@ def quiet() -> None:
     logging.basicConfig(level=logging.CRITICAL)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def counting(what: str) -> Iterator[Callable[[int], None]]:
+    """Show a growing count on a terminal; nothing elsewhere."""
+    console = Console(stderr=True)
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.completed:,} " + what),
+        TextColumn("{task.fields[rate]:,.0f} a second"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    task = bar.add_task("", total=None, rate=0.0)
+    started = time.monotonic()
+
+    def show(count: int) -> None:
+        if count % 1000 == 0:
+            bar.update(task, completed=count, rate=count / max(time.monotonic() - started, 1e-9))
+
+    with bar:
+        yield show
 
 
 @dataclass

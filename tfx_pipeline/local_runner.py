@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import shutil
@@ -13,17 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 from absl import logging as absl_logging
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto.metadata_store_pb2 import Artifact
 from tfx import v1 as tfx
 from tfx.orchestration.portable import outputs_utils
 
-from components.image_example_gen.sources import source_version
+from components.image_example_gen import summary
+from components.image_example_gen.sources import SourceError, source_version
+from components.image_example_gen.sources.files import is_remote
+from components.image_example_gen.survey import survey
 from components.run_report import folder
 from components.tokenizer_importer import saved_tokenizer
+from serving.export.atomic import write_atomic
 from serving.wire.errors import one_line
-from tfx_pipeline import lineage
+from tfx_pipeline import console, lineage
 from tfx_pipeline.config import Config, ImportedTokenizer
 from tfx_pipeline.console import ComponentLog
 from tfx_pipeline.pipeline import create_pipeline, imported_version
@@ -35,6 +41,11 @@ RUNNER = "--runner=FnApiRunner"
 # Workers are this process and need no package of TFX. TFX builds one for every Beam component, in 2.4 s and
 # 49 MB of the temporary folder, unless a flag says where workers get their packages.
 IN_PROCESS = "--sdk_container_image=in-process"
+
+
+SURVEY_FILE = "data.json"
+# Images that are opened before a run starts: a minute on a disk; over a network, where each may take 50 ms.
+HEADERS, REMOTE_HEADERS = 200_000, 1_000
 
 
 class RunError(RuntimeError):
@@ -58,13 +69,14 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
       beam_args: further flags for Beam; later ones win.
 
     Raises:
-      SourceError: the images cannot be read; nothing was started.
+      SourceError: the images cannot be read, or a survey found a problem; nothing was started.
       TokenizerError: an imported tokenizer is missing or does not fit; nothing was started.
       RunError: a component failed; or a perceptual network is missing, and nothing was started. The models
         served before are untouched.
     """
-    version = source_version(config.data.source, config.data.options)
     home = Path(directory).resolve()
+    surveyed = _survey(config, home / SURVEY_FILE)
+    version = surveyed["fingerprint"]
     pipeline = create_pipeline(
         config,
         run_dir=str(home),
@@ -76,6 +88,7 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
     )
     _require_models(config)
     home.mkdir(parents=True, exist_ok=True)
+    write_atomic(home / SURVEY_FILE, json.dumps(surveyed, indent=1))
     with _followed() as log:
         try:
             tfx.orchestration.LocalDagRunner().run(pipeline)
@@ -100,6 +113,30 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
         ],
     )
     return Run(home, json.loads((home / "metrics.json").read_text()))
+
+
+def _survey(config: Config, kept: Path) -> dict[str, Any]:
+    """Look at the images before the run, and print what it will read; once for the same images.
+
+    Raises:
+      SourceError: the run would refuse them.
+    """
+    reading = config.data.reading
+    asked = hashlib.sha256(repr(reading).encode()).hexdigest()
+    with contextlib.suppress(FileNotFoundError):
+        known = json.loads(kept.read_text())
+        if known["asked"] == asked and known["fingerprint"] == source_version(
+            reading.source, reading.options
+        ):
+            return known
+    local = not is_remote(reading.source)
+    with console.counting("images") as progress:
+        found, _ = survey(reading, most_headers=HEADERS if local else REMOTE_HEADERS, progress=progress)
+    if found.problems:
+        raise SourceError("; ".join(found.problems))
+    for line in summary.lines(found):
+        click.echo(line, err=True)
+    return {"asked": asked, **found.to_json()}
 
 
 def _beam_args(beam_args: Sequence[str]) -> list[str]:

@@ -5,7 +5,11 @@ To add one, write its module in `sources/` and its line here (docs/extending.md)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from components.image_example_gen.splits import DEFAULT_SHARES
+from serving.export.metadata import WHITE
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,27 @@ class SourceOptions:
     tfds_data_dir: str | None = None
     image_feature: str | None = None
     label_feature: str | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read a source: what a survey needs of the configuration.
+
+    Attributes:
+      source: as `data.source`.
+      options: how to read it.
+      shares: of the splits, if the source has none of its own.
+      max_broken: the fraction of images that may be broken.
+      allow: checks of the classes that are left out.
+      ground: the colour behind transparent pixels.
+    """
+
+    source: str
+    options: SourceOptions = field(default_factory=SourceOptions)
+    shares: Mapping[str, int] = field(default_factory=lambda: dict(DEFAULT_SHARES))
+    max_broken: float = 0.0
+    allow: tuple[str, ...] = ()
+    ground: str = WHITE
 
 
 _SOURCES = "components.image_example_gen.sources"

@@ -27,8 +27,10 @@ class Source(Protocol):
     Attributes:
       class_names: the name of each label; empty if unlabelled, or if only the records hold them.
       notes: what was decided about the source, a line each for the user.
+      ready: whether `scan` finds the images now, without a download.
     """
 
+    ready: bool
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
 

@@ -29,6 +29,8 @@ SPLIT = "split"
 class CsvFile:
     """Images that a table names; keys are the paths as written."""
 
+    ready = True
+
     def __init__(self, path: str, image_feature: str | None = None, label_feature: str | None = None):
         path = path if files.is_remote(path) else os.path.abspath(os.path.expanduser(path))
         self._path = path

@@ -23,6 +23,7 @@ LEVELS = 16  # the brightest of the levels 0 to 16
 class Digits:
     """Images with keys `digits/0000` to `digits/1796` and classes "0" to "9"."""
 
+    ready = True
     class_names = tuple(str(digit) for digit in range(10))
     notes: tuple[str, ...] = ()
 

@@ -52,6 +52,8 @@ class _Layout:
 class Folder:
     """Images in a folder on any file system that TensorFlow supports; keys are paths relative to it."""
 
+    ready = True
+
     def __init__(self, directory: str):
         if not files.is_remote(directory):
             directory = os.path.abspath(os.path.expanduser(directory))
@@ -91,7 +93,8 @@ class Folder:
         for part in self._parts:
             for found in files.walk(self._directory, part.folder):
                 if isinstance(found, LeftAside):
-                    yield found
+                    if not self._lists or found.file not in self._lists.files.values():
+                        yield found
                     continue
                 image = _image(self._directory, part, found)
                 if self._lists is None:

@@ -25,6 +25,8 @@ from serving.wire.errors import one_line
 class HuggingFace:
     """Images of a data set on disk; keys are the Arrow file's name, with its split, and the row."""
 
+    ready = True
+
     def __init__(self, directory: str, image_feature: str | None = None, label_feature: str | None = None):
         if not files.is_remote(directory):
             directory = os.path.abspath(os.path.expanduser(directory))

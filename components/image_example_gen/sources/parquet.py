@@ -28,6 +28,8 @@ ROWS = 16
 class Parquet:
     """Images of all files that match a pattern; keys are the file's name and the row."""
 
+    ready = True
+
     def __init__(self, pattern: str, image_feature: str | None = None, label_feature: str | None = None):
         try:
             self._files = files.matching(pattern)

@@ -29,6 +29,7 @@ LABEL = "cls"
 class Tar:
     """Images of all shards that match a pattern; keys are the shard's name and the sample's."""
 
+    ready = True
     class_names: tuple[str, ...] = ()  # only the samples hold them
     notes: tuple[str, ...] = ()
 

@@ -53,6 +53,7 @@ class Tfds:
         if labels or label_feature:
             self._label = _chosen(name, "label", label_feature, (pair[1], "label"), labels)
         self.class_names: tuple[str, ...] = tuple(features[self._label].names) if self._label else ()
+        self.ready = self._builder.is_prepared()
         self.notes = (f"image is the feature {self._image}, label {self._label or 'none'}",)
 
     def version(self) -> str:

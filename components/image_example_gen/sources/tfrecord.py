@@ -41,6 +41,7 @@ class _Features(NamedTuple):
 class TfRecord:
     """Images of all files that match a pattern, gzipped or not."""
 
+    ready = True
     class_names: tuple[str, ...] = ()  # only the records hold them
     notes: tuple[str, ...] = ()
 
