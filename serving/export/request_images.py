@@ -7,6 +7,7 @@ needs nothing (`serving.export.standard_image`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -31,13 +32,24 @@ def decode_batch(image_bytes: tf.Tensor, size: int, ground: str = WHITE) -> tf.T
     `InvalidArgumentError` for anything else, and before decoding if a header states more than `MAX_PIXELS`
     pixels. Colours must be sRGB: a CMYK image or one with another colour profile is refused.
     """
-    return tf.map_fn(
-        lambda one: images.center_crop(decode(one, ground), size),
-        image_bytes,
-        fn_output_signature=tf.TensorSpec([size, size, 3], tf.float32),
-        # Images decoded in parallel are in memory together.
-        parallel_iterations=4,
-    )
+    return _decoder(size, ground)(image_bytes)
+
+
+@functools.lru_cache
+def _decoder(size: int, ground: str) -> tf.types.experimental.PolymorphicFunction:
+    """One function for all signatures of a model, which makes it half as large and faster to load."""
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)])
+    def decode_and_crop(image_bytes: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(
+            lambda one: images.center_crop(decode(one, ground), size),
+            image_bytes,
+            fn_output_signature=tf.TensorSpec([size, size, 3], tf.float32),
+            # Images decoded in parallel are in memory together.
+            parallel_iterations=4,
+        )
+
+    return decode_and_crop
 
 
 def decode(image_bytes: tf.Tensor, ground: str = WHITE) -> tf.Tensor:
@@ -214,7 +226,8 @@ def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 
 def _require(condition: tf.Tensor, what: str) -> tf.Operation:
-    return tf.debugging.assert_equal(condition, True, f"image must {what}")
+    # The bare operation: `tf.debugging` adds a branch with a function of its own to each.
+    return tf.raw_ops.Assert(condition=condition, data=[f"image must {what}"])
 
 
 def _require_size(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:

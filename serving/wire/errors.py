@@ -11,7 +11,7 @@ _PREAMBLE = re.compile(
     r"Graph execution error:|Detected at node|<stack traces unavailable>|File \""
     r"|Exception encountered when calling"
 )
-_ASSERTION = re.compile(r"assertion failed: \[(?P<reason>.*?)\] \[Condition ")
+_ASSERTION = re.compile(r"assertion failed: \[(?P<reason>.*?)\](?: \[Condition |\s|$)")
 _NODE = re.compile(r"\{\{function_node.*?\}\}\s*|\s*\[\[\{\{node.*|\s*\[Op:.*")
 
 
