@@ -24,6 +24,8 @@ from tfx_pipeline import config as configuration
 from tfx_pipeline import console
 from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
 
+_ONLY_THERE = "if only the cluster can read it, name its version with"
+
 
 class DebuggableGroup(click.Group):
     """A group whose commands all take `--debug`."""
@@ -119,8 +121,21 @@ def data(
     default="gs://BUCKET/tfx-vim",
     help="Folder of the run, reachable by every pod; the default is a placeholder.",
 )
+@click.option(
+    "--dataset-version",
+    metavar="TEXT",
+    help="Version of images that only the cluster can read; a new one makes it read them again.",
+)
+@click.option("--tokenizer-version", metavar="TEXT", help="Likewise, of an imported tokenizer.")
 def compile_(
-    preset: str, overrides: tuple[str, ...], small: bool, image: str, output: str, run_dir: str
+    preset: str,
+    overrides: tuple[str, ...],
+    small: bool,
+    image: str,
+    output: str,
+    run_dir: str,
+    dataset_version: str | None,
+    tokenizer_version: str | None,
 ) -> None:
     """Compile the pipeline for Kubeflow Pipelines v2."""
     config = configuration.load(preset, overrides, small=small)
@@ -129,18 +144,18 @@ def compile_(
     from tfx_pipeline import kubeflow_runner, pipeline
 
     try:
-        version = source_version(config.data.source, config.data.options)
-    except SourceError:  # only the cluster can reach it; its cache then identifies the source by its name
-        version = ""
+        version = dataset_version or source_version(config.data.source, config.data.options)
+    except SourceError as error:
+        raise click.ClickException(f"{error}; {_ONLY_THERE} --dataset-version") from error
     try:
-        tokenizer_version = pipeline.imported_version(config)
-    except TokenizerError:  # likewise
-        tokenizer_version = ""
+        imported = tokenizer_version or pipeline.imported_version(config)
+    except TokenizerError as error:
+        raise click.ClickException(f"{error}; {_ONLY_THERE} --tokenizer-version") from error
     graph = pipeline.create_pipeline(
         config,
         run_dir=run_dir,
         dataset_version=version,
-        tokenizer_version=tokenizer_version,
+        tokenizer_version=imported,
         beam_pipeline_args=["--runner=FnApiRunner"],
     )
     kubeflow_runner.compile_pipeline(graph, image, output, pipeline_root=f"{run_dir}/pipeline_root")

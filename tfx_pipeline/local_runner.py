@@ -6,7 +6,10 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
+import shlex
 import shutil
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -44,6 +47,11 @@ IN_PROCESS = "--sdk_container_image=in-process"
 
 
 SURVEY_FILE = "data.json"
+PATTERN = "*?[]\\"
+# Linux allows for 4,096 bytes, of which the files of a run need some hundreds.
+LONGEST_PATH = 3500
+# A run of `digits --small` takes 30 MB; a larger one that fills the disk fails with that reason.
+LEAST_FREE = 100 * 2**20
 # Images that are opened before a run starts: a minute on a disk; over a network, where each may take 50 ms.
 HEADERS, REMOTE_HEADERS = 200_000, 1_000
 
@@ -75,6 +83,7 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
         served before are untouched.
     """
     home = Path(directory).resolve()
+    _check_paths(home, beam_args)
     surveyed = _survey(config, home / SURVEY_FILE)
     version = surveyed["fingerprint"]
     pipeline = create_pipeline(
@@ -89,6 +98,7 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
     _require_models(config)
     home.mkdir(parents=True, exist_ok=True)
     write_atomic(home / SURVEY_FILE, json.dumps(surveyed, indent=1))
+    click.echo("\n".join(surveyed["lines"]), err=True)
     with _followed() as log:
         try:
             tfx.orchestration.LocalDagRunner().run(pipeline)
@@ -115,8 +125,38 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
     return Run(home, json.loads((home / "metrics.json").read_text()))
 
 
+def _check_paths(home: Path, beam_args: Sequence[str]) -> None:
+    """Refuse what TFX, Beam or the disk cannot bear, before anything starts.
+
+    Raises:
+      RunError: with what must be otherwise.
+    """
+    if found := sorted(set(PATTERN) & set(str(home))):
+        listed = " ".join(found)
+        raise RunError(f"output must not have {listed} in its path, which is a pattern to TFX, got {home}")
+    if len(os.fsencode(home)) > LONGEST_PATH:
+        raise RunError(f"output must be a path of at most {LONGEST_PATH} bytes, got {len(os.fsencode(home))}")
+    if home.exists() and not home.is_dir():
+        raise RunError(f"output must be a folder, got the file {home}")
+    there = next(parent for parent in (home, *home.parents) if parent.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RunError(f"output must be a folder that can be written, got {home}")
+    free = shutil.disk_usage(there).free
+    if free < LEAST_FREE:
+        raise RunError(f"output must have {LEAST_FREE // 2**20} MiB free, got {free // 2**20} MiB in {there}")
+    # Beam starts its workers by a shell command without quotes, and waits for ever if that fails.
+    if (
+        any("multi_processing" in flag for flag in beam_args)
+        and shlex.quote(sys.executable) != sys.executable
+    ):
+        raise RunError(
+            "--beam multi_processing must have an environment without spaces or quotes in its path, "
+            f"got {sys.executable}"
+        )
+
+
 def _survey(config: Config, kept: Path) -> dict[str, Any]:
-    """Look at the images before the run, and print what it will read; once for the same images.
+    """Look at the images before the run; once for the same images.
 
     Raises:
       SourceError: the run would refuse them.
@@ -134,9 +174,7 @@ def _survey(config: Config, kept: Path) -> dict[str, Any]:
         found, _ = survey(reading, most_headers=HEADERS if local else REMOTE_HEADERS, progress=progress)
     if found.problems:
         raise SourceError("; ".join(found.problems))
-    for line in summary.lines(found):
-        click.echo(line, err=True)
-    return {"asked": asked, **found.to_json()}
+    return {"asked": asked, "lines": list(summary.lines(found)), **found.to_json()}
 
 
 def _beam_args(beam_args: Sequence[str]) -> list[str]:

@@ -43,7 +43,7 @@ def serve(run_dir: str, host: str, port: int, rest_api_port: int, request_second
 
 @click.command(context_settings=options.SHOW_DEFAULTS)
 @options.where
-@click.option("--class", "classes", multiple=True, help="Number, name or `all`; repeatable.  [default: all]")
+@click.option("--class", "classes", multiple=True, help="Name, `id:3`, or `all`; repeatable.  [default: all]")
 @click.option("--count", type=click.IntRange(1), default=16, help="Images a class.")
 @options.sampling
 @options.guidance_schedule
@@ -86,7 +86,7 @@ def generate(
     help="Share of the image to keep, rounded to rows of tokens.",
 )
 @click.option(
-    "--class", "classes", multiple=True, help="Number or name; exactly one, if the model has classes."
+    "--class", "classes", multiple=True, help="Name or `id:3`; exactly one, if the model has classes."
 )
 @click.option("--count", type=click.IntRange(1), default=4, help="Completions an image.")
 @options.sampling

@@ -27,13 +27,15 @@ SAMPLES_PER_REQUEST = 16
 # A batch of photographs must stay far below the servers' 64 MiB, base64 included.
 BATCH_BYTES = 16 * 2**20
 ALL = "all"
+# An index has a form of its own: a bare number may be the name of another class.
+INDEX = "id:"
 
 # More class names than this make an error message unreadable.
 _NAMES_SHOWN = 20
 
 
 def class_ids(metadata: Metadata, names: Sequence[str]) -> list[int]:
-    """The ids of classes given as names, numbers, or `all`.
+    """The ids of classes given as names, as indices (`id:3`), or `all`.
 
     Raises:
       ValueError: an unknown class; one line with the known ones.
@@ -50,7 +52,7 @@ def class_ids(metadata: Metadata, names: Sequence[str]) -> list[int]:
 
 
 def one_class(metadata: Metadata, names: Sequence[str]) -> int:
-    """The id of one class given as a name or a number; 0 for a model without classes.
+    """The id of one class given as a name or an index (`id:3`); 0 for a model without classes.
 
     Raises:
       ValueError: no class or several, or an unknown one; one line with the known ones.
@@ -177,14 +179,15 @@ def _check_has_classes(known: Sequence[str], names: Sequence[str]) -> None:
 def _class_id(known: Sequence[str], name: str, choices: str) -> int:
     if name in known:
         return known.index(name)
-    if name.isascii() and name.isdecimal() and int(name) < len(known):
-        return int(name)
+    index = name.removeprefix(INDEX)
+    if name.startswith(INDEX) and index.isascii() and index.isdecimal() and int(index) < len(known):
+        return int(index)
     raise ValueError(f"class must be one of {choices}, got {name!r}")
 
 
 def _listed(known: Sequence[str]) -> str:
     more = ", ..." if len(known) > _NAMES_SHOWN else ""
-    return f"0 to {len(known) - 1}, {', '.join(known[:_NAMES_SHOWN])}{more}"
+    return f"{INDEX}0 to {INDEX}{len(known) - 1}, {', '.join(known[:_NAMES_SHOWN])}{more}"
 
 
 def _inputs(params: SamplingParams, class_ids: Sequence[int]) -> dict[str, Array]:

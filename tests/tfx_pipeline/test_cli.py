@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.components.image_example_gen import pictures
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +47,13 @@ def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         ),
         (["frobnicate"], 2, "No such command"),
         (["compile", "--image", "a:b", "--output", "pipeline.txt"], 2, "a file ending in .yaml or .yml"),
-        (["run", "--set", "data.source=folder:nowhere"], 1, "nowhere"),
+        (["run", "--set", "data.source=folder:nowhere"], 1, "nowhere must be a folder, got a missing path"),
+        (["data", "folder:nowhere", "--sheet", "x.jpg"], 1, "output must end in .png, got x.jpg"),
+        (
+            ["compile", "--image", "a:b", "--output", "p.yaml", "--set", "data.source=folder:nowhere"],
+            1,
+            "if only the cluster can read it, name its version with --dataset-version",
+        ),
         (
             ["run", "--set", "stage1={savedmodel: nowhere}"],
             1,
@@ -80,6 +89,33 @@ def test_presets_are_listed_and_config_prints_overrides(tmp_path):
     printed = yaml.safe_load(call("config", "--set", "seed=5", cwd=tmp_path).stdout)
     assert printed["seed"] == 5
     assert printed["stage1"]["model"]["codebook"]["l2_normalized"] is True
+
+
+def test_data_prints_lines_or_one_object_and_exits_with_1_for_a_problem(tmp_path):
+    for name in ("cat/1.png", "dog/1.png", "dog/2.png"):
+        pictures.write(tmp_path / "photos" / name)
+    fixed = ["--set", "data.splits={train: 1, eval: 1000000}"]
+    result = call("data", "folder:photos", "--json", "--sheet", "sheet.png", *fixed, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (1, "")
+    found = json.loads(result.stdout)
+    assert found["classes"] == ["cat", "dog"]
+    assert found["splits"] == {"train": 0, "eval": 3}
+    assert [problem.partition(",")[0] for problem in found["problems"]] == [
+        "every class must have an image in the split train",
+        "split train must have an image",
+    ]
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    result = call("data", "digits", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "images      1611 train, 186 eval" not in result.stdout  # the preset's own shares
+    assert "classes     10: 0, 1, 2, 3, 4, 5, 6, 7, ..." in result.stdout
+
+
+def test_compile_takes_the_version_of_images_that_it_cannot_read(tmp_path):
+    arguments = ["--image", "a:b", "--output", "pipeline.yaml", "--set", "data.source=folder:nowhere"]
+    result = call("compile", *arguments, "--dataset-version", "2026-11", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "2026-11" in (tmp_path / "pipeline.yaml").read_text()
 
 
 def test_compile_writes_the_pipeline_and_prints_a_summary(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -14,9 +16,11 @@ import tensorflow as tf
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tfx.orchestration.portable import cache_utils
 
 from components.image_example_gen.sources import SourceError
 from components.tokenizer_importer.saved_tokenizer import TokenizerError
+from serving.export.atomic import atomic_folder
 from serving.server.server import background_server
 from tests import stand_ins
 from tests.components.image_example_gen import pictures
@@ -34,8 +38,9 @@ COMPONENTS = {
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> local_runner.Run:
-    # The path has a space, as home directories may.
-    return local_runner.run(config.load("digits", small=True), str(tmp_path_factory.mktemp("a run")))
+    # As paths of people are, but for what TFX reads as a pattern.
+    name = 'it\'s a "run", 50% é猫 #1 & x:y'
+    return local_runner.run(config.load("digits", small=True), str(tmp_path_factory.mktemp("runs") / name))
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +215,44 @@ def versions(run: local_runner.Run, model: str) -> list[Path]:
     return sorted((run.directory / "serving" / model).iterdir(), key=lambda path: int(path.name))
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "photos [v1]",
+            r"output must not have \[ \] in its path, which .* pattern to TFX, got .*photos \[v1\]",
+        ),
+        ("a\\b", r"output must not have \\ in its path"),
+        ("what?", r"output must not have \? in its path"),
+        ("x" * 200 + "/" + "/".join(["y" * 250] * 14), r"output must be a path of at most 3500 bytes"),
+        ("a_file", r"output must be a folder, got the file"),
+    ],
+)
+def test_output_that_the_run_could_not_bear_is_refused(tmp_path, name, message):
+    (tmp_path / "a_file").touch()
+    with pytest.raises(local_runner.RunError, match=message) as caught:
+        local_runner.run(config.load("digits", small=True), str(tmp_path / name))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["a_file"]
+
+
+def test_full_disk_is_refused(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=50 * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(local_runner.RunError, match=r"output must have 100 MiB free, got 50 MiB in"):
+        local_runner.run(config.load("digits", small=True), str(tmp_path / "run"))
+
+
+def test_worker_processes_need_an_environment_that_a_shell_can_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/my home/.venv/bin/python")
+    with pytest.raises(local_runner.RunError, match="without spaces or quotes in its path, got /my home/"):
+        local_runner.run(
+            config.load("digits", small=True),
+            str(tmp_path / "run"),
+            ("--direct_running_mode=multi_processing", "--direct_num_workers=2"),
+        )
+
+
 def test_missing_source_fails_before_the_run_starts(tmp_path):
     small = config.load("digits", [f"data.source=folder:{tmp_path / 'nowhere'}"], small=True)
     with pytest.raises(SourceError, match="nowhere"):
@@ -240,3 +283,76 @@ def test_failing_trainer_is_reported_with_its_own_message(tmp_path):
     assert str(caught.value) == (
         "Trainer.classifier failed: strategy multi_worker: TF_CONFIG must name two workers or more, got 0"
     )
+
+
+EXECUTORS = {
+    "ImageExampleGen": "components.image_example_gen.executor.Executor",
+    "StatisticsGen": "tfx.components.statistics_gen.executor.Executor",
+    "SchemaGen": "tfx.components.schema_gen.executor.Executor",
+    "ExampleValidator": "components.example_validator.executor.Executor",
+    "Trainer": "tfx.components.trainer.executor.GenericExecutor",
+    "TokenTransform": "components.token_transform.executor.Executor",
+    "ReconstructionEvaluator": "components.evaluators.reconstruction.executor.Executor",
+    "GenerationEvaluator": "components.evaluators.generation.executor.Executor",
+    "LinearProbeEvaluator": "components.evaluators.linear_probe.executor.Executor",
+    "ModelValidator": "components.model_validator.executor.Executor",
+    "Pusher": "tfx.components.pusher.executor.Executor",
+    "RunReport": "components.run_report.executor.Executor",
+}
+
+
+@pytest.mark.parametrize("name", sorted(COMPONENTS))
+def test_failure_reaches_the_user_as_its_own_reason(finished, monkeypatch, name):
+    asked = []
+    context, cached = cache_utils.get_cache_context, cache_utils.get_cached_outputs
+
+    def remember(*args, **options):
+        asked.append(options["pipeline_node"].node_info.id)
+        return context(*args, **options)
+
+    monkeypatch.setattr(cache_utils, "get_cache_context", remember)
+    monkeypatch.setattr(
+        cache_utils,
+        "get_cached_outputs",
+        lambda *args, **options: None if asked[-1] == name else cached(*args, **options),
+    )
+
+    def fail(executor, input_dict, output_dict, exec_properties):
+        for artifact in (artifact for artifacts in output_dict.values() for artifact in artifacts):
+            Path(artifact.uri).mkdir(parents=True, exist_ok=True)
+            Path(artifact.uri, "half").touch()
+        with atomic_folder(next(iter(output_dict.values()))[0].uri):
+            raise OSError(f"provoked in {name}")
+
+    monkeypatch.setattr(f"{EXECUTORS[name.partition('.')[0]]}.Do", fail)
+    with pytest.raises(local_runner.RunError) as caught:
+        local_runner.run(config.load("digits", small=True), str(finished.directory))
+    assert str(caught.value) == f"{name} failed: provoked in {name}"
+
+
+def test_broken_images_fail_with_their_names(tmp_path):
+    for index in range(20):
+        pictures.write(tmp_path / "photos" / f"{index}.jpg", encoding="JPEG")
+    # Its header is whole, so only decoding notices.
+    half = pictures.encoded(9, "JPEG", (200, 200))[:-500]
+    (tmp_path / "photos" / "half.jpg").write_bytes(half)
+    small = config.load("digits", [f"data.source=folder:{tmp_path / 'photos'}"], small=True)
+    message = (
+        r"^ImageExampleGen failed: broken images must be at most 1\.0%, got 1 of 21 .*half\.jpg \(cannot be"
+    )
+    with pytest.raises(local_runner.RunError, match=message):
+        local_runner.run(small, str(tmp_path / "run"))
+
+
+def test_problem_in_the_data_stops_the_run_before_it_starts(tmp_path):
+    for name in ("cat/1.png", "dog/1.png", "val/1.png"):
+        pictures.write(tmp_path / "photos" / name)
+    small = config.load("digits", [f"data.source=folder:{tmp_path / 'photos'}"], small=True)
+    with pytest.raises(SourceError, match=r"classes must not be named like splits, got val"):
+        local_runner.run(small, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_are_surveyed_once(finished, monkeypatch):
+    monkeypatch.setattr(local_runner, "survey", lambda *_, **__: pytest.fail("surveyed again"))
+    local_runner.run(config.load("digits", small=True), str(finished.directory))

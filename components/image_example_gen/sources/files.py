@@ -53,7 +53,10 @@ def matching(pattern: str) -> list[str]:
     pattern = pattern if is_remote(pattern) else os.path.abspath(os.path.expanduser(pattern))
     if tf.io.gfile.exists(pattern) and not tf.io.gfile.isdir(pattern):
         return [pattern]
-    return sorted(tf.io.gfile.glob(pattern) if is_remote(pattern) else glob.glob(pattern))
+    if is_remote(pattern):
+        return sorted(tf.io.gfile.glob(pattern))
+    # Brackets of a folder's name are no pattern, if there is such a folder.
+    return sorted(glob.glob(pattern) or glob.glob(pattern.replace("[", "[[]")))
 
 
 def walk(directory: str, relative: str, *, recursive: bool = True) -> Iterator[str | LeftAside]:

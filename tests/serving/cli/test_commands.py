@@ -49,7 +49,7 @@ def run(*arguments):
 def test_generate_writes_arrays_in_the_requested_class_order(where, tmp_path):
     out = tmp_path / "out.npz"
     result = run(
-        "generate", *where, "--class", "bright", "--class", 0, "--count", 2, "--seed", 5, "--output", out
+        "generate", *where, "--class", "bright", "--class", "id:0", "--count", 2, "--seed", 5, "--output", out
     )
     assert (result.exit_code, result.output) == (0, f"{out}: 4 images\n")
     with np.load(out) as archive:
@@ -83,7 +83,7 @@ def test_guidance_is_constant_by_default(tmp_path):
     stand_ins.write_generator(str(tmp_path / "serving" / "vim" / "1"), sample=scales)
     out = tmp_path / "out.npz"
     for schedule, tokens in ([], [5, 5, 5, 5]), (["--guidance-schedule", "linear"], [1, 5, 1, 5]):
-        wanted = ["--class", 0, "--count", 1, "--guidance-scale", 5, *schedule]
+        wanted = ["--class", "id:0", "--count", 1, "--guidance-scale", 5, *schedule]
         result = run("generate", "--run", tmp_path, *wanted, "--output", out)
         assert result.exit_code == 0, result.output
         with np.load(out) as archive:
@@ -123,7 +123,7 @@ def test_complete_grid_shows_the_kept_part_and_wraps_rows(where, tmp_path, pictu
     def areas(count):
         out = tmp_path / f"{count}.png"
         result = run(
-            *["complete", *where, picture, "--class", 2, "--temperature", 0, "--count", count],
+            *["complete", *where, picture, "--class", "id:2", "--temperature", 0, "--count", count],
             *["--output", out],
         )
         assert result.exit_code == 0, result.output
@@ -152,7 +152,9 @@ def test_complete_can_keep_no_rows_or_all_rows(where, tmp_path, picture, keep, t
 def test_complete_takes_no_class_for_an_unconditional_model(tmp_path, picture):
     stand_ins.write_generator(str(tmp_path / "serving" / "vim" / "1"), class_names=())
     arguments = ["complete", "--run", tmp_path, picture, "--count", 2, "--output", tmp_path / "folder"]
-    assert "class must be absent for a model without classes" in error_line(run(*arguments, "--class", 0), 2)
+    assert "class must be absent for a model without classes" in error_line(
+        run(*arguments, "--class", "id:0"), 2
+    )
     assert run(*arguments).exit_code == 0
     names = sorted(file.name for file in (tmp_path / "folder").iterdir())
     assert names == ["0000_grey_png.png", "0001_grey_png.png"]
@@ -208,12 +210,12 @@ def error_line(result, code):
         (["generate", "--endpoint", "http://x:1", "--output", "x.png"], 2, "must be given, got both"),
         (["generate", "--guidance-schedule", "x", "--output", "x.png"], 2, "'constant', 'linear'"),
         (["complete", "--output", "x.png"], 2, "IMAGES"),
-        (["complete", "text.txt", "--output", "x.png"], 2, "class must be exactly one of 0 to 2"),
-        (["complete", "text.txt", "--class", "dark", "--class", "0", "--output", "x.png"], 2, "exactly one"),
+        (["complete", "text.txt", "--output", "x.png"], 2, "class must be exactly one of id:0 to id:2"),
+        (["complete", "text.txt", "--class", "dark", "--class", "grey", "--output", "x.png"], 2, "exactly"),
         (["complete", "text.txt", "--class", "all", "--output", "x.png"], 2, "got 'all'"),
-        (["complete", "text.txt", "--class", "0", "--keep", "1.1", "--output", "x.png"], 2, "--keep"),
-        (["complete", "text.txt", "--class", "0", "--keep", "nan", "--output", "x.png"], 2, "1], got nan"),
-        (["complete", "text.txt", "--class", "0", "--output", "x.png"], 1, "text.txt must be a JPEG"),
+        (["complete", "text.txt", "--class", "id:0", "--keep", "1.1", "--output", "x.png"], 2, "--keep"),
+        (["complete", "text.txt", "--class", "id:0", "--keep", "nan", "--output", "x.png"], 2, "1], got nan"),
+        (["complete", "text.txt", "--class", "id:0", "--output", "x.png"], 1, "text.txt must be a JPEG"),
         (["encode", "missing.png", "--output", "x.npz"], 2, "missing.png"),
         (["encode", "text.txt", "--output", "x.npz"], 1, "text.txt must be a JPEG"),
         (["reconstruct", "text.txt", "--output", "x.png"], 1, "text.txt must be a JPEG"),

@@ -26,9 +26,9 @@ def client(base):
 @pytest.mark.parametrize(
     ("known", "names", "expected"),
     [
-        (("cat", "dog", "eel"), ["dog", "0"], [1, 0]),
+        (("cat", "dog", "eel"), ["dog", "id:0"], [1, 0]),
         (("cat", "dog", "eel"), ["all", "eel"], [0, 1, 2, 2]),
-        (("1", "0"), ["0", "1"], [1, 0]),  # names take precedence over numbers
+        (("1", "0"), ["0", "id:0", "1"], [1, 0, 0]),
         ((), [], []),
     ],
 )
@@ -36,9 +36,11 @@ def test_classes_are_selected_by_name_number_or_all(known, names, expected):
     assert queries.class_ids(described(*known), names) == expected
 
 
-@pytest.mark.parametrize("name", ["cow", "3", "-1", "", "²"])
+@pytest.mark.parametrize("name", ["cow", "0", "id:3", "id:-1", "id:", "", "id:²"])
 def test_unknown_class_error_lists_known_classes(name):
-    with pytest.raises(ValueError, match=f"class must be one of 0 to 2, cat, dog, eel, all, got '{name}'"):
+    with pytest.raises(
+        ValueError, match=f"class must be one of id:0 to id:2, cat, dog, eel, all, got '{name}'"
+    ):
         queries.class_ids(described("cat", "dog", "eel"), [name])
 
 
@@ -49,7 +51,7 @@ def test_class_is_rejected_for_a_model_without_classes():
 
 def test_one_class_is_a_name_or_a_number_and_absent_without_classes():
     assert queries.one_class(described("cat", "dog", "all"), ["dog"]) == 1
-    assert queries.one_class(described("cat", "dog", "all"), ["0"]) == 0
+    assert queries.one_class(described("cat", "dog", "all"), ["id:0"]) == 0
     assert queries.one_class(described("cat", "dog", "all"), ["all"]) == 2
     assert queries.one_class(described(), []) == 0
     with pytest.raises(ValueError, match="class must be absent for a model without classes, got 'cat'"):
@@ -59,10 +61,11 @@ def test_one_class_is_a_name_or_a_number_and_absent_without_classes():
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ([], "class must be exactly one of 0 to 1, cat, dog, got none$"),
-        (["cat", "0"], "class must be exactly one of 0 to 1, cat, dog, got 'cat', '0'$"),
-        (["all"], "class must be one of 0 to 1, cat, dog, got 'all'$"),
-        (["2"], "class must be one of 0 to 1, cat, dog, got '2'$"),
+        ([], "class must be exactly one of id:0 to id:1, cat, dog, got none$"),
+        (["cat", "id:0"], "class must be exactly one of id:0 to id:1, cat, dog, got 'cat', 'id:0'$"),
+        (["all"], "class must be one of id:0 to id:1, cat, dog, got 'all'$"),
+        (["id:2"], "class must be one of id:0 to id:1, cat, dog, got 'id:2'$"),
+        (["1"], "class must be one of id:0 to id:1, cat, dog, got '1'$"),
     ],
 )
 def test_invalid_single_class_error_lists_allowed_classes(names, said):

@@ -1,9 +1,12 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from trainers.classifier.config import Model
-from trainers.classifier.model import ResNet
+from trainers.classifier.model import ResidualBlock, ResNet
 from trainers.classifier.trainer import _rotate
 
 
@@ -36,3 +39,31 @@ def test_rotated_images_are_labelled_with_their_quarter_turns():
     assert quarters.numpy().tolist() == [0, 1, 2, 3, 0]
     for index in range(5):
         np.testing.assert_array_equal(turned[index], np.rot90(pixels[index], index % 4))
+
+
+def test_shortcut_is_a_convolution_with_a_stride():
+    block = ResidualBlock(8, stride=2, project=True)
+    x = tf.random.stateless_normal([2, 6, 6, 4], seed=[0, 0])
+    block(x)
+    expected = tf.nn.conv2d(x, block.shortcut.kernel, 2, "SAME")
+    np.testing.assert_allclose(block.shortcut(x[:, ::2, ::2]), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_few_channels_of_large_images_do_not_crash_the_interpreter():
+    # In a process of its own, which dies of the fault (exit code 139) and not of an exception.
+    program = """
+import tensorflow as tf
+from trainers.classifier.config import Model
+from trainers.classifier.model import ResNet
+for width, size in ((4, 64), (12, 64), (4, 128)):
+    model = ResNet(Model(blocks_per_stage=1, width=width), image_size=size, classes=3)
+    @tf.function
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(tf.zeros([2, size, size, 3]), training=True)[0])
+        return tape.gradient(loss, model.trainable_variables)
+    gradients()
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-1000:]

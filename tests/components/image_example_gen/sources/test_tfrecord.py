@@ -138,3 +138,10 @@ def test_first_words_of_files_are_splits(tmp_path):
     for name in ("train-00000-of-00001", "validation-00000-of-00001"):
         write(tmp_path / name, {"image/encoded": PNG})
     assert [image.split for image in open_source(f"tfrecord:{tmp_path}/*").scan()] == ["train", "eval"]
+
+
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path):
+    (tmp_path / "photos [v1]").mkdir()
+    write(tmp_path / "photos [v1]" / "a b", {"image/encoded": PNG})
+    assert len(list(open_source(f"tfrecord:{tmp_path}/photos [v1]/*").scan())) == 1
+    assert len(list(open_source(f"tfrecord:{tmp_path}/photos [v1]/a b").scan())) == 1
