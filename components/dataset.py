@@ -40,6 +40,7 @@ class Dataset:
       class_names: the name of each label; empty when unlabelled.
       splits: the counts of each split.
       broken: number of skipped inputs; `read_quarantine` lists them.
+      notes: what was decided about the source, a line each.
     """
 
     source: str
@@ -47,6 +48,7 @@ class Dataset:
     class_names: tuple[str, ...]
     splits: Mapping[str, SplitCounts]
     broken: int = 0
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls: type[AnyDataset], uri: str) -> AnyDataset:
@@ -61,12 +63,14 @@ class Dataset:
         try:
             with tf.io.gfile.GFile(path) as file:
                 content = json.load(file)
-            known = {field.name: content[field.name] for field in fields(cls)}
+            names = [field.name for field in fields(cls) if field.name != "notes" or "notes" in content]
+            known = {name: content[name] for name in names}
         except (tf.errors.OpError, json.JSONDecodeError, KeyError) as error:
             raise ValueError(
                 f"{path} must be a valid {DATASET}, got {type(error).__name__} {error}"
             ) from error
-        return cls(**{**known, "class_names": tuple(known["class_names"])})
+        texts = {name: tuple(known.get(name, ())) for name in ("class_names", "notes")}
+        return cls(**{**known, **texts})
 
     def write(self, uri: str) -> None:
         """Write the sidecar into the artifact at `uri`, atomically."""

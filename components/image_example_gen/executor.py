@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -98,6 +98,7 @@ def _write_examples(
             _write_sidecars,
             source=name,
             class_names=source.class_names,
+            notes=source.notes,
             labels=beam.pvalue.AsList(labels),
             shards=beam.pvalue.AsList(written.shards),
             broken=beam.pvalue.AsList(written.broken),
@@ -137,57 +138,70 @@ def _write_sidecars(
     *,
     source: str,
     class_names: tuple[str, ...],
+    notes: tuple[str, ...],
     labels: list[tuple[tuple[str, int, str], int]],
     shards: list[Shard],
     broken: list[Broken],
     allow: list[str],
 ) -> None:
-    names, problems = judge_classes(class_names, dict(labels), allow)
-    if problems:
-        raise SourceError(f"{source}: {'; '.join(problems)}")
+    judged = judge_classes(class_names, dict(labels), allow)
+    if judged.problems:
+        raise SourceError(f"{source}: {'; '.join(judged.problems)}")
     write_quarantine(uri, sorted(broken))
     Dataset(
         source=source,
         fingerprint=fingerprint(shards),
-        class_names=names,
+        class_names=judged.names,
+        notes=(*notes, *judged.notes),
         splits=count_records(shards, SPLITS),
         broken=len(broken),
     ).write(uri)
 
 
+class Judged(NamedTuple):
+    """What the labels of a source are worth.
+
+    Attributes:
+      names: of the classes, from the source or its records; none if there are no two classes.
+      problems: what is wrong with them, a line each.
+      notes: what was decided about them, a line each.
+    """
+
+    names: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 def judge_classes(
     declared: tuple[str, ...], labels: Mapping[tuple[str, int, str], int], allow: Collection[str]
-) -> tuple[tuple[str, ...], list[str]]:
-    """The names of the classes, from the source or its records, and what is wrong with them.
+) -> Judged:
+    """Judge the labels of a source.
 
     Args:
       declared: the names that the source itself has, or none.
       labels: number of images of each (split, label, name of the class).
       allow: as for `classes.problems`.
-
-    Returns:
-      (names, none if there are no two classes; problems, a line each).
     """
     counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     seen: dict[int, str] = {}
     for (split, label, name), count in sorted(labels.items()):
         if seen.setdefault(label, name) != name:
-            return (), [f"label {label} must have one name, got {seen[label]} and {name}"]
+            return Judged(problems=(f"label {label} must have one name, got {seen[label]} and {name}",))
         counts[split][label] += count
     unlabelled = sum(own.pop(UNLABELLED, 0) for own in counts.values())
     seen.pop(UNLABELLED, None)
     labelled = sum(sum(own.values()) for own in counts.values())
     if unlabelled and labelled:
-        return (), [
-            f"images must have labels for all or for none, got {labelled} with and {unlabelled} without"
-        ]
-    if not declared and len(seen) < 2:
-        return (), []
+        given = f"{labelled} with and {unlabelled} without"
+        return Judged(problems=(f"images must have labels for all or for none, got {given}",))
+    if len(declared or seen) < 2:
+        only = next(iter(declared or seen.values()), "")
+        return Judged(notes=(f"the only class {only} is no class: images are unlabelled",) if only else ())
     most = max(seen, default=-1)
     if not declared and most >= MAX_CLASSES_PER_IMAGE * labelled:
-        return (), [f"labels must count from 0 without gaps, got {most} for {labelled} images"]
+        return Judged(problems=(f"labels must count from 0 without gaps, got {most} for {labelled} images",))
     names = declared or tuple(seen.get(label, str(label)) for label in range(most + 1))
-    return names, classes.problems(counts, names, declared=bool(declared), allow=allow)
+    return Judged(names, tuple(classes.problems(counts, names, declared=bool(declared), allow=allow)))
 
 
 def _check(uri: str, max_broken: float) -> None:

@@ -197,7 +197,8 @@ class _Tally:
     def result(self, source: Source) -> Survey:
         """The survey; reads images that may be duplicates whole."""
         reading = self._reading
-        names, problems = judge_classes(source.class_names, self._labels, reading.allow)
+        judged = judge_classes(source.class_names, self._labels, reading.allow)
+        names, problems = judged.names, list(judged.problems)
         splits = {split: self._splits[split] for split in SPLITS}
         try:
             check_broken([Broken(*one) for one in self._broken], sum(splits.values()), reading.max_broken)
@@ -209,9 +210,9 @@ class _Tally:
             problems += [
                 f"split {split} must have an image, got {splits}" for split in SPLITS if not splits[split]
             ]
-        notes = (
-            source.notes if source.ready else (*source.notes, "the run downloads it; nothing was read yet")
-        )
+        notes = (*source.notes, *judged.notes)
+        if not source.ready:
+            notes = (*notes, "the run downloads it; nothing was read yet")
         return Survey(
             source=reading.source,
             fingerprint=source.version(),

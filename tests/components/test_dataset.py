@@ -35,6 +35,7 @@ def test_dataset_json_has_the_keys_other_packages_read(tmp_path):
         "class_names": ["cat", "dog"],
         "splits": {"train": {"records": 9}, "eval": {"records": 1}},
         "broken": 2,
+        "notes": [],
     }
 
 

@@ -11,6 +11,7 @@ from components.image_example_gen.executor import Executor
 from components.image_example_gen.sources import SourceError
 from components.tfrecords import read_records
 from tests.components.image_example_gen import pictures
+from tests.serving.export.image_files import FILES
 
 pytestmark = pytest.mark.slow
 
@@ -162,3 +163,60 @@ def _example(row) -> bytes:
         feature = example.features.feature[name]
         (feature.bytes_list if isinstance(value[0], bytes) else feature.int64_list).value.extend(value)
     return example.SerializeToString()
+
+
+def write_labels(path, labels, name=""):
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for index, label in enumerate(labels):
+            row = {"image/encoded": [pictures.encoded(10 * index)], "image/label": [label]}
+            writer.write(_example(row | ({"image/class": [name.encode()]} if name else {})))
+
+
+def test_a_single_class_is_no_class_and_said(tmp_path):
+    write_labels(tmp_path / "one.tfrecord", [0] * 8, "face")
+    dataset = Dataset.read(run(tmp_path / "out", f"tfrecord:{tmp_path}/one.tfrecord").uri)
+    assert dataset.class_names == ()
+    assert dataset.notes == ("the only class face is no class: images are unlabelled",)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            [1, 2] * 8,
+            r"without gaps, got no image with label 0; data.allow=\[empty_classes",
+        ),
+        ([0, 5000] * 8, "labels must count from 0 without gaps, got 5000 for 16 images"),
+    ],
+)
+def test_labels_with_gaps_stop_the_run_unless_allowed(tmp_path, labels, message):
+    write_labels(tmp_path / "some.tfrecord", labels)
+    with pytest.raises(Exception, match=message):
+        run(tmp_path / "out", f"tfrecord:{tmp_path}/some.tfrecord")
+    if "allow" in message:
+        allowed = run(tmp_path / "out", f"tfrecord:{tmp_path}/some.tfrecord", allow='["empty_classes"]')
+        assert Dataset.read(allowed.uri).class_names == ("0", "1", "2")
+
+
+def test_label_with_two_names_stops_the_run(tmp_path):
+    write_labels(tmp_path / "a.tfrecord", [0] * 8, "cat")
+    write_labels(tmp_path / "b.tfrecord", [0] * 8, "dog")
+    with pytest.raises(Exception, match="label 0 must have one name, got cat and dog"):
+        run(tmp_path / "out", f"tfrecord:{tmp_path}/*.tfrecord")
+
+
+def test_images_are_written_as_people_see_them(tmp_path):
+    kinds = ("JPEG, turned 6", "PNG, transparent", "GIF, animated", "JPEG, linear light")
+    (tmp_path / "photos").mkdir()
+    for index in range(16):
+        (tmp_path / "photos" / f"{index:02d}.png").write_bytes(FILES[kinds[index % 4]].content)
+    examples = run(tmp_path / "out", f"folder:{tmp_path / 'photos'}", ground="#102030")
+    rows = [row for split in ("train", "eval") for row in records(examples.uri, split)]
+    assert len(rows) == 16
+    for row in rows:
+        kind = kinds[int(row["image/key"].bytes_list.value[0][:2]) % 4]
+        pixels = tf.io.decode_image(row["image/encoded"].bytes_list.value[0]).numpy()
+        if kind == "PNG, transparent":
+            assert pixels[0, 0].tolist() == [0x10, 0x20, 0x30]
+        else:
+            assert abs(pixels.astype(int) - FILES[kind].pixels.astype(int)).max() <= 3

@@ -45,6 +45,7 @@ def report(**metrics_changes):
             "stage1": {"usage_alarm": 0.05},
         },
         dataset={
+            "notes": ["splits are the folders train and val"],
             "source": "<somewhere>",
             "fingerprint": "0123456789abcdef",
             "class_names": ["dark", "grey & bright"],
