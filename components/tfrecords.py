@@ -18,9 +18,6 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import tensorflow as tf
-from tfx import types
-from tfx.components.example_gen.utils import PAYLOAD_FORMAT_PROPERTY_NAME
-from tfx.types import artifact_utils
 
 from components.dataset import Broken, SplitCounts
 from serving.export.atomic import atomic_path
@@ -191,11 +188,3 @@ def count_records(shards: Iterable[Shard], splits: Sequence[str]) -> dict[str, S
     in_order = sorted(shards, key=lambda shard: shard.number)
     counts = {split: [shard.records for shard in in_order if shard.split == split] for split in splits}
     return {split: {"records": sum(own), "shards": own} for split, own in counts.items()}
-
-
-def describe_artifact(examples: types.Artifact, splits: Sequence[str]) -> None:
-    """Set the properties of an Examples artifact (splits, payload format) that TFX's components read."""
-    examples.split_names = artifact_utils.encode_split_names(list(splits))
-    examples.set_string_custom_property(PAYLOAD_FORMAT_PROPERTY_NAME, "FORMAT_TF_EXAMPLE")
-    # No `file_format`: TFX supports only "tfrecords_gzip", which is also its default, and detects compression
-    # by the suffix `.gz`. These files are not compressed.

@@ -2,18 +2,69 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from components.image_example_gen.splits import is_split_name
 
 # What a run refuses unless `data.allow` names it.
 Check = Literal["eval_only_classes", "empty_classes", "split_names", "anomalies"]
 CHECKS: tuple[Check, ...] = get_args(Check)
+# The label of an image without one.
+UNLABELLED = -1
+# More classes than this for each image are ids, not labels; each class takes a row of every classifier.
+MAX_CLASSES_PER_IMAGE = 10
 _SHOWN = 5
 
 # split -> label -> number of images
 Counts = Mapping[str, Mapping[int, int]]
+
+
+class Judged(NamedTuple):
+    """What the labels of a source are worth.
+
+    Attributes:
+      names: of the classes, from the source or its records; none if there are no two classes.
+      problems: what is wrong with them, a line each.
+      notes: what was decided about them, a line each.
+    """
+
+    names: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def judge(
+    declared: tuple[str, ...], labels: Mapping[tuple[str, int, str], int], allow: Collection[str]
+) -> Judged:
+    """Judge the labels of a source.
+
+    Args:
+      declared: the names that the source itself has, or none.
+      labels: number of images of each (split, label, name of the class).
+      allow: as for `classes.problems`.
+    """
+    counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    seen: dict[int, str] = {}
+    for (split, label, name), count in sorted(labels.items()):
+        if seen.setdefault(label, name) != name:
+            return Judged(problems=(f"label {label} must have one name, got {seen[label]} and {name}",))
+        counts[split][label] += count
+    unlabelled = sum(own.pop(UNLABELLED, 0) for own in counts.values())
+    seen.pop(UNLABELLED, None)
+    labelled = sum(sum(own.values()) for own in counts.values())
+    if unlabelled and labelled:
+        given = f"{labelled} with and {unlabelled} without"
+        return Judged(problems=(f"images must have labels for all or for none, got {given}",))
+    if len(declared or seen) < 2:
+        only = next(iter(declared or seen.values()), "")
+        return Judged(notes=(f"the only class {only} is no class: images are unlabelled",) if only else ())
+    most = max(seen, default=-1)
+    if not declared and most >= MAX_CLASSES_PER_IMAGE * labelled:
+        return Judged(problems=(f"labels must count from 0 without gaps, got {most} for {labelled} images",))
+    names = declared or tuple(seen.get(label, str(label)) for label in range(most + 1))
+    return Judged(names, tuple(problems(counts, names, declared=bool(declared), allow=allow)))
 
 
 def problems(

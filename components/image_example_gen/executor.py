@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -15,26 +14,22 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
 from components.dataset import Broken, Dataset, check_broken, read_quarantine, write_quarantine
+from components.examples_artifact import describe_artifact
 from components.image_example_gen import classes
-from components.image_example_gen.images import Image, serialize
+from components.image_example_gen.images import Image, serialize, split_of_image
 from components.image_example_gen.source_kinds import SourceOptions
 from components.image_example_gen.sources import Source, SourceError, open_source
-from components.image_example_gen.splits import SPLITS, split_of
+from components.image_example_gen.splits import SPLITS
 from components.tfrecords import (
     BrokenRecord,
     Item,
     Shard,
     WriteShards,
     count_records,
-    describe_artifact,
     fingerprint,
     order_of,
 )
 from serving.export.atomic import atomic_folder
-
-UNLABELLED = -1
-# More classes than this for each image are ids, not labels; each class takes a row of every classifier.
-MAX_CLASSES_PER_IMAGE = 10
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -112,15 +107,10 @@ def _items(image: Image, shares: Mapping[str, int]) -> list[Item]:
     return [Item(split, image.key, order_of(image.key, image.content), image)]
 
 
-def split_of_image(image: Image, shares: Mapping[str, int]) -> str:
-    """The image's own split, or by the hash of its key."""
-    return image.split or split_of(image.key, shares)
-
-
 def _label(image: Image, shares: Mapping[str, int]) -> tuple[str, int, str]:
     """(split, label, name of the class)."""
     split = split_of_image(image, shares)
-    return (split, UNLABELLED, "") if image.label is None else (split, image.label, image.class_name)
+    return (split, classes.UNLABELLED, "") if image.label is None else (split, image.label, image.class_name)
 
 
 def _serialize(image: Image, ground: str) -> bytes:
@@ -144,7 +134,7 @@ def _write_sidecars(
     broken: list[Broken],
     allow: list[str],
 ) -> None:
-    judged = judge_classes(class_names, dict(labels), allow)
+    judged = classes.judge(class_names, dict(labels), allow)
     if judged.problems:
         raise SourceError(f"{source}: {'; '.join(judged.problems)}")
     write_quarantine(uri, sorted(broken))
@@ -156,52 +146,6 @@ def _write_sidecars(
         splits=count_records(shards, SPLITS),
         broken=len(broken),
     ).write(uri)
-
-
-class Judged(NamedTuple):
-    """What the labels of a source are worth.
-
-    Attributes:
-      names: of the classes, from the source or its records; none if there are no two classes.
-      problems: what is wrong with them, a line each.
-      notes: what was decided about them, a line each.
-    """
-
-    names: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def judge_classes(
-    declared: tuple[str, ...], labels: Mapping[tuple[str, int, str], int], allow: Collection[str]
-) -> Judged:
-    """Judge the labels of a source.
-
-    Args:
-      declared: the names that the source itself has, or none.
-      labels: number of images of each (split, label, name of the class).
-      allow: as for `classes.problems`.
-    """
-    counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
-    seen: dict[int, str] = {}
-    for (split, label, name), count in sorted(labels.items()):
-        if seen.setdefault(label, name) != name:
-            return Judged(problems=(f"label {label} must have one name, got {seen[label]} and {name}",))
-        counts[split][label] += count
-    unlabelled = sum(own.pop(UNLABELLED, 0) for own in counts.values())
-    seen.pop(UNLABELLED, None)
-    labelled = sum(sum(own.values()) for own in counts.values())
-    if unlabelled and labelled:
-        given = f"{labelled} with and {unlabelled} without"
-        return Judged(problems=(f"images must have labels for all or for none, got {given}",))
-    if len(declared or seen) < 2:
-        only = next(iter(declared or seen.values()), "")
-        return Judged(notes=(f"the only class {only} is no class: images are unlabelled",) if only else ())
-    most = max(seen, default=-1)
-    if not declared and most >= MAX_CLASSES_PER_IMAGE * labelled:
-        return Judged(problems=(f"labels must count from 0 without gaps, got {most} for {labelled} images",))
-    names = declared or tuple(seen.get(label, str(label)) for label in range(most + 1))
-    return Judged(names, tuple(classes.problems(counts, names, declared=bool(declared), allow=allow)))
 
 
 def _check(uri: str, max_broken: float) -> None:

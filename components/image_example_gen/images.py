@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
 
+from components.image_example_gen.splits import split_of
 from components.tfrecords import BrokenRecord, serialize_example
 from serving.export import images
 from serving.export.metadata import WHITE
@@ -33,6 +34,11 @@ class Image:
     split: str | None = None
     path: str = ""
     content: bytes = b""
+
+
+def split_of_image(image: Image, shares: Mapping[str, int]) -> str:
+    """The image's own split, or by the hash of its key."""
+    return image.split or split_of(image.key, shares)
 
 
 def serialize(image: Image, ground: str = WHITE) -> bytes:

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from components.dataset import Broken, TooManyBroken, check_broken
-from components.image_example_gen.executor import UNLABELLED, judge_classes, split_of_image
-from components.image_example_gen.images import Image, read, serialize
+from components.image_example_gen.classes import UNLABELLED, judge
+from components.image_example_gen.images import Image, read, serialize, split_of_image
 from components.image_example_gen.source_kinds import Reading
 from components.image_example_gen.sources import LeftAside, Source, SourceError, open_source
 from components.image_example_gen.sources.files import is_remote
@@ -197,7 +197,7 @@ class _Tally:
     def result(self, source: Source) -> Survey:
         """The survey; reads images that may be duplicates whole."""
         reading = self._reading
-        judged = judge_classes(source.class_names, self._labels, reading.allow)
+        judged = judge(source.class_names, self._labels, reading.allow)
         names, problems = judged.names, list(judged.problems)
         splits = {split: self._splits[split] for split in SPLITS}
         try:

@@ -21,12 +21,12 @@ from components.dataset import (
     read_quarantine,
     write_quarantine,
 )
+from components.examples_artifact import describe_artifact
 from components.tfrecords import (
     BROKEN,
     Shard,
     WriteShards,
     count_records,
-    describe_artifact,
     fingerprint,
 )
 from components.token_transform.encode import METADATA, EncodeFiles, release_model

@@ -12,7 +12,9 @@ _PREAMBLE = re.compile(
     r"|Exception encountered when calling"
 )
 _ASSERTION = re.compile(r"assertion failed: \[(?P<reason>.*?)\](?: \[Condition |\s|$)")
-_NODE = re.compile(r"\{\{function_node.*?\}\}\s*|\s*\[\[\{\{node.*|\s*\[Op:.*")
+_NODE = re.compile(r"\{\{function_node.*?\}\}\s*|\s*\[\[\{\{node.*|\s*\[Op:.*|\s*\[while running '.*")
+# Beam puts the type of a worker's error in front of it.
+_TYPE = re.compile(r"^(?:\w+\.)+\w+(?:Error|Exception|Images|Record|File): ")
 
 
 class ServingError(RuntimeError):
@@ -48,7 +50,7 @@ def not_found(message: str) -> RequestError:
 
 
 def one_line(error: BaseException) -> str:
-    """The reason of any exception in one line, without TensorFlow's graph and Keras' list of arguments."""
+    """The reason of any exception in one line, without what TensorFlow, Keras and Beam add to it."""
     text = str(error)
     if assertion := _ASSERTION.search(text):
         return assertion["reason"].rstrip(" .")
@@ -57,4 +59,4 @@ def one_line(error: BaseException) -> str:
     lines = [line for line in (_NODE.sub("", line).strip() for line in text.splitlines()) if line]
     if lines and lines[0] == "in user code:":  # AutoGraph puts its own traceback above the reason
         return lines[-1]
-    return next((line for line in lines if not _PREAMBLE.match(line)), type(error).__name__)
+    return _TYPE.sub("", next((line for line in lines if not _PREAMBLE.match(line)), type(error).__name__))

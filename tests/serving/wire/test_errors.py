@@ -24,3 +24,10 @@ def test_graph_error_is_reduced_to_its_reason(x, said):
 def test_error_without_message_becomes_its_type_name():
     assert one_line(KeyError()) == "KeyError"
     assert one_line(OSError("\n  it broke\nhere and there")) == "it broke"
+
+
+def test_error_of_a_beam_worker_is_reduced_to_its_reason():
+    wrapped = "tensorflow.python.framework.errors_impl.ResourceExhaustedError: /x; No space left on device"
+    error = RuntimeError(f"{wrapped} [while running 'Write/ParDo(_Write)']")
+    assert one_line(error) == "/x; No space left on device"
+    assert one_line(ValueError("image: x.y")) == "image: x.y"
