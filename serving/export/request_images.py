@@ -19,7 +19,10 @@ from serving.export.standard_image import MAX_PIXELS
 
 # Numbers behind the end of the bytes are read as 0.
 _BEHIND = b"\0" * 16
+_EXIF = b"Exif\0\0"
 _START_OF_SCAN = 0xDA
+# Each takes some 30 microseconds to step over; files have some dozens, and a PNG one for 8 KB or more.
+_MOST_SEGMENTS, _MOST_CHUNKS, _MOST_ENTRIES = 2000, 10_000, 256
 _ORIENTATION = 0x0112
 # Chromaticities of a few hundred bytes up to a scanner's table; those that mean sRGB have 3 KB.
 _LARGEST_PNG_PROFILE = 8192
@@ -136,21 +139,28 @@ def _bmp(image_bytes: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
 def _jpeg_segments(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The EXIF data of a JPEG (a TIFF file) and its colour profile's first part; empty if there is none."""
 
-    def more(at: tf.Tensor, exif: tf.Tensor, profile: tf.Tensor) -> tf.Tensor:
-        return (_number(data, at, 1) == 0xFF) & (_number(data, at + 1, 1) != _START_OF_SCAN)
+    def more(at: tf.Tensor, index: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+        return (
+            (_number(data, at, 2) != 0xFF00 + _START_OF_SCAN) & (at < _end(data)) & (index < _MOST_SEGMENTS)
+        )
 
-    def step(at: tf.Tensor, exif: tf.Tensor, profile: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def step(
+        at: tf.Tensor, index: tf.Tensor, exif: tf.Tensor, profile: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         marker, length = _number(data, at + 1, 1), _number(data, at + 2, 2)
+        # Between segments there may be fill bytes and junk, which decoders skip.
+        is_segment = (_number(data, at, 1) == 0xFF) & (marker != 0xFF) & (marker != 0)
         content = _part(data, at + 4, length - 2)
-        is_exif = (marker == 0xE1) & _starts(content, b"Exif\0\0")
-        is_profile = (marker == 0xE2) & _starts(content, b"ICC_PROFILE\0")
-        exif = tf.where(is_exif & (exif == b""), _part(content, 6, length), exif)
-        profile = tf.where(is_profile & (profile == b""), _part(content, 14, length), profile)
-        # A segment is at least as long as its length, so that the loop ends.
-        return at + 2 + tf.maximum(length, 2), exif, profile
+        is_exif = is_segment & (marker == 0xE1) & _starts(content, _EXIF)
+        is_profile = is_segment & (marker == 0xE2) & _starts(content, b"ICC_PROFILE\0")
+        exif = tf.cond(is_exif & (exif == b""), lambda: content, lambda: exif)
+        profile = tf.cond(is_profile & (profile == b""), lambda: _part(content, 14, length), lambda: profile)
+        return at + tf.where(is_segment, 2 + tf.maximum(length, 2), 1), index + 1, exif, profile
 
-    _, exif, profile = tf.while_loop(more, step, [tf.constant(2), tf.constant(b""), tf.constant(b"")])
-    return exif, profile
+    start = [tf.constant(2), tf.constant(0), tf.constant(b""), tf.constant(b"")]
+    _, index, exif, profile = tf.while_loop(more, step, start)
+    with tf.control_dependencies([_require(index < _MOST_SEGMENTS, "have fewer segments in its header")]):
+        return tf.identity(exif), tf.identity(profile)
 
 
 def _png_chunks(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -158,23 +168,25 @@ def _png_chunks(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 
     The first two are empty if there are none.
     """
-    end = tf.strings.length(data) - len(_BEHIND)
 
-    def more(at: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
-        return (at < end) & (_part(data, at + 4, 4) != b"IEND")
+    def more(at: tf.Tensor, index: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+        return (at < _end(data)) & (_part(data, at + 4, 4) != b"IEND") & (index < _MOST_CHUNKS)
 
     def step(
-        at: tf.Tensor, exif: tf.Tensor, profile: tf.Tensor, hidden: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        at: tf.Tensor, index: tf.Tensor, exif: tf.Tensor, profile: tf.Tensor, hidden: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         length, kind = _number(data, at, 4), _part(data, at + 4, 4)
         exif = tf.cond(kind == b"eXIf", lambda: _part(data, at + 8, length), lambda: exif)
         profile = tf.cond(kind == b"iCCP", lambda: _part(data, at + 8, length), lambda: profile)
+        hidden = hidden | (kind == b"tRNS")
         # The chunk's length, kind and checksum are beside its content.
-        return at + 12 + tf.clip_by_value(length, 0, end), exif, profile, hidden | (kind == b"tRNS")
+        return at + 12 + tf.clip_by_value(length, 0, _end(data)), index + 1, exif, profile, hidden
 
-    start = [tf.constant(8), tf.constant(b""), tf.constant(b""), tf.constant(False)]
-    _, exif, profile, hidden = tf.while_loop(more, step, start)
-    return exif, tf.cond(profile == b"", lambda: profile, lambda: _inflated(profile)), hidden
+    start = [tf.constant(8), tf.constant(0), tf.constant(b""), tf.constant(b""), tf.constant(False)]
+    _, index, exif, profile, hidden = tf.while_loop(more, step, start)
+    with tf.control_dependencies([_require(index < _MOST_CHUNKS, "have fewer chunks")]):
+        profile = tf.cond(profile == b"", lambda: profile, lambda: _inflated(profile))
+        return tf.identity(exif), profile, hidden
 
 
 def _inflated(profile: tf.Tensor) -> tf.Tensor:
@@ -183,20 +195,34 @@ def _inflated(profile: tf.Tensor) -> tf.Tensor:
     packed = _part(profile, tf.strings.length(name) + 2, tf.strings.length(profile))
     # A profile as long as this unpacks to 8 MB at most.
     small = tf.strings.length(packed) <= _LARGEST_PNG_PROFILE
-    return tf.cond(small, lambda: tf.io.decode_compressed(packed, "ZLIB"), lambda: profile)
+    is_zlib = (_number(tf.strings.join([packed, _BEHIND]), 0, 2) % 31 == 0) & _starts(packed, b"\x78")
+    return tf.cond(small & is_zlib, lambda: tf.io.decode_compressed(packed, "ZLIB"), lambda: profile)
 
 
 def _require_srgb(profile: tf.Tensor) -> tf.Operation:
+    """Require that a colour profile is called sRGB and has a curve of its own, not a power of the light."""
     # The description of a profile is ASCII, or UTF-16 in newer ones. `c2` is the one that Facebook writes.
-    known = tf.strings.regex_full_match(profile, rb"(?s)\C*(s\x00?R\x00?G\x00?B|desc\C*[^\w]c\x00?2)\C*")
+    named = tf.strings.regex_full_match(profile, rb"(?s)\C*(s\x00?R\x00?G\x00?B|desc\C*[^\w]c\x00?2)\C*")
+    data = tf.strings.join([profile, _BEHIND])
+    tags = tf.clip_by_value(_number(data, 128, 4), 0, 64)
+
+    def look(index: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        at = 132 + 12 * index
+        return index + 1, tf.where(_part(data, at, 4) == b"rTRC", _number(data, at + 4, 4), found)
+
+    _, curve = tf.while_loop(lambda index, _: index < tags, look, [tf.constant(0), tf.constant(0)])
+    kind = _part(data, curve, 4)
+    table = (kind == b"curv") & (_number(data, curve + 8, 4) > 1)
+    formula = (kind == b"para") & (_number(data, curve + 8, 2) > 0)
     return _require(
-        (profile == b"") | known,
+        (profile == b"") | (named & (table | formula)),
         "have the colour profile sRGB or none; convert it, or use tfx-vim's client, which does",
     )
 
 
 def _orientation(exif: tf.Tensor) -> tf.Tensor:
-    """The orientation in a TIFF header, 1 to 8; 1 if there is none."""
+    """The orientation in EXIF data, 1 to 8; 1 if there is none."""
+    exif = tf.cond(_starts(exif, _EXIF), lambda: _part(exif, 6, tf.strings.length(exif)), lambda: exif)
     data = tf.strings.join([exif, _BEHIND])
     little = _starts(data, b"II")
 
@@ -204,15 +230,15 @@ def _orientation(exif: tf.Tensor) -> tf.Tensor:
         return tf.where(little, _number(data, at, count, little=True), _number(data, at, count))
 
     directory = tf.clip_by_value(number(4, 4), 0, tf.strings.length(data))
-    entries = tf.minimum(number(directory, 2), tf.strings.length(data) // 12)
+    entries = tf.where(number(2, 2) == 42, tf.minimum(number(directory, 2), _MOST_ENTRIES), 0)
 
     def look(index: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         at = directory + 2 + 12 * index
-        return index + 1, tf.where(number(at, 2) == _ORIENTATION, number(at + 8, 2), found)
+        is_it = (number(at, 2) == _ORIENTATION) & (number(at + 4, 4) == 1)
+        found = tf.where(is_it & (number(at + 2, 2) == 3), number(at + 8, 2), found)  # a number of 2 bytes
+        return index + 1, tf.where(is_it & (number(at + 2, 2) == 4), number(at + 8, 4), found)
 
-    _, found = tf.while_loop(
-        lambda index, _: index < entries, look, [tf.constant(0), tf.constant(1)], parallel_iterations=1
-    )
+    _, found = tf.while_loop(lambda index, _: index < entries, look, [tf.constant(0), tf.constant(1)])
     return tf.where((found >= 1) & (found <= 8), found, 1)
 
 
@@ -241,6 +267,11 @@ def _scaled(pixels: tf.Tensor) -> tf.Tensor:
 
 def _starts(data: tf.Tensor, magic: bytes) -> tf.Tensor:
     return _part(data, 0, len(magic)) == magic
+
+
+def _end(data: tf.Tensor) -> tf.Tensor:
+    """The length of the bytes in front of `_BEHIND`."""
+    return tf.strings.length(data) - len(_BEHIND)
 
 
 def _part(data: tf.Tensor, at: tf.Tensor | int, length: tf.Tensor | int) -> tf.Tensor:

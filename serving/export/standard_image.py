@@ -13,7 +13,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
@@ -49,6 +49,8 @@ _TURNS = {
 }
 # Modes of a channel of 16 bits. Pillow reads a 16-bit PPM as "I", scaled to 16 bits.
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
+# Tags of a TIFF.
+_BITS, _PHOTOMETRIC = 258, 262
 _PLAIN = ("1", "L", "P", "RGB")
 # Largest difference, in levels, at which a colour profile counts as sRGB.
 _SAME_COLOUR = 2
@@ -124,11 +126,16 @@ def standardize(content: bytes, ground: str | None = WHITE) -> StandardImage:
     """
     with _opened(io.BytesIO(content)) as picture:
         frames = _frames(picture)
+        raw = _Raw.of(picture)
+        picture.load()  # a PNG may have its EXIF data behind the pixels
         if _is_standard(picture, transparent=ground is None):
             encoding = "png" if picture.format == "PNG" else "jpeg"
-            picture.load()  # Pillow reads headers only until then
-            return StandardImage(content, encoding, *picture.size, frames)
-        shown = _shown(picture, ground)
+            # A server knows fewer names of sRGB than `_conversion`, and refuses broken profiles.
+            profiled = ground is None and "icc_profile" in picture.info
+            if not profiled or encoding == "jpeg":
+                kept = _without_profile(content) if profiled else content
+                return StandardImage(kept, encoding, *picture.size, frames)
+        shown = _shown(picture, raw, ground)
         buffer = io.BytesIO()
         shown.save(buffer, "PNG")
         return StandardImage(buffer.getvalue(), "png", *shown.size, frames)
@@ -141,7 +148,9 @@ def to_pixels(content: bytes, ground: str = WHITE) -> Image.Image:
       UnreadableImage: as for `standardize`.
     """
     with _opened(io.BytesIO(content)) as picture:
-        return _shown(picture, ground)
+        raw = _Raw.of(picture)
+        picture.load()
+        return _shown(picture, raw, ground)
 
 
 @contextlib.contextmanager
@@ -170,9 +179,16 @@ def _listed() -> str:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 if there is none or it cannot be read."""
+    """The EXIF orientation, 1 to 8; 1 if there is none or it cannot be read.
+
+    Only that of EXIF data, as in browsers: Pillow's `getexif` also reads XMP, and decodes a PNG for it.
+    """
+    if picture.format == "TIFF":  # Pillow has turned it
+        return 1
+    exif = Image.Exif()
     try:
-        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        exif.load(picture.info.get("exif") or b"")
+        value = exif.get(ExifTags.Base.Orientation, 1)
     # Malformed EXIF raises many types. Browsers show such an image as it is stored.
     except Exception:
         return 1
@@ -200,13 +216,43 @@ def _is_srgb(picture: Image.Image) -> bool:
     return not profile or _conversion(profile, "L" if picture.mode in ("1", "L", "LA") else "RGB") is None
 
 
-def _shown(picture: Image.Image, ground: str | None) -> Image.Image:
-    """Decode a picture as people see it, to RGB, or without a ground to RGBA."""
-    picture.load()
+class _Raw(NamedTuple):
+    """How the values of a picture are stored, known only before it is decoded.
+
+    Attributes:
+      bits: of a grey value.
+      inverted: whether 0 is white in a grey value of 16 bits.
+      transparency: the hidden value or colour of a PNG, in the levels of the decoded picture.
+    """
+
+    bits: int = 16
+    inverted: bool = False
+    transparency: Any = None
+
+    @classmethod
+    def of(cls, picture: Image.Image) -> _Raw:
+        """Read it from an opened picture."""
+        if picture.format == "TIFF":
+            tags = picture.tag_v2  # type: ignore[attr-defined]
+            return cls(tags.get(_BITS, (16,))[0], tags.get(_PHOTOMETRIC) == 0)
+        hidden = picture.info.get("transparency")
+        mode = picture.tile[0][3] if picture.format == "PNG" and picture.tile else ""  # type: ignore[attr-defined]
+        # Pillow scales the values, but not the hidden one.
+        if isinstance(hidden, int) and mode in ("L;2", "L;4"):
+            hidden *= 85 if mode == "L;2" else 17
+        if isinstance(hidden, tuple) and mode == "RGB;16B":
+            hidden = tuple(value >> 8 for value in hidden)
+        return cls(transparency=hidden)
+
+
+def _shown(picture: Image.Image, raw: _Raw, ground: str | None) -> Image.Image:
+    """A decoded picture as people see it, in RGB, or without a ground in RGBA if it is transparent."""
     profile = picture.info.get("icc_profile")
-    orientation = _orientation(picture)  # of a TIFF, Pillow has turned the pixels and removed the tag
+    orientation = _orientation(picture)
     turned = picture.transpose(_TURNS[orientation]) if orientation != 1 else picture
-    eight_bit, alpha = _split(turned)
+    eight_bit, alpha = _split(
+        turned, raw, deep=picture.mode in _DEEP or (picture.format, picture.mode) == ("PPM", "I")
+    )
     rgb = _to_srgb(eight_bit, profile)
     if alpha is not None and ground is None:
         rgb.putalpha(alpha)
@@ -217,20 +263,21 @@ def _shown(picture: Image.Image, ground: str | None) -> Image.Image:
     return rgb
 
 
-def _split(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def _split(picture: Image.Image, raw: _Raw, *, deep: bool) -> tuple[Image.Image, Image.Image | None]:
     """The colours of a picture in 8 bits (mode L, RGB, CMYK or LAB), and its alpha if it has any."""
-    deep = picture.mode in _DEEP or (picture.mode == "I" and picture.format in (None, "PPM"))
     if deep:
         values = np.asarray(picture).astype(np.int64)
+        hidden = values == raw.transparency if isinstance(raw.transparency, int) else None
+        if raw.inverted:
+            values = (1 << raw.bits) - 1 - values
         # The high byte, as libpng strips it: TensorFlow and Pillow read 16-bit colours so.
-        grey = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
-        hidden = picture.info.get("transparency")
-        if isinstance(hidden, int):
-            return grey, Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8))
-        return grey, None
+        grey = Image.fromarray((values >> (raw.bits - 8)).clip(0, 255).astype(np.uint8))
+        return grey, None if hidden is None else Image.fromarray(np.where(hidden, 0, 255).astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise UnreadableImage(f"must have at most 16 bits a channel, got mode {picture.mode}")
     if picture.has_transparency_data:
+        if raw.transparency is not None:
+            picture.info["transparency"] = raw.transparency
         with_alpha = picture.convert("RGBA")
         return with_alpha.convert("RGB"), with_alpha.getchannel("A")
     if picture.mode == "1":
@@ -238,6 +285,18 @@ def _split(picture: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     if picture.mode in ("L", "RGB", "CMYK", "LAB"):
         return picture, None
     return picture.convert("RGB"), None
+
+
+def _without_profile(jpeg: bytes) -> bytes:
+    """A JPEG without the segments of its colour profile; the pixels stay as they are."""
+    kept, at = [jpeg[:2]], 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != 0xDA:
+        marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        end = at + 1 if marker == 0xFF else at + 2 + max(length, 2)  # fill bytes are no segment
+        if marker != 0xE2 or not jpeg[at + 4 :].startswith(b"ICC_PROFILE\0"):
+            kept.append(jpeg[at:end])
+        at = end
+    return b"".join([*kept, jpeg[at:]])
 
 
 def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:

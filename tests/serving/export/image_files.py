@@ -83,13 +83,27 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def linear_profile() -> bytes:
+def turned_by(exif: bytes, *, before: bytes = b"") -> bytes:
+    """A JPEG of two halves with EXIF data written by hand, and bytes in front of its segment."""
+    plain = encoded(two_halves(), "JPEG", quality=100, subsampling=0)
+    content = b"Exif\0\0" + exif
+    segment = b"\xff\xe1" + struct.pack(">H", 2 + len(content)) + content
+    return plain[:2] + before + segment + plain[2:]
+
+
+def exif(order: str, kind: int, value: bytes, *, magic: int = 42) -> bytes:
+    """EXIF data with the orientation alone; `value` has 4 bytes."""
+    prefix = b"II" if order == "<" else b"MM"
+    return prefix + struct.pack(f"{order}HIHHHI", magic, 8, 1, 0x0112, kind, 1) + value + bytes(4)
+
+
+def linear_profile(name: bytes = b"linear") -> bytes:
     """A colour profile with the primaries of sRGB and values that are proportional to the light."""
 
     def xyz(*values: float) -> bytes:
         return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in values))
 
-    description = b"desc\0\0\0\0" + struct.pack(">I", 7) + b"linear\0" + bytes(79)
+    description = b"desc\0\0\0\0" + struct.pack(">I", len(name) + 1) + name + bytes(80)
     gamma_1 = b"curv" + bytes(8)
     tags = {
         b"desc": description,
@@ -152,8 +166,35 @@ def _files() -> dict[str, File]:
             np.repeat(np.repeat([[255, 0]], 8, axis=1).repeat(2, axis=0)[..., np.newaxis], 3, axis=-1),
         ),
         "PNG, 2 bits, transparent": File(
-            png(4, 1, 2, 0, b"\0\x1b", chunk(b"tRNS", b"\0\0")),  # the values 0 to 3, of which 0 is hidden
-            np.repeat(np.array([[255, 85, 170, 255]])[..., np.newaxis], 3, axis=-1),
+            png(4, 1, 2, 0, b"\0\x1b", chunk(b"tRNS", b"\0\1")),  # the values 0 to 3, of which 1 is hidden
+            np.repeat(np.array([[0, 255, 170, 255]])[..., np.newaxis], 3, axis=-1),
+        ),
+        "PNG, 16 bits of colour, transparent": File(
+            png(2, 1, 16, 2, b"\0" + b"\x12\x34" * 3 + b"\x56\x78" * 3, chunk(b"tRNS", b"\x12\x34" * 3)),
+            np.array([[[255, 255, 255], [0x56, 0x56, 0x56]]], np.uint8),
+        ),
+        "JPEG, fill bytes and junk before EXIF": File(
+            turned_by(exif("<", 3, b"\6\0\0\0"), before=b"\xff\xff"), as_people_see(6)
+        ),
+        "JPEG, orientation of 4 bytes": File(turned_by(exif(">", 4, b"\0\0\0\6")), as_people_see(6)),
+        "JPEG, malformed orientation": File(turned_by(exif("<", 3, b"\6\0\0\0", magic=7)), upright),
+        "JPEG, linear light called sRGB": File(
+            encoded(linear, "JPEG", quality=100, subsampling=0, icc_profile=linear_profile(b"sRGB-linear")),
+            srgb,
+            profile,
+        ),
+        "JPEG, broken profile": File(
+            encoded(halves, "JPEG", quality=100, subsampling=0, icc_profile=b"no profile"), upright, profile
+        ),
+        "PNG, broken profile": File(
+            png(1, 1, 8, 2, b"\0\1\2\3", chunk(b"iCCP", b"name\0\0no zlib")),
+            np.array([[[1, 2, 3]]], np.uint8),
+            profile,
+        ),
+        "JPEG, grey with a profile of colours": File(
+            encoded(Image.fromarray(halves).convert("L"), "JPEG", quality=100, icc_profile=linear_profile()),
+            np.asarray(Image.fromarray(halves).convert("L").convert("RGB")),
+            profile,
         ),
         "PNG, 16 bits": File(deep, high_bytes),
         "PNG, animated": File(

@@ -120,3 +120,16 @@ def test_malformed_metadata_ends_in_pixels_or_a_refusal(seed):
             content[at] = random.integers(256)
         with contextlib.suppress(tf.errors.InvalidArgumentError, tf.errors.DataLossError):
             assert in_request(tf.constant(bytes(content))).shape[-1] == 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        FILES["JPEG"].content[:2] + b"\xff\xe0\0\2" * 3000 + FILES["JPEG"].content[2:],
+        FILES["JPEG"].content[:2] + bytes(3000) + FILES["JPEG"].content[2:],
+        png(1, 1, 8, 2, b"\0\0\0\0", *[chunk(b"teST", b"")] * 11_000),
+    ],
+)
+def test_header_without_end_is_refused(content):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image must have fewer"):
+        in_request(tf.constant(content))

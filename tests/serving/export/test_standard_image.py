@@ -1,21 +1,34 @@
 import io
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngImageFile
 
 from serving.export import standard_image
 from serving.export.standard_image import Header, UnreadableImage, read_header, standardize, to_pixels
 from tests.serving.export.image_files import FILES, encoded, hidden, linear_profile, turned, two_halves
 
-UNTOUCHED = ("JPEG", "JPEG, progressive", "PNG", "PNG, palette", "PNG, 1 bit", "PNG, animated")
+UNTOUCHED = (
+    "JPEG",
+    "JPEG, progressive",
+    "JPEG, malformed orientation",
+    "JPEG, broken profile",
+    "JPEG, grey with a profile of colours",
+    "PNG",
+    "PNG, palette",
+    "PNG, 1 bit",
+    "PNG, animated",
+    "PNG, broken profile",
+)
 
 
 @pytest.mark.parametrize("kind", FILES)
 def test_only_what_every_decoder_shows_alike_stays_byte_for_byte(kind):
     standard = standardize(FILES[kind].content)
     assert (standard.content == FILES[kind].content) == (kind in UNTOUCHED)
-    assert standard.encoding == ("jpeg" if kind.startswith("JPEG, prog") or kind == "JPEG" else "png")
+    assert standard.encoding == ("jpeg" if kind in UNTOUCHED and kind.startswith("JPEG") else "png")
     assert (standard.height, standard.width) == FILES[kind].pixels.shape[:2]
     assert standard.frames == (2 if "animated" in kind else 1)
 
@@ -83,6 +96,52 @@ def test_formats_that_may_open_other_files_are_refused():
 def test_more_than_16_bits_a_channel_are_refused(values):
     with pytest.raises(UnreadableImage, match="must have at most 16 bits a channel"):
         standardize(encoded(Image.fromarray(values), "TIFF"))
+
+
+def test_profile_is_left_out_of_what_is_sent_without_decoding():
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    plain = encoded(two_halves(), "JPEG")
+    assert standardize(encoded(two_halves(), "JPEG", icc_profile=srgb), ground=None).content == plain
+
+
+def test_orientation_in_xmp_is_ignored_as_in_browsers():
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="6"/></x:xmpmeta>'
+    content = encoded(two_halves(), "JPEG", xmp=xmp)
+    assert standardize(content).content == content
+
+
+def test_header_of_a_png_is_read_without_decoding(monkeypatch):
+    monkeypatch.setattr(PngImageFile, "load", lambda *_: pytest.fail("the image was decoded"))
+    assert read_header(io.BytesIO(FILES["PNG"].content)).width == 32
+
+
+def test_header_of_a_turned_tiff_is_as_shown():
+    header = read_header(io.BytesIO(FILES["TIFF, turned"].content))
+    assert (header.width, header.height) == (16, 32)
+
+
+@pytest.mark.parametrize(("bits", "photometric", "expected"), [(12, 1, 0x80), (16, 1, 0x08), (16, 0, 0xF7)])
+def test_grey_tiff_of_more_than_8_bits_is_scaled_by_its_own_depth(bits, photometric, expected):
+    # Two pixels of 0x800 and 0x80f in 12 bits, or one of 0x0800 in 16.
+    data = b"\x80\x08\x0f" if bits == 12 else b"\x08\x00"
+    width = 2 if bits == 12 else 1
+    tags = [
+        (256, width),
+        (257, 1),
+        (258, bits),
+        (259, 1),
+        (262, photometric),
+        (273, 8),
+        (277, 1),
+        (278, 1),
+        (279, len(data)),
+    ]
+    directory = struct.pack(">H", len(tags)) + b"".join(
+        struct.pack(">HHIHH", tag, 3, 1, value, 0) for tag, value in tags
+    )
+    start = 8 + len(data) + len(data) % 2
+    content = b"MM\0*" + struct.pack(">I", start) + data + bytes(len(data) % 2) + directory + bytes(4)
+    assert to_pixels(content).getpixel((0, 0)) == (expected,) * 3
 
 
 def test_grey_with_a_colour_profile_of_rgb_ignores_it():
