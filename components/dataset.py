@@ -107,15 +107,19 @@ class TooManyBroken(ValueError):
     """More inputs are broken than the run allows; the message is one line for the user."""
 
 
-def check_broken(broken: Sequence[Broken], total: int, limit: float) -> None:
-    """Raise `TooManyBroken`, naming the first few, if more than `limit` (a fraction) of `total` is broken."""
-    if len(broken) <= limit * total:
+def check_broken(broken: Sequence[Broken], total: int, limit: float, *, count: int | None = None) -> None:
+    """Raise `TooManyBroken`, naming the first few, if more than `limit` (a fraction) of `total` is broken.
+
+    `count` is their number, if not all of them are given.
+    """
+    count = len(broken) if count is None else count
+    if count <= limit * total:
         return
     named = ", ".join(f"{key} ({reason})" for key, reason in broken[:NAMED_IN_ERRORS])
     more = ", ..." if len(broken) > NAMED_IN_ERRORS else ""
     raise TooManyBroken(
         f"broken images must be at most {limit:.1%}, "
-        f"got {len(broken)} of {total} ({len(broken) / total:.1%}): {named}{more}"
+        f"got {count} of {total} ({count / total:.1%}): {named}{more}"
     )
 
 

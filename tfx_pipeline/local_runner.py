@@ -82,7 +82,7 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
       RunError: a component failed; or a perceptual network is missing, and nothing was started. The models
         served before are untouched.
     """
-    home = Path(directory).resolve()
+    home = Path(os.path.realpath(directory))
     _check_paths(home, beam_args)
     surveyed = _survey(config, home / SURVEY_FILE)
     version = surveyed["fingerprint"]
@@ -163,7 +163,7 @@ def _survey(config: Config, kept: Path) -> dict[str, Any]:
     """
     reading = config.data.reading
     asked = hashlib.sha256(repr(reading).encode()).hexdigest()
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError, ValueError, KeyError):
         known = json.loads(kept.read_text())
         if known["asked"] == asked and known["fingerprint"] == source_version(
             reading.source, reading.options

@@ -57,8 +57,8 @@ def judge(
     if unlabelled and labelled:
         given = f"{labelled} with and {unlabelled} without"
         return Judged(problems=(f"images must have labels for all or for none, got {given}",))
-    if len(declared or seen) < 2:
-        only = next(iter(declared or seen.values()), "")
+    if len(seen) < 2:
+        only = next((declared[label] if declared else seen[label] for label in seen), "")
         return Judged(notes=(f"the only class {only} is no class: images are unlabelled",) if only else ())
     most = max(seen, default=-1)
     if not declared and most >= MAX_CLASSES_PER_IMAGE * labelled:

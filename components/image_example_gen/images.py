@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,11 +78,22 @@ def read(image: Image) -> bytes:
     """
     if image.content or not image.path:
         return image.content
+    check_regular(image.path)
     try:
         with tf.io.gfile.GFile(image.path, "rb") as file:
             return file.read()
     except tf.errors.OpError as error:
         raise BrokenRecord(f"cannot be read: {one_line(error)}") from error
+
+
+def check_regular(path: str) -> None:
+    """Check that a path is no pipe or device, whose reading might never end; a missing file passes.
+
+    Raises:
+      BrokenRecord: it is one.
+    """
+    if "://" not in path and os.path.exists(path) and not os.path.isfile(path):
+        raise BrokenRecord("cannot be read: is no regular file")
 
 
 def _verified(content: bytes, ground: str) -> StandardImage:

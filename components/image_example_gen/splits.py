@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from itertools import accumulate
 
 SPLITS = ("train", "eval")
@@ -14,6 +13,9 @@ DEFAULT_SHARES = {"train": 90, "eval": 10}
 TRAIN_NAMES = ("train", "training")
 # The first that exists is the held-out split.
 EVAL_NAMES = ("val", "valid", "validation", "eval", "dev", "test", "testing")
+# Words beside the split's in a name, and names of splits that are neither of the two.
+_FILLERS = ("set", "split", "seg", "image", "images", "img", "imgs", "data")
+_NOT_SPLITS = ("trainval", "holdout", "heldout")
 
 
 def split_of(key: str, shares: Mapping[str, int]) -> str:
@@ -28,21 +30,31 @@ def split_of(key: str, shares: Mapping[str, int]) -> str:
     return next(split for split, end in zip(shares, ends, strict=True) if bucket < end)
 
 
-def splits_of_files(files: Sequence[str]) -> dict[str, str | None]:
-    """The split of each file by the word that its name begins with, as `train-00000-of-00004.parquet`.
-
-    None for every file if a name begins otherwise, or if there are not both splits; a file of a further
-    held-out split is left out.
-    """
-    words = {file: re.match("[a-z]*", posixpath.basename(file).lower())[0] for file in files}  # type: ignore[index]
-    own_eval = next((name for name in EVAL_NAMES if name in words.values()), None)
-    own_train = next((name for name in TRAIN_NAMES if name in words.values()), None)
-    if own_eval is None or own_train is None or not all(map(is_split_name, words.values())):
-        return dict.fromkeys(files)
-    chosen = {own_train: "train", own_eval: "eval"}
-    return {file: chosen[word] for file, word in words.items() if word in chosen}
+def split_word(name: str) -> str:
+    """The split that a name stands for, as `Test`, `training_set` and `val2017` do; "" for none."""
+    words = [word for word in re.findall("[a-z]+", name.lower()) if word not in _FILLERS]
+    if len(words) != 1:
+        return ""
+    word = words[0].removesuffix("set")
+    return word if word in (*TRAIN_NAMES, *EVAL_NAMES, *_NOT_SPLITS) else ""
 
 
 def is_split_name(name: str) -> bool:
-    """Whether a name is that of a split."""
-    return name.lower() in (*TRAIN_NAMES, *EVAL_NAMES)
+    """Whether a name is like that of a split."""
+    return bool(split_word(name))
+
+
+def choose_splits(words: Collection[str]) -> tuple[str, str] | None:
+    """The words of the split to train on and of the held-out one; None if one of them is missing."""
+    train = next((name for name in TRAIN_NAMES if name in words), None)
+    held_out = next((name for name in EVAL_NAMES if name in words), None)
+    return (train, held_out) if train and held_out else None
+
+
+def word_in_path(path: str) -> str:
+    """The split that a path names, by a word of its file's name or of the nearest folder that has one."""
+    for part in reversed(path.split("/")):
+        found = [word for word in re.findall("[a-z]+", part.lower()) if split_word(word)]
+        if found:
+            return found[0].removesuffix("set")
+    return ""

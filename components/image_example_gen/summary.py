@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -9,8 +10,10 @@ from PIL import Image
 
 from components.image_example_gen.images import read
 from components.image_example_gen.survey import Samples, Survey
+from components.tfrecords import BrokenRecord
 from serving.cli.files import cropped
 from serving.cli.grid import draw_grid
+from serving.export.standard_image import UnreadableImage
 
 _SHOWN = 5
 _NAMES_SHOWN = 8
@@ -29,10 +32,18 @@ def sheet(samples: Samples, size: int, ground: str) -> Image.Image:
     """
     if not samples:
         raise ValueError("sheet must have an image to show, got none")
-    rows: list[tuple[str, list[np.ndarray]]] = [
-        (name, [cropped(read(image), size, ground) for image in images]) for name, images in samples.items()
-    ]
-    return draw_grid(sorted(rows, key=lambda row: row[0]))
+    rows: list[tuple[str, list[np.ndarray]]] = []
+    for name, images in sorted(samples.items()):
+        shown = []
+        for image in images:
+            # A header may be whole where the pixels are not.
+            with contextlib.suppress(UnreadableImage, BrokenRecord):
+                shown.append(cropped(read(image), size, ground))
+        if shown:
+            rows.append((name, shown))
+    if not rows:
+        raise ValueError("sheet must have an image to show, got none that can be decoded")
+    return draw_grid(rows)
 
 
 def _rows(survey: Survey) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from components.dataset import Broken, TooManyBroken, check_broken
 from components.image_example_gen.classes import UNLABELLED, judge
-from components.image_example_gen.images import Image, read, serialize, split_of_image
+from components.image_example_gen.images import Image, check_regular, read, serialize, split_of_image
 from components.image_example_gen.source_kinds import Reading
 from components.image_example_gen.sources import LeftAside, Source, SourceError, open_source
 from components.image_example_gen.sources.files import is_remote
@@ -52,7 +52,8 @@ class Survey:
       unlabelled: images without a label.
       left_aside: files that are no images, the first of them.
       left_aside_reasons: why -> number of files.
-      broken: images that cannot be read: by their headers, or if they were verified, by all of their pixels.
+      broken: images that cannot be read, the first of them: by their headers, or if they were verified, by
+        all of their pixels.
       duplicates: images of the same bytes in both splits: {"train": [...], "eval": [...]}.
       sizes: {"min": [width, height], "median": ..., "max": ...}, by area, as people see the images.
       modes: Pillow's colour mode -> images.
@@ -123,7 +124,10 @@ def survey(
                 tally.open(image)
             progress(index + 1)
         return tally.result(source), tally.samples
-    except SourceError as error:
+    # A source of somebody else's may be faulty in ways that no library documents.
+    except Exception as error:
+        if not isinstance(error, SourceError):
+            error = SourceError(f"{reading.source} cannot be read: {one_line(error)}")
         return Survey(reading.source, problems=[str(error)], complete=False), {}
 
 
@@ -148,6 +152,7 @@ class _Tally:
         self._aside: list[Problem] = []
         self._reasons: Counter[str] = Counter()
         self._broken: list[Problem] = []
+        self._broken_count = 0
         self._widths, self._heights = array("I"), array("I")
         self._modes: Counter[str] = Counter()
         self._formats: Counter[str] = Counter()
@@ -180,7 +185,9 @@ class _Tally:
             if self._verify:
                 serialize(image, self._reading.ground)
         except (UnreadableImage, BrokenRecord, OSError, tf.errors.OpError) as error:
-            self._broken.append(Problem(image.key, _reason(error)))
+            self._broken_count += 1
+            if len(self._broken) < MOST_LISTED:
+                self._broken.append(Problem(image.key, _reason(error)))
         else:
             self._widths.append(header.width)
             self._heights.append(header.height)
@@ -199,9 +206,12 @@ class _Tally:
         reading = self._reading
         judged = judge(source.class_names, self._labels, reading.allow)
         names, problems = judged.names, list(judged.problems)
+        if not (source.ready and self.complete):
+            names = source.class_names
         splits = {split: self._splits[split] for split in SPLITS}
         try:
-            check_broken([Broken(*one) for one in self._broken], sum(splits.values()), reading.max_broken)
+            broken = [Broken(*one) for one in self._broken]
+            check_broken(broken, sum(splits.values()), reading.max_broken, count=self._broken_count)
         except TooManyBroken as error:
             problems.append(str(error))
         if not source.ready or not self.complete:
@@ -263,6 +273,7 @@ class _Tally:
 
 def _opened(image: Image) -> Any:
     if image.path and not image.content:
+        check_regular(image.path)
         return tf.io.gfile.GFile(image.path, "rb") if is_remote(image.path) else open(image.path, "rb")
     return io.BytesIO(read(image))
 

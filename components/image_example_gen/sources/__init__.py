@@ -6,6 +6,7 @@ import importlib
 
 from components.image_example_gen.source_kinds import SourceOptions, parse_source
 from components.image_example_gen.sources.base import LeftAside, Source, SourceError
+from serving.wire.errors import one_line
 
 __all__ = ["LeftAside", "Source", "SourceError", "SourceOptions", "open_source", "source_version"]
 
@@ -26,7 +27,13 @@ def open_source(source: str, options: SourceOptions = SourceOptions()) -> Source
     module, _, name = kind.opener.partition(":")
     arguments = [parameter] if parameter else []
     chosen = {name: getattr(options, name) for name in kind.reads}
-    return getattr(importlib.import_module(module), name)(*arguments, **chosen)
+    try:
+        return getattr(importlib.import_module(module), name)(*arguments, **chosen)
+    except SourceError:
+        raise
+    # A source of somebody else's may be faulty in ways that no library documents.
+    except Exception as error:
+        raise SourceError(f"{source} cannot be read: {one_line(error)}") from error
 
 
 def source_version(source: str, options: SourceOptions = SourceOptions()) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import apache_beam as beam
@@ -44,26 +44,50 @@ class Source(Protocol):
         """A transform of a pipeline's root to a PCollection of `images.Image`, read on the workers."""
 
 
+class Shard(NamedTuple):
+    """A file of many images.
+
+    Attributes:
+      path: where it is.
+      name: its path below the folder that all files share, for keys.
+      split: "train" or "eval"; None if the hash of a key decides.
+    """
+
+    path: str
+    name: str
+    split: str | None
+
+
 class ReadFiles(beam.PTransform):
     """Read the images of each file on the worker that gets it.
 
     Args:
-      files: with the split of each, None if the hash decides.
-      read: from (file, split) and the arguments to the file's images.
+      shards: the files.
+      read: from a shard and the arguments to its images, and perhaps what is left aside.
       arguments: further ones for `read`.
     """
 
     def __init__(
         self,
-        files: Mapping[str, str | None],
-        read: Callable[..., Iterator[Image]],
+        shards: Sequence[Shard],
+        read: Callable[..., Iterator[Image | LeftAside]],
         *arguments: Any,
     ):
         super().__init__()
-        self._files = list(files.items())
+        self._shards = list(shards)
         self._read = read
         self._arguments = arguments
 
     def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection:
         """The images of all files."""
-        return root | beam.Create(self._files) | beam.Reshuffle() | beam.FlatMap(self._read, *self._arguments)
+        return (
+            root
+            | beam.Create(self._shards)
+            | beam.Reshuffle()
+            | beam.FlatMap(self._read, *self._arguments)
+            | "Images" >> beam.Filter(_is_image)
+        )
+
+
+def _is_image(found: Image | LeftAside) -> bool:
+    return isinstance(found, Image)

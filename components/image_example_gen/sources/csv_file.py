@@ -16,9 +16,9 @@ import apache_beam as beam
 import tensorflow as tf
 
 from components.image_example_gen.images import Image
-from components.image_example_gen.sources import files
+from components.image_example_gen.sources import files, tables
 from components.image_example_gen.sources.base import LeftAside, SourceError
-from components.image_example_gen.splits import EVAL_NAMES, TRAIN_NAMES, is_split_name
+from components.image_example_gen.splits import EVAL_NAMES, choose_splits, is_split_name, split_word
 from serving.wire.errors import one_line
 
 PATHS = ("path", "image", "file", "filename", "file_name")
@@ -37,19 +37,23 @@ class CsvFile:
         try:
             with tf.io.gfile.GFile(path, "rb") as file:
                 text = file.read().decode("utf-8-sig")
-            rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+            reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+            rows = list(reader)
         except (OSError, tf.errors.OpError, UnicodeDecodeError, csv.Error) as error:
             raise SourceError(f"csv:{path} must be a CSV file in UTF-8: {one_line(error)}") from error
         if not rows:
             raise SourceError(f"csv:{path} must have a header and a row, got neither or one of them")
-        columns = [column for column in rows[0] if column is not None]
+        columns = list(reader.fieldnames or ())
+        if len(set(columns)) < len(columns):
+            raise SourceError(f"csv:{path} must name each column once, got {', '.join(columns)}")
         paths = _column(path, "image", image_feature, PATHS, columns)
         labels = _column(path, "label", label_feature, LABELS, columns)
         uneven = next((n for n, row in enumerate(rows, 1) if None in row or None in row.values()), 0)
         if uneven:
             expected = f"{len(columns)} values in every row"
             raise SourceError(f"csv:{path} must have {expected}, got another number in row {uneven}")
-        values = sorted({row[labels] for row in rows} if labels else set(), key=_order)
+        # As in other sources, -1 is no label.
+        values = sorted({row[labels] for row in rows} - {"-1"} if labels else set(), key=_order)
         if "" in values and len(values) > 1:
             raise SourceError(f"csv:{path} must have a {labels} in every row or in none, got some")
         self.class_names: tuple[str, ...] = tuple(values) if len(values) > 1 else ()
@@ -59,14 +63,16 @@ class CsvFile:
         self._images = [
             Image(
                 row[paths],
-                values.index(row[labels]) if self.class_names else None,
-                row[labels] if self.class_names else "",
+                values.index(row[labels]) if self.class_names and row[labels] in values else None,
+                row[labels] if self.class_names and row[labels] in values else "",
                 splits.get(row[SPLIT]) if splits else None,
                 path=os.path.join(folder, row[paths]),
             )
             for row in rows
             if not splits or row[SPLIT] in splits
         ]
+        others = [row for row in rows if splits and row[SPLIT] not in splits]
+        self._left_aside = [LeftAside(row[paths], "is of another split") for row in others]
 
     def version(self) -> str:
         """A hash of the table and of its files' sizes and modification times, 16 hex digits."""
@@ -75,6 +81,7 @@ class CsvFile:
 
     def scan(self) -> Iterator[Image | LeftAside]:
         """Every image in the table."""
+        yield from self._left_aside
         yield from self._images
 
     def images(self) -> beam.PTransform:
@@ -91,10 +98,12 @@ def _column(path: str, kind: str, asked: str | None, usual: tuple[str, ...], col
             raise SourceError(f"data.{kind}_feature must be one of {', '.join(columns)}, got {asked!r}")
         return asked
     found = next((column for column in usual if column in columns), "")
-    if not found and kind == "image":
+    like = tables.label_like(columns) if kind == "label" else columns
+    if not found and like:
+        declined = ' or "" for none' if kind == "label" else ""
         raise SourceError(
-            f"csv:{path} must have one of the columns {', '.join(usual)}, or data.image_feature must be "
-            f"one of {', '.join(columns)}"
+            f"csv:{path} must have one of the columns {', '.join(usual)}, or data.{kind}_feature must be "
+            f"one of {', '.join(like)}{declined}"
         )
     return found
 
@@ -102,16 +111,14 @@ def _column(path: str, kind: str, asked: str | None, usual: tuple[str, ...], col
 def _splits(path: str, rows: list[dict[str, str]]) -> dict[str, str]:
     """The values of the column of splits that are used -> our splits."""
     values = {row[SPLIT] for row in rows}
-    unknown = sorted(value for value in values if not is_split_name(value))
-    own = {value.lower(): value for value in values}
-    train = next((own[name] for name in TRAIN_NAMES if name in own), None)
-    held_out = next((own[name] for name in EVAL_NAMES if name in own), None)
-    if unknown or train is None or held_out is None:
+    by_word = {split_word(value) or value: value for value in values}
+    chosen = choose_splits(by_word.keys())
+    if chosen is None or not all(map(is_split_name, values)):
         raise SourceError(
             f"csv:{path} must have train and one of {', '.join(EVAL_NAMES)} in the column {SPLIT}, "
             f"got {', '.join(sorted(values))}"
         )
-    return {train: "train", held_out: "eval"}
+    return {by_word[word]: split for word, split in zip(chosen, ("train", "eval"), strict=True)}
 
 
 def _order(value: str) -> tuple[int, int, str]:

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from components.image_example_gen.sources.base import LeftAside
+from components.image_example_gen.sources.base import LeftAside, Shard, SourceError
+from components.image_example_gen.splits import EVAL_NAMES, choose_splits, word_in_path
 from serving.export.standard_image import SUFFIXES, UnreadableImage, read_header
+from serving.wire.errors import one_line
 
 IMAGE_SUFFIXES = frozenset(suffix for own in SUFFIXES.values() for suffix in own)
 # What archives and file managers leave behind.
@@ -44,7 +46,7 @@ def folders_in(directory: str) -> list[str]:
         found = [name for name in names if tf.io.gfile.isdir(posixpath.join(directory, name))]
     else:
         with os.scandir(directory) as entries:
-            found = [entry.name for entry in entries if entry.is_dir() and _is_text(entry.name)]
+            found = [entry.name for entry in entries if _is_folder(entry) and is_text(entry.name)]
     return sorted(name for name in found if not is_hidden(name))
 
 
@@ -57,6 +59,40 @@ def matching(pattern: str) -> list[str]:
         return sorted(tf.io.gfile.glob(pattern))
     # Brackets of a folder's name are no pattern, if there is such a folder.
     return sorted(glob.glob(pattern) or glob.glob(pattern.replace("[", "[[]")))
+
+
+def shards(source: str, pattern: str) -> tuple[list[Shard], list[LeftAside]]:
+    """The files that match a pattern, with the splits that their paths name, and those of further splits.
+
+    Raises:
+      SourceError: none matches, or only some are of splits, or of one to train on and none held out.
+    """
+    try:
+        found = matching(pattern)
+    except (OSError, tf.errors.OpError) as error:
+        raise SourceError(f"{source}:{pattern} cannot be read: {one_line(error)}") from error
+    if not found:
+        raise SourceError(f"{source}:{pattern} must match a file, got none")
+    shared = posixpath.commonprefix([f"{posixpath.dirname(file)}/" for file in found])
+    shared = shared[: shared.rfind("/") + 1]
+    names = {file: file[len(shared) :] for file in found}
+    words = {file: word_in_path(name) for file, name in names.items()}
+    chosen = choose_splits(set(words.values()))
+    if len(set(words.values())) == 1:  # of one split, or of none
+        return [Shard(file, names[file], None) for file in found], []
+    if chosen is None or not all(words.values()):
+        example = names[next((file for file in found if not words[file]), found[0])]
+        got = ", ".join(sorted(filter(None, set(words.values()))))
+        held_out = ", ".join(EVAL_NAMES)
+        raise SourceError(
+            f"{source}:{pattern} must match files of train and one of {held_out}, or of no split, "
+            f"got {got} and the file {example}"
+        )
+    splits = dict(zip(chosen, ("train", "eval"), strict=True))
+    used = [Shard(file, names[file], splits[words[file]]) for file in found if words[file] in splits]
+    reason = "is another held-out split"
+    others = [LeftAside(names[file], reason) for file in found if words[file] not in splits]
+    return used, others
 
 
 def walk(directory: str, relative: str, *, recursive: bool = True) -> Iterator[str | LeftAside]:
@@ -91,17 +127,32 @@ def _walk_local(directory: str, relative: str, recursive: bool) -> Iterator[str 
             for entry in entries:
                 name = entry.name
                 path = f"{folder}/{name}" if folder else name
-                if not _is_text(name):
+                if not is_text(name):
                     readable = path.encode(errors="backslashreplace").decode()
                     yield LeftAside(readable, "must have a name in UTF-8")
                 elif is_hidden(name):
                     yield LeftAside(path, "is hidden")
-                elif entry.is_dir():
+                elif _is_folder(entry):
                     if recursive:
                         waiting.append(path)
                 else:
-                    reason = _why_not(name, entry.path)
+                    reason = _why_not(name, entry.path) if _may_be_read(entry) else "is no regular file"
                     yield LeftAside(path, reason) if reason else path
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False
+
+
+def _may_be_read(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link to one or to nothing; reading a pipe or a device may never end."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:  # links in a circle
+        return True
 
 
 def _walk_remote(directory: str, relative: str, recursive: bool) -> Iterator[str | LeftAside]:
@@ -130,7 +181,7 @@ def _why_not(name: str, path: str) -> str:
     return ""
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
     """Whether a name is valid Unicode, as paths of TensorFlow and features must be."""
     try:
         name.encode()
@@ -145,14 +196,17 @@ def _identity(folder: str) -> tuple[int, int]:
 
 
 def status(path: str) -> FileStatus:
-    """The status of a file; of a link that leads nowhere, that of the link."""
+    """The status of a file; of a link that leads nowhere, that of the link; of a missing file, size -1."""
     if is_remote(path):
         found = tf.io.gfile.stat(path)
         return FileStatus(found.length, found.mtime_nsec)
     try:
         local = os.stat(path)
-    except FileNotFoundError:
-        local = os.lstat(path)
+    except OSError:
+        try:
+            local = os.lstat(path)
+        except OSError:  # a table names it
+            return FileStatus(-1, 0)
     return FileStatus(local.st_size, local.st_mtime_ns)
 
 

@@ -5,10 +5,10 @@
     DIR/train/..., DIR/val/...       the source's own splits, each laid out as above
     DIR/train.txt, DIR/val.txt       the source's own splits, as lists beside either of the first two
 
-Split folders are used if there is one of `TRAIN_NAMES`, at least one of `EVAL_NAMES` (the first is used, the
-others are left aside), in any case, and no other folder. Otherwise split lists are used, if there are any
-(`sources.lists`). A single class is no class, and a single folder that holds only folders is entered, as
-archives unpack. Hidden files and folders are left aside.
+Split folders are used if their names stand for one of `splits.TRAIN_NAMES` and at least one of `EVAL_NAMES`
+(the first is used, the others are left aside), as `Test` or `val2017` do, and there is no other folder.
+Otherwise split lists are used, if there are any (`sources.lists`). A single class is no class, and a single
+folder that holds only folders is entered, as archives unpack. Hidden files and folders are left aside.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import tensorflow as tf
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files, lists
 from components.image_example_gen.sources.base import LeftAside, SourceError
-from components.image_example_gen.splits import EVAL_NAMES, TRAIN_NAMES
+from components.image_example_gen.splits import choose_splits, is_split_name, split_word
 from serving.wire.errors import one_line
 
 
@@ -170,15 +170,16 @@ def _layout(directory: str) -> _Layout:
     if root:
         notes.append(f"the only folder {root} is entered")
 
-    by_name = {name.lower(): name for name in reversed(folders)}
-    own_train = next((by_name[name] for name in TRAIN_NAMES if name in by_name), None)
-    own_eval = [by_name[name] for name in EVAL_NAMES if name in by_name]
+    by_word = {split_word(name) or name: name for name in reversed(folders)}
+    chosen = choose_splits(by_word.keys())
     roots: dict[str, str | None] = {root: None}
     aside: list[LeftAside] = []
-    if own_train and own_eval and set(folders) == {own_train, *own_eval}:
-        roots = {posixpath.join(root, own_train): "train", posixpath.join(root, own_eval[0]): "eval"}
-        notes.append(f"splits are the folders {own_train} and {own_eval[0]}")
-        aside = [LeftAside(posixpath.join(root, name), "is another held-out split") for name in own_eval[1:]]
+    if chosen and len(by_word) == len(folders) and all(map(is_split_name, folders)):
+        train, held_out = (by_word[word] for word in chosen)
+        roots = {posixpath.join(root, train): "train", posixpath.join(root, held_out): "eval"}
+        notes.append(f"splits are the folders {train} and {held_out}")
+        others = [name for name in folders if name not in (train, held_out)]
+        aside = [LeftAside(posixpath.join(root, name), "is another split") for name in others]
 
     classes = sorted({name for place in roots for name in files.folders_in(os.path.join(directory, place))})
     if len(classes) < 2:

@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files, tables
-from components.image_example_gen.sources.base import LeftAside, ReadFiles, SourceError
-from components.image_example_gen.splits import EVAL_NAMES, TRAIN_NAMES
+from components.image_example_gen.sources.base import LeftAside, ReadFiles, Shard, SourceError
+from components.image_example_gen.splits import choose_splits, split_word
 from serving.wire.errors import one_line
 
 
@@ -30,20 +30,19 @@ class HuggingFace:
     def __init__(self, directory: str, image_feature: str | None = None, label_feature: str | None = None):
         if not files.is_remote(directory):
             directory = os.path.abspath(os.path.expanduser(directory))
-        self._directory = directory
         source = f"huggingface:{directory}"
         try:
-            self._splits = _files(directory)
-            if not self._splits:
+            self._shards, self._left_aside = _shards(directory)
+            if not self._shards:
                 raise SourceError(f"{source} must be a folder of save_to_disk, got one without Arrow files")
-            first = next(iter(self._splits))
-            info = _json(os.path.join(directory, os.path.dirname(first), "dataset_info.json"))
-            with _opened(os.path.join(directory, first)) as reader:
+            folder = os.path.dirname(self._shards[0].path)
+            info = _json(os.path.join(folder, "dataset_info.json"))
+            with _opened(self._shards[0].path) as reader:
                 schema = reader.schema
             columns = tables.choose(source, schema, info.get("features") or {}, image_feature, label_feature)
-            labels = (array for file in self._splits for array in self._labels(file, columns.label))
+            labels = (array for shard in self._shards for array in _column(shard.path, columns.label))
             self._columns = tables.with_text_labels(columns, schema, labels)
-        except (OSError, tf.errors.OpError, ValueError, pa.ArrowException) as error:
+        except (OSError, tf.errors.OpError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             if isinstance(error, SourceError):
                 raise
             raise SourceError(f"{source} cannot be read: {one_line(error)}") from error
@@ -53,44 +52,50 @@ class HuggingFace:
     def version(self) -> str:
         """A hash of the files' names, sizes and modification times, 16 hex digits."""
         word = f"{self._columns.image}/{self._columns.label}"
-        return files.version(self._directory, ((word, file) for file in self._splits))
+        return files.version("", ((word, shard.path) for shard in self._shards))
 
     def scan(self) -> Iterator[Image | LeftAside]:
         """Read file by file."""
-        for one in self._splits.items():
-            yield from _images_of(one, self._directory, self._columns)
+        yield from self._left_aside
+        for shard in self._shards:
+            yield from _images_of(shard, self._columns)
 
     def images(self) -> beam.PTransform:
         """Read file by file."""
-        return ReadFiles(self._splits, _images_of, self._directory, self._columns)
-
-    def _labels(self, file: str, label: str) -> Iterator[pa.Array]:
-        with _opened(os.path.join(self._directory, file)) as reader:
-            yield from (batch.column(label) for batch in reader)
+        return ReadFiles(self._shards, _images_of, self._columns)
 
 
-def _images_of(one: tuple[str, str | None], directory: str, columns: tables.Columns) -> Iterator[Image]:
-    file, split = one
+def _images_of(shard: Shard, columns: tables.Columns) -> Iterator[Image]:
     try:
-        with _opened(os.path.join(directory, file)) as reader:
-            yield from tables.images_of(reader, columns, file, split)
+        with _opened(shard.path) as reader:
+            yield from tables.images_of(reader, columns, shard.name, shard.split)
     except (OSError, tf.errors.OpError, pa.ArrowException) as error:
-        raise SourceError(f"huggingface:{directory}, {file} cannot be read: {one_line(error)}") from error
+        raise SourceError(f"huggingface:{shard.path} cannot be read: {one_line(error)}") from error
 
 
-def _files(directory: str) -> dict[str, str | None]:
-    """The Arrow files, relative to the folder -> their split, None if the hash decides."""
+def _column(path: str, name: str) -> Iterator[pa.Array]:
+    with _opened(path) as reader:
+        yield from (batch.column(name) for batch in reader)
+
+
+def _shards(directory: str) -> tuple[list[Shard], list[LeftAside]]:
+    """The Arrow files with their splits, and folders of further ones."""
     if tf.io.gfile.exists(os.path.join(directory, "state.json")):
-        return dict.fromkeys(_data_files(directory, ""))
-    own = files.folders_in(directory)
-    by_name = {name.lower(): name for name in own}
-    train = next((by_name[name] for name in TRAIN_NAMES if name in by_name), None)
-    held_out = next((by_name[name] for name in EVAL_NAMES if name in by_name), None)
-    if train and held_out:
-        chosen: dict[str, str | None] = {train: "train", held_out: "eval"}
+        own: dict[str, str | None] = {"": None}
+        aside: list[LeftAside] = []
     else:
-        chosen = dict.fromkeys(own)
-    return {file: split for name, split in chosen.items() for file in _data_files(directory, name)}
+        by_word = {split_word(name) or name: name for name in reversed(files.folders_in(directory))}
+        chosen = choose_splits(by_word.keys())
+        named = dict(zip(chosen or (), ("train", "eval"), strict=False))
+        own = {by_word[word]: split for word, split in named.items()} or dict.fromkeys(by_word.values())
+        reason = "is another split"
+        aside = [LeftAside(name, reason) for name in sorted(by_word.values()) if name not in own]
+    found = [
+        Shard(os.path.join(directory, file), file, split)
+        for name, split in own.items()
+        for file in _data_files(directory, name)
+    ]
+    return found, aside
 
 
 def _data_files(directory: str, split: str) -> list[str]:

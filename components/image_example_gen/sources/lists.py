@@ -12,15 +12,17 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from components.image_example_gen.sources.base import SourceError
-from components.image_example_gen.splits import EVAL_NAMES
+from components.image_example_gen.splits import EVAL_NAMES, TRAIN_NAMES, choose_splits
 
-_LABELLED = re.compile(r"(?P<path>.*\S)\s+(?P<label>\d{1,6})")
+# A path ends in a suffix of letters and digits, or has none.
+_LINE = re.compile(r"(?P<path>.+?\.\w+)\s+(?P<label>\d{1,6})|(?P<whole>.*[^.\s]|.+\.\w+)")
 
 
 @dataclass(frozen=True)
@@ -44,29 +46,32 @@ def read(directory: str) -> Lists | None:
     Raises:
       SourceError: one of the two lists is missing, an image is in both, or only some lines have a label.
     """
-    names = [
-        name for name in ("train", *EVAL_NAMES) if tf.io.gfile.exists(os.path.join(directory, f"{name}.txt"))
-    ]
-    if not names:
+    found = {name: file for name in (*TRAIN_NAMES, *EVAL_NAMES) if (file := _file(directory, name))}
+    if not found:
         return None
-    if "train" not in names or len(names) == 1:
-        expected = " or ".join(f"{name}.txt" for name in EVAL_NAMES) if "train" in names else "train.txt"
-        raise SourceError(f"folder:{directory} must have {expected} beside {names[0]}.txt, got none")
-    files = {"train": "train.txt", "eval": f"{names[1]}.txt"}
-    lines = {split: _lines(directory, file) for split, file in files.items()}
-    matches = [_LABELLED.fullmatch(line) for own in lines.values() for line in own]
-    labelled = bool(matches) and all(matches)
+    chosen = choose_splits(found.keys())
+    if chosen is None:
+        one = next(iter(found.values()))
+        missing = EVAL_NAMES if set(found) & set(TRAIN_NAMES) else TRAIN_NAMES
+        expected = " or ".join(f"{name}.txt" for name in missing)
+        raise SourceError(f"folder:{directory} must have {expected} beside {one}, got none")
+    files = {split: found[name] for split, name in zip(("train", "eval"), chosen, strict=True)}
+    lines = {split: list(_lines(directory, file)) for split, file in files.items()}
+    labelled = [line for own in lines.values() for line in own if line.label is not None]
+    if labelled and len(labelled) < sum(map(len, lines.values())):
+        plain = next(line.path for own in lines.values() for line in own if line.label is None)
+        expected = "a label in all lines of its lists or in none"
+        raise SourceError(f"folder:{directory} must have {expected}, got {plain}")
     splits: dict[str, str] = {}
     labels: dict[str, int] = {}
     for split, own in lines.items():
-        for line in own:
-            match = _LABELLED.fullmatch(line) if labelled else None
-            path = match["path"] if match else line
+        for path, label in own:
             name = stem(_relative(directory, path))
             if splits.setdefault(name, split) != split:
                 raise SourceError(f"folder:{directory} must have {path} in one list, got both")
-            if match:
-                labels[name] = int(match["label"])
+            if label is not None and labels.setdefault(name, label) != label:
+                both = f"{labels[name]} and {label}"
+                raise SourceError(f"folder:{directory} must have one label for {path}, got {both}")
     return Lists(files, splits, labels)
 
 
@@ -89,10 +94,31 @@ def stem(path: str) -> str:
     return posixpath.splitext(posixpath.normpath(path))[0]
 
 
-def _lines(directory: str, file: str) -> list[str]:
+class _Line(NamedTuple):
+    path: str
+    label: int | None
+
+
+def _file(directory: str, name: str) -> str:
+    """The list of a split, in any usual case; "" if there is none."""
+    forms = (name, name.capitalize(), name.upper())
+    usual = [form + suffix for form in forms for suffix in (".txt", ".TXT")]
+    return next((file for file in usual if tf.io.gfile.exists(os.path.join(directory, file))), "")
+
+
+def _lines(directory: str, file: str) -> Iterator[_Line]:
     with tf.io.gfile.GFile(os.path.join(directory, file), "rb") as content:
         text = content.read().decode("utf-8-sig")  # Windows' editors write a byte order mark
-    return [line for line in map(str.strip, text.splitlines()) if line]
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        match = _LINE.fullmatch(line)
+        path = (match["path"] or match["whole"]) if match else line
+        if not line:
+            continue
+        # Anything behind the suffix would be lost with it.
+        if not re.fullmatch(r"(\.\w+)?", posixpath.splitext(path)[1]):
+            expected = "a path, or a path and one integer of at most six digits"
+            raise SourceError(f"folder:{directory}, line {number} of {file} must be {expected}, got {line!r}")
+        yield _Line(path, int(match["label"]) if match and match["label"] else None)
 
 
 def _relative(directory: str, path: str) -> str:

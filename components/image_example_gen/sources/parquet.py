@@ -1,12 +1,11 @@
 """The source `parquet:PATTERN`: Parquet files with a column of images, as Hugging Face's hub serves them.
 
-The first word of the files' names tells the splits (`train-00000-of-00004.parquet`, `test-...`).
+The paths of the files tell the splits (`train-00000-of-00004.parquet`, `test/0000.parquet`).
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,8 +16,7 @@ import tensorflow as tf
 
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files, tables
-from components.image_example_gen.sources.base import LeftAside, ReadFiles, SourceError
-from components.image_example_gen.splits import splits_of_files
+from components.image_example_gen.sources.base import LeftAside, ReadFiles, Shard, SourceError
 from serving.wire.errors import one_line
 
 # Rows at once: an image may have megabytes.
@@ -31,45 +29,48 @@ class Parquet:
     ready = True
 
     def __init__(self, pattern: str, image_feature: str | None = None, label_feature: str | None = None):
+        self._shards, self._left_aside = files.shards("parquet", pattern)
+        source = f"parquet:{pattern}"
         try:
-            self._files = files.matching(pattern)
-            if not self._files:
-                raise SourceError(f"parquet:{pattern} must match a file, got none")
-            schema = _opened(self._files[0]).schema_arrow
-            columns = tables.choose(
-                f"parquet:{pattern}", schema, _features(schema), image_feature, label_feature
-            )
-            labels = (_opened(file).read([columns.label]).column(0) for file in self._files)
+            schema = _opened(self._shards[0].path).schema_arrow
+            columns = tables.choose(source, schema, _features(schema), image_feature, label_feature)
+            wanted = [name for name in (columns.image, columns.label) if name]
+            kinds = [schema.field(name).type for name in wanted]
+            for shard in self._shards:
+                other = _opened(shard.path).schema_arrow
+                if [other.field(name).type if name in other.names else None for name in wanted] != kinds:
+                    listed = ", ".join(wanted)
+                    raise SourceError(f"parquet:{shard.path} must have {listed} as other files do")
+            labels = (_opened(shard.path).read([columns.label]).column(0) for shard in self._shards)
             self._columns = tables.with_text_labels(columns, schema, labels)
         except (OSError, tf.errors.OpError, pa.ArrowException) as error:
-            raise SourceError(f"parquet:{pattern} cannot be read: {one_line(error)}") from error
+            raise SourceError(f"{source} cannot be read: {one_line(error)}") from error
         self.class_names = self._columns.class_names
         self.notes = (f"image is the column {columns.image}, label {columns.label or 'none'}",)
-        self._splits = splits_of_files(self._files)
 
     def version(self) -> str:
         """A hash of the files' names, sizes and modification times, 16 hex digits."""
         word = f"{self._columns.image}/{self._columns.label}"
-        return files.version("", ((word, file) for file in self._files))
+        return files.version("", ((word, shard.path) for shard in self._shards))
 
     def scan(self) -> Iterator[Image | LeftAside]:
         """Read file by file."""
-        for one in self._splits.items():
-            yield from _images_of(one, self._columns)
+        yield from self._left_aside
+        for shard in self._shards:
+            yield from _images_of(shard, self._columns)
 
     def images(self) -> beam.PTransform:
         """Read file by file."""
-        return ReadFiles(self._splits, _images_of, self._columns)
+        return ReadFiles(self._shards, _images_of, self._columns)
 
 
-def _images_of(one: tuple[str, str | None], columns: tables.Columns) -> Iterator[Image]:
-    file, split = one
+def _images_of(shard: Shard, columns: tables.Columns) -> Iterator[Image]:
     wanted = [name for name in (columns.image, columns.label) if name]
     try:
-        batches = _opened(file).iter_batches(batch_size=ROWS, columns=wanted)
-        yield from tables.images_of(batches, columns, os.path.basename(file), split)
+        batches = _opened(shard.path).iter_batches(batch_size=ROWS, columns=wanted)
+        yield from tables.images_of(batches, columns, shard.name, shard.split)
     except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"parquet:{file} cannot be read: {one_line(error)}") from error
+        raise SourceError(f"parquet:{shard.path} cannot be read: {one_line(error)}") from error
 
 
 def _opened(file: str) -> pq.ParquetFile:

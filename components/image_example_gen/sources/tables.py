@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -54,12 +55,23 @@ def choose(
             f"{', '.join(candidates) or 'the columns of bytes, of which there is none'}, got {image!r}"
         )
     label = LABEL if label_feature is None and LABEL in schema.names else label_feature or ""
+    like = label_like(schema.names)
+    if label_feature is None and not label and like:
+        raise SourceError(
+            f"{source} must say which column is the label: data.label_feature must be one of "
+            f'{", ".join(like)} or "" for none'
+        )
     if label:
         labels = [field.name for field in schema if pa.types.is_integer(field.type) or _is_text(field.type)]
         if label not in labels:
             raise SourceError(f"data.label_feature must be one of {', '.join(labels)}, got {label!r}")
-    named = features.get(label, {})
+    named = (features or {}).get(label, {})
     return Columns(image, label, tuple(named.get("names") or ()) if isinstance(named, dict) else ())
+
+
+def label_like(names: Iterable[str]) -> list[str]:
+    """The names that may be those of labels, sorted."""
+    return sorted(name for name in names if re.search("label|class|categor", name.lower()))
 
 
 def with_text_labels(
@@ -105,6 +117,8 @@ def _number(label: Any, columns: Columns, key: str) -> int | None:
     if label is None or label == -1:
         return None
     if isinstance(label, str):
+        if label not in columns.class_names:
+            raise SourceError(f"{key}: {columns.label} must be of one type in all files, got text {label!r}")
         return columns.class_names.index(label)
     if label < 0 or (columns.class_names and label >= len(columns.class_names)):
         most = f"below {len(columns.class_names)}" if columns.class_names else "0 or more"

@@ -1,13 +1,12 @@
 """The source `tar:PATTERN`: shards as WebDataset writes them.
 
 Members of a shard whose names differ only behind the first dot of the file name are one sample: an image
-(`0001.jpg`) and perhaps its label (`0001.cls`, an integer). The first word of the shards' names tells the
-splits (`train-0000.tar`, `val-0000.tar`).
+(`0001.jpg`) and perhaps its label (`0001.cls`, an integer). The paths of the shards tell the
+splits (`train-0000.tar`, `val/0000.tar`).
 """
 
 from __future__ import annotations
 
-import os
 import posixpath
 import tarfile
 from collections.abc import Iterator
@@ -18,9 +17,8 @@ import tensorflow as tf
 
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files
-from components.image_example_gen.sources.base import LeftAside, ReadFiles, SourceError
+from components.image_example_gen.sources.base import LeftAside, ReadFiles, Shard, SourceError
 from components.image_example_gen.sources.tfrecord import MAX_LABEL
-from components.image_example_gen.splits import splits_of_files
 from serving.wire.errors import one_line
 
 LABEL = "cls"
@@ -31,46 +29,36 @@ class Tar:
 
     ready = True
     class_names: tuple[str, ...] = ()  # only the samples hold them
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = (f"label is the member .{LABEL} beside an image",)
 
     def __init__(self, pattern: str):
-        try:
-            self._files = files.matching(pattern)
-        except (OSError, tf.errors.OpError) as error:
-            raise SourceError(f"tar:{pattern} cannot be read: {one_line(error)}") from error
-        if not self._files:
-            raise SourceError(f"tar:{pattern} must match a file, got none")
-        self._splits = splits_of_files(self._files)
+        self._shards, self._left_aside = files.shards("tar", pattern)
 
     def version(self) -> str:
         """A hash of the files' names, sizes and modification times, 16 hex digits."""
-        return files.version("", (("", file) for file in self._files))
+        return files.version("", (("", shard.path) for shard in self._shards))
 
     def scan(self) -> Iterator[Image | LeftAside]:
         """Read shard by shard."""
-        for one in self._splits.items():
-            yield from _samples(one)
+        yield from self._left_aside
+        for shard in self._shards:
+            yield from _samples(shard)
 
     def images(self) -> beam.PTransform:
         """Read shard by shard."""
-        return ReadFiles(self._splits, _images_of)
+        return ReadFiles(self._shards, _samples)
 
 
-def _images_of(one: tuple[str, str | None]) -> Iterator[Image]:
-    return (found for found in _samples(one) if isinstance(found, Image))
-
-
-def _samples(one: tuple[str, str | None]) -> Iterator[Image | LeftAside]:
-    file, split = one
+def _samples(shard: Shard) -> Iterator[Image | LeftAside]:
     try:
         # As a stream: a shard may be read over a network, and is read once.
         with (
-            tf.io.gfile.GFile(file, "rb") as content,
+            tf.io.gfile.GFile(shard.path, "rb") as content,
             tarfile.open(fileobj=cast(BinaryIO, content), mode="r|*") as archive,
         ):
-            yield from _grouped(archive, os.path.basename(file), split)
+            yield from _grouped(archive, shard.name, shard.split)
     except (tarfile.TarError, EOFError, tf.errors.OpError) as error:
-        raise SourceError(f"tar:{file} must be a tar archive: {one_line(error)}") from error
+        raise SourceError(f"tar:{shard.path} must be a tar archive: {one_line(error)}") from error
 
 
 def _grouped(archive: tarfile.TarFile, shard: str, split: str | None) -> Iterator[Image | LeftAside]:
@@ -78,7 +66,12 @@ def _grouped(archive: tarfile.TarFile, shard: str, split: str | None) -> Iterato
     name = ""
     sample: dict[str, bytes] = {}
     for member in archive:
-        if not member.isfile():
+        if member.isdir():
+            continue
+        if not member.isfile() or not files.is_text(member.name):
+            readable = member.name.encode(errors="backslashreplace").decode()
+            reason = "must have a name in UTF-8" if member.isfile() else "is no regular file"
+            yield LeftAside(f"{shard}/{readable}", reason)
             continue
         folder, own = posixpath.split(member.name)
         stem, _, suffix = own.partition(".")
@@ -88,6 +81,8 @@ def _grouped(archive: tarfile.TarFile, shard: str, split: str | None) -> Iterato
             name, sample = key, {}
         suffix = suffix.lower()
         if suffix == LABEL or f".{suffix}" in files.IMAGE_SUFFIXES:
+            if suffix in sample:
+                raise SourceError(f"tar: {shard}/{member.name} must be there once, got it again")
             content = archive.extractfile(member)
             sample[suffix] = content.read() if content else b""
         else:
@@ -98,6 +93,8 @@ def _grouped(archive: tarfile.TarFile, shard: str, split: str | None) -> Iterato
 
 def _sample(key: str, sample: dict[str, bytes], split: str | None) -> Iterator[Image]:
     images = [suffix for suffix in sample if suffix != LABEL]
+    if not images and sample:
+        raise SourceError(f"tar: {key}.{LABEL} must be beside its image, got it alone")
     if not images:
         return
     if len(images) > 1:
@@ -105,7 +102,7 @@ def _sample(key: str, sample: dict[str, bytes], split: str | None) -> Iterator[I
     label = None
     if LABEL in sample:
         text = sample[LABEL].strip()
-        if not text.isdigit() or int(text) > MAX_LABEL:
-            raise SourceError(f"tar: {key}.{LABEL} must be 0 to {MAX_LABEL}, got {text[:40]!r}")
-        label = int(text)
+        if text != b"-1" and (not text.isdigit() or int(text) > MAX_LABEL):
+            raise SourceError(f"tar: {key}.{LABEL} must be -1 to {MAX_LABEL}, got {text[:40]!r}")
+        label = None if text == b"-1" else int(text)
     yield Image(key, label, "" if label is None else str(label), split, content=sample[images[0]])

@@ -54,7 +54,11 @@ class Tfds:
             self._label = _chosen(name, "label", label_feature, (pair[1], "label"), labels)
         self.class_names: tuple[str, ...] = tuple(features[self._label].names) if self._label else ()
         self.ready = self._builder.is_prepared()
-        self.notes = (f"image is the feature {self._image}, label {self._label or 'none'}",)
+        unused = sorted(set(self._builder.info.splits) - set(_splits(self._builder)))
+        self.notes = (
+            f"image is the feature {self._image}, label {self._label or 'none'}",
+            *(f"the split {name} is not used" for name in unused),
+        )
 
     def version(self) -> str:
         """Name, configuration, version and chosen features, which identify the content in TFDS."""

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,11 +17,9 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from components.image_example_gen.images import Image
-from components.image_example_gen.sources import files
-from components.image_example_gen.sources.base import LeftAside, ReadFiles, SourceError
-from components.image_example_gen.splits import splits_of_files
+from components.image_example_gen.sources import files, tables
+from components.image_example_gen.sources.base import LeftAside, ReadFiles, Shard, SourceError
 from components.tfrecords import DamagedFile, read_records
-from serving.wire.errors import one_line
 
 IMAGES = ("image/encoded",)
 LABELS = ("image/label", "image/class/label")
@@ -43,48 +40,43 @@ class TfRecord:
 
     ready = True
     class_names: tuple[str, ...] = ()  # only the records hold them
-    notes: tuple[str, ...] = ()
 
     def __init__(self, pattern: str, image_feature: str | None = None, label_feature: str | None = None):
         self._features = _Features(
             (image_feature,) if image_feature else IMAGES,
             LABELS if label_feature is None else (label_feature,) if label_feature else (),
         )
-        try:
-            self._files = files.matching(pattern)
-        except (OSError, tf.errors.OpError) as error:
-            raise SourceError(f"tfrecord:{pattern} cannot be read: {one_line(error)}") from error
-        if not self._files:
-            raise SourceError(f"tfrecord:{pattern} must match a file, got none")
-        self._splits = splits_of_files(self._files)
+        self._shards, self._left_aside = files.shards("tfrecord", pattern)
+        label = "none" if label_feature == "" else label_feature or " or ".join(LABELS)
+        self.notes = (f"image is the feature {self._features.image[0]}, label {label}",)
 
     def version(self) -> str:
         """A hash of the files' names, sizes and modification times, 16 hex digits."""
-        return files.version("", (("/".join(map(str, self._features)), file) for file in self._files))
+        return files.version("", (("/".join(map(str, self._features)), shard.path) for shard in self._shards))
 
     def scan(self) -> Iterator[Image | LeftAside]:
         """Read file by file."""
-        for file, split in self._splits.items():
-            yield from _images_of((file, split), self._features)
+        yield from self._left_aside
+        for shard in self._shards:
+            yield from _images_of(shard, self._features)
 
     def images(self) -> beam.PTransform:
         """Read file by file."""
-        return ReadFiles(self._splits, _images_of, self._features)
+        return ReadFiles(self._shards, _images_of, self._features)
 
 
-def _images_of(one: tuple[str, str | None], features: _Features) -> Iterator[Image]:
-    file, split = one
+def _images_of(shard: Shard, features: _Features) -> Iterator[Image]:
     index = 0
     try:
-        for index, record in enumerate(read_records(file)):
+        for index, record in enumerate(read_records(shard.path)):
             example = tf.train.Example.FromString(record)
             if not index:
-                _check_image(example, features)
-            yield replace(_image(example, features, f"{os.path.basename(file)}/{index}"), split=split)
+                _check_features(example, features)
+            yield replace(_image(example, features, f"{shard.name}/{index}"), split=shard.split)
     except (DamagedFile, DecodeError) as error:
-        raise SourceError(f"tfrecord:{file} must be a TFRecord file of tf.Example: {error}") from error
+        raise SourceError(f"tfrecord:{shard.path} must be a TFRecord file of tf.Example: {error}") from error
     except ValueError as error:
-        raise SourceError(f"tfrecord:{file}, record {index}: {error}") from error
+        raise SourceError(f"tfrecord:{shard.path}, record {index}: {error}") from error
 
 
 def _image(example: tf.train.Example, features: _Features, default_key: str) -> Image:
@@ -102,17 +94,24 @@ def _image(example: tf.train.Example, features: _Features, default_key: str) -> 
     return Image(
         key=_text(example, "image/key") or default_key,
         label=label if label >= 0 else None,
-        class_name=_text(example, *CLASSES) or str(label),
+        class_name=(_text(example, *CLASSES) or str(label)) if label >= 0 else "",
         content=content[0] if content else b"",
     )
 
 
-def _check_image(example: tf.train.Example, features: _Features) -> None:
-    """Check that a file's first record has an image; a later one without is broken, as a damaged one is."""
+def _check_features(example: tf.train.Example, features: _Features) -> None:
+    """Check that a file's first record has an image, and the label if it may have one under another name."""
+    present = ", ".join(sorted(example.features.feature)) or "no feature"
     if not _named(example, features.image):
-        present = ", ".join(sorted(example.features.feature)) or "no feature"
         raise ValueError(
             f"{features.image[0]} must be an image, got none; data.image_feature may name one of {present}"
+        )
+    asked = features.label and features.label != LABELS
+    like = tables.label_like(name for name in example.features.feature if name not in CLASSES)
+    if features.label and not _named(example, features.label) and (asked or like):
+        raise ValueError(
+            f"{features.label[0]} must be a label, got none; data.label_feature may name one of {present}, "
+            'or "" for none'
         )
 
 

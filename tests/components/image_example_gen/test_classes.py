@@ -29,7 +29,7 @@ def test_class_that_the_data_set_declares_may_be_empty():
     assert problems({"train": {0: 1, 1: 1}}, NAMES, declared=True) == []
 
 
-@pytest.mark.parametrize("name", ["train", "Test", "VALIDATION", "dev"])
+@pytest.mark.parametrize("name", ["train", "Test", "VALIDATION", "dev", "test_set", "val2017", "trainval"])
 def test_classes_named_like_splits_are_refused(name):
     (line,) = problems({"train": {0: 1, 1: 1}}, ("cat", name), declared=True)
     assert line == f"classes must not be named like splits, got {name}; data.allow=[split_names] lets it pass"

@@ -137,6 +137,31 @@ def test_sheet_shows_the_images_as_a_model_sees_them(photos):
         sheet({}, 8, "#ffffff")
 
 
+def test_sheet_passes_over_images_that_cannot_be_decoded(photos):
+    half = pictures.encoded(9, "JPEG", (200, 200))[:-500]
+    (photos / "train" / "cat" / "half.jpg").write_bytes(half)
+    _, samples = survey(Reading(f"folder:{photos}"))
+    assert "train/cat/half.jpg" in [image.key for image in samples["cat"]]
+    assert sheet(samples, 8, "#ffffff").size[0] > 5 * 8
+
+
+def test_faults_that_no_library_documents_are_one_line(photos, monkeypatch):
+    def fault(*_):
+        raise KeyError("odd")
+
+    monkeypatch.setattr("components.image_example_gen.sources.folder.Folder.scan", fault)
+    assert read(photos).problems == [f"folder:{photos} cannot be read: 'odd'"]
+
+
+def test_class_folder_without_images_leaves_no_two_classes(tmp_path):
+    for index in range(20):
+        pictures.write(tmp_path / "cat" / f"{index}.png")
+    (tmp_path / "dog").mkdir()
+    found = read(tmp_path)
+    assert (found.classes, found.unlabelled) == ((), 20)
+    assert found.notes == ("the only class cat is no class: images are unlabelled",)
+
+
 def test_memory_grows_by_some_bytes_an_image(tmp_path):
     pictures.write(tmp_path / "0.png")
     for index in range(1, 4000):

@@ -131,5 +131,5 @@ def test_malformed_metadata_ends_in_pixels_or_a_refusal(seed):
     ],
 )
 def test_header_without_end_is_refused(content):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="image must have fewer"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"(?i)image must have fewer|jpeg"):
         in_request(tf.constant(content))

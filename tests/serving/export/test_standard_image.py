@@ -123,7 +123,7 @@ def test_header_of_a_turned_tiff_is_as_shown():
 @pytest.mark.parametrize(("bits", "photometric", "expected"), [(12, 1, 0x80), (16, 1, 0x08), (16, 0, 0xF7)])
 def test_grey_tiff_of_more_than_8_bits_is_scaled_by_its_own_depth(bits, photometric, expected):
     # Two pixels of 0x800 and 0x80f in 12 bits, or one of 0x0800 in 16.
-    data = b"\x80\x08\x0f" if bits == 12 else b"\x08\x00"
+    data = b"\x80\x08\x0f" if bits == 12 else b"\x00\x08"
     width = 2 if bits == 12 else 1
     tags = [
         (256, width),
@@ -136,11 +136,11 @@ def test_grey_tiff_of_more_than_8_bits_is_scaled_by_its_own_depth(bits, photomet
         (278, 1),
         (279, len(data)),
     ]
-    directory = struct.pack(">H", len(tags)) + b"".join(
-        struct.pack(">HHIHH", tag, 3, 1, value, 0) for tag, value in tags
+    directory = struct.pack("<H", len(tags)) + b"".join(
+        struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags
     )
     start = 8 + len(data) + len(data) % 2
-    content = b"MM\0*" + struct.pack(">I", start) + data + bytes(len(data) % 2) + directory + bytes(4)
+    content = b"II*\0" + struct.pack("<I", start) + data + bytes(len(data) % 2) + directory + bytes(4)
     assert to_pixels(content).getpixel((0, 0)) == (expected,) * 3
 
 

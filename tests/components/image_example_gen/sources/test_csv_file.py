@@ -54,6 +54,8 @@ def test_configuration_chooses_columns(tmp_path):
     [
         ("path,label\n", "must have a header and a row"),
         ("file_path,label\n1.png,0\n", "data.image_feature must be one of file_path, label"),
+        ("path, Label\n1.png,0\n", 'data.label_feature must be one of Label or "" for none'),
+        ("path,label,label\n1.png,0,1\n", "must name each column once, got path, label, label"),
         ("path,label\n1.png\n", "must have 2 values in every row, got another number in row 1"),
         ("path,label\n1.png,0,7\n", "must have 2 values in every row, got another number in row 1"),
         ("path,label\n1.png,0\n2.png,\n", "must have a label in every row or in none, got some"),
@@ -79,3 +81,18 @@ def test_version_changes_with_labels_and_files(tmp_path):
     pictures.write(tmp_path / "2.png", 7)
     versions.append(source_version(name))
     assert len(set(versions)) == 3
+
+
+def test_spaces_behind_commas_minus_1_and_further_splits_are_understood(tmp_path):
+    rows = "path, label, split\n1.png, cat, train\n2.png, dog, val\n3.png, -1, train\n4.png, cat, test\n"
+    source = open_source(write(tmp_path, rows, "1.png", "2.png", "3.png", "4.png"))
+    assert source.class_names == ("cat", "dog")
+    aside, *images = source.scan()
+    assert aside == ("4.png", "is of another split")
+    assert [image.label for image in images] == [0, 1, None]
+
+
+def test_missing_file_is_left_to_be_broken(tmp_path):
+    source = open_source(write(tmp_path, "path,label\n1.png,0\ngone.png,1\n", "1.png"))
+    assert source.version()
+    assert len(list(source.scan())) == 2

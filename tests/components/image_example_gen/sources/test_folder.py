@@ -56,6 +56,10 @@ def test_a_flat_folder_is_unlabelled(tmp_path):
         ("train", "dev"),
         ("Train", "Test"),
         ("TRAINING", "testing"),
+        ("training_set", "test_set"),
+        ("train2017", "val2017"),
+        ("seg_train", "seg_test"),
+        ("trainset", "testset"),
     ],
 )
 def test_split_folders_are_used_as_splits(tmp_path, train, held_out):
@@ -72,7 +76,7 @@ def test_split_folders_are_used_as_splits(tmp_path, train, held_out):
 def test_split_folders_may_be_flat_and_val_takes_precedence_over_test(tmp_path):
     fill(tmp_path, "train/1.png", "test/1.png", "val/1.png")
     assert_found(tmp_path, [("train/1.png", None, "", "train"), ("val/1.png", None, "", "eval")])
-    assert LeftAside("test", "is another held-out split") in aside(tmp_path)
+    assert LeftAside("test", "is another split") in aside(tmp_path)
 
 
 def aside(folder):
@@ -143,6 +147,18 @@ def test_each_file_is_found_once_despite_links(tmp_path):
     assert len(again) == 1  # by whichever name the file system lists first
     assert sorted(set(found) - again) == ["cat/1.png", "dog/1.png", "dog/gone.png"]
     assert len(aside(tmp_path)) == 2
+    assert source_version(f"folder:{tmp_path}")
+
+
+def test_pipes_and_links_in_a_circle_do_not_stop_the_reading(tmp_path):
+    fill(tmp_path, "1.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    assert {one.file: one.reason for one in aside(tmp_path)} == dict.fromkeys(
+        ("pipe", "pipe.png", "device.png"), "is no regular file"
+    )
     assert source_version(f"folder:{tmp_path}")
 
 

@@ -46,8 +46,20 @@ def test_split_folders_take_precedence_over_lists(tmp_path):
     ("lists", "message"),
     [
         ({"train": ["0.png"]}, r"must have val\.txt or valid\.txt.* beside train\.txt, got none"),
-        ({"val": ["0.png"]}, r"must have train\.txt beside val\.txt, got none"),
+        ({"val": ["0.png"]}, r"must have train\.txt or training\.txt beside val\.txt, got none"),
         ({"train": ["/elsewhere/0.png"], "val": ["1.png"]}, r"must contain all .*, got /elsewhere/0\.png"),
+        (
+            {"train": ["0.png cat"], "val": ["1.png dog"]},
+            r"line 1 of train\.txt must be a path, or .*got '0\.png cat'",
+        ),
+        ({"train": ["0.png,1"], "val": ["1.png,0"]}, r"must be a path, or a path and one integer"),
+        ({"train": ["0.png 2 1"], "val": ["1.png 0 1"]}, r"must be a path, or a path and one integer"),
+        ({"train": ["0.png -1"], "val": ["1.png 0"]}, r"must be a path, or a path and one integer"),
+        (
+            {"train": ["0.png 1"], "val": ["1.png"]},
+            r"a label in all lines of its lists or in none, got 1\.png",
+        ),
+        ({"train": ["0.png 1", "0.png 2"], "val": ["1.png 1"]}, r"one label for 0\.png, got 1 and 2"),
         ({"train": ["0.png"], "val": ["0.png"]}, r"must have 0\.png in one list, got both"),
         (
             {"train": ["0.png", "8.png", "9.png"], "val": ["1.png"]},
@@ -65,6 +77,14 @@ def test_absolute_paths_byte_order_marks_and_windows_lines_are_read(tmp_path):
     fill(tmp_path, "0.png", "1.png")
     (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbf" + f"{tmp_path}/0.png\r\n".encode())
     (tmp_path / "val.txt").write_bytes(b"\xef\xbb\xbf1.png\r\n\r\n")
+    assert_split(tmp_path, [("0.png", "train", ""), ("1.png", "eval", "")])
+
+
+@pytest.mark.parametrize(("train", "held_out"), [("Train.txt", "Test.txt"), ("training.TXT", "VAL.TXT")])
+def test_lists_are_found_in_any_usual_case(tmp_path, train, held_out):
+    fill(tmp_path, "0.png", "1.png")
+    (tmp_path / train).write_text("0.png\n")
+    (tmp_path / held_out).write_text("1.png\n")
     assert_split(tmp_path, [("0.png", "train", ""), ("1.png", "eval", "")])
 
 

@@ -100,3 +100,43 @@ def test_version_changes_with_files_and_columns(tmp_path):
     pq.write_table(table([0, 1]), tmp_path / "a.parquet")
     versions.append(source_version(f"parquet:{tmp_path}/a.parquet"))
     assert len(set(versions)) == 3
+
+
+def test_folders_name_splits_and_keep_keys_apart(tmp_path):
+    for split in ("train", "validation", "test"):
+        (tmp_path / split).mkdir()
+        pq.write_table(table([0]), tmp_path / split / "0000.parquet")
+    found = list(open_source(f"parquet:{tmp_path}/*/*.parquet").scan())
+    assert found[0] == ("test/0000.parquet", "is another held-out split")
+    assert [(image.key, image.split) for image in found[1:]] == [
+        ("train/0000.parquet/0", "train"),
+        ("validation/0000.parquet/0", "eval"),
+    ]
+
+
+@pytest.mark.parametrize("names", [("train-0", "extra-0"), ("train-0", "test-0", "extra-0"), ("val-0", "x")])
+def test_files_of_which_only_some_name_a_split_are_refused(tmp_path, names):
+    for name in names:
+        pq.write_table(table([0]), tmp_path / f"{name}.parquet")
+    with pytest.raises(SourceError, match=r"must match files of train and one of val, .*, or of no split"):
+        open_source(f"parquet:{tmp_path}/*.parquet")
+
+
+def test_files_of_a_single_split_are_split_by_hash(tmp_path):
+    for name in ("set-train-0", "set-train-1"):
+        pq.write_table(table([0]), tmp_path / f"{name}.parquet")
+    assert {image.split for image in open_source(f"parquet:{tmp_path}/*.parquet").scan()} == {None}
+
+
+@pytest.mark.parametrize("other", [pa.table({"image": [PNG]}), table(["cat"])])
+def test_files_of_other_columns_are_source_error(tmp_path, other):
+    pq.write_table(table([0]), tmp_path / "a.parquet")
+    pq.write_table(other, tmp_path / "b.parquet")
+    with pytest.raises(SourceError, match=r"b\.parquet must have image, label as other files do"):
+        open_source(f"parquet:{tmp_path}/*.parquet")
+
+
+def test_label_of_another_name_is_not_passed_over(tmp_path):
+    pq.write_table(table([0], label="fine_label"), tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match='label_feature must be one of fine_label or "" for none'):
+        open_source(f"parquet:{tmp_path}/a.parquet")

@@ -47,14 +47,19 @@ def test_neighbours_of_one_name_are_one_sample(tmp_path, mode):
 def test_first_words_of_shards_are_splits(tmp_path):
     for name in ("train-0.tar", "train-1.tar", "val-0.tar", "test-0.tar"):
         write(tmp_path / name, ("1.png", PNG))
-    splits = {image.key: image.split for image in open_source(f"tar:{tmp_path}/*.tar").scan()}
+    found = list(open_source(f"tar:{tmp_path}/*.tar").scan())
+    aside = [one for one in found if isinstance(one, LeftAside)]
+    assert aside == [("test-0.tar", "is another held-out split")]
+    splits = {image.key: image.split for image in found if not isinstance(image, LeftAside)}
     assert splits == {"train-0.tar/1": "train", "train-1.tar/1": "train", "val-0.tar/1": "eval"}
 
 
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([("1.jpg", JPEG), ("1.cls", b"cat")], r"tar: x\.tar/1\.cls must be 0 to 999999, got b'cat'"),
+        ([("1.jpg", JPEG), ("1.cls", b"cat")], r"tar: x\.tar/1\.cls must be -1 to 999999, got b'cat'"),
+        ([("1.png", PNG), ("2.png", PNG), ("1.cls", b"0")], r"x\.tar/1\.cls must be beside its image"),
+        ([("1.png", PNG), ("1.png", PNG)], r"x\.tar/1\.png must be there once, got it again"),
         ([("1.jpg", JPEG), ("1.png", PNG)], r"x\.tar/1 must have one image, got jpg, png"),
     ],
 )
@@ -62,6 +67,22 @@ def test_ambiguous_samples_are_source_error(tmp_path, members, message):
     write(tmp_path / "x.tar", *members)
     with pytest.raises(SourceError, match=message):
         list(open_source(f"tar:{tmp_path}/x.tar").scan())
+
+
+def test_members_that_cannot_be_read_are_left_aside(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w", encoding="latin-1", format=tarfile.USTAR_FORMAT) as archive:
+        for name, kind in (("a.png", tarfile.SYMTYPE), ("caf\xe9.png", tarfile.REGTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type = kind
+            archive.addfile(member, io.BytesIO(b""))
+    reasons = [one.reason for one in open_source(f"tar:{tmp_path}/x.tar").scan()]
+    assert reasons == ["is no regular file", "must have a name in UTF-8"]
+
+
+def test_label_minus_1_is_none(tmp_path):
+    write(tmp_path / "x.tar", ("1.png", PNG), ("1.cls", b"-1"))
+    (image,) = open_source(f"tar:{tmp_path}/x.tar").scan()
+    assert image.label is None
 
 
 def test_other_files_are_source_error(tmp_path):

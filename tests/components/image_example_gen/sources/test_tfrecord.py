@@ -145,3 +145,17 @@ def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path):
     write(tmp_path / "photos [v1]" / "a b", {"image/encoded": PNG})
     assert len(list(open_source(f"tfrecord:{tmp_path}/photos [v1]/*").scan())) == 1
     assert len(list(open_source(f"tfrecord:{tmp_path}/photos [v1]/a b").scan())) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        ({"label": 1}, {}),
+        ({"image/category": 1}, {}),
+        ({"image/label": 1}, {"label_feature": "nope"}),
+    ],
+)
+def test_missing_label_is_not_passed_over_where_there_may_be_one(tmp_path, row, options):
+    write_rows(tmp_path / "a", [{"image/encoded": PNG, **row}])
+    with pytest.raises(SourceError, match=r'must be a label, got none; data\.label_feature .* "" for none'):
+        list(open_source(f"tfrecord:{tmp_path}/a", SourceOptions(**options)).scan())
