@@ -46,6 +46,7 @@ setup(
         "matplotlib",
         "ml-metadata",
         "pillow",
+        "pyarrow",
         "pydantic",
         "pyyaml",
         "rich",
