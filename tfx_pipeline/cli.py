@@ -139,6 +139,8 @@ def compile_(
 ) -> None:
     """Compile the pipeline for Kubeflow Pipelines v2."""
     config = configuration.load(preset, overrides, small=small)
+    if Path(output).suffix not in (".yaml", ".yml"):  # before TFX is imported, which takes seconds
+        raise ConfigError(f"output must be a file ending in .yaml or .yml, got {output!r}")
     from components.image_example_gen.sources import SourceError, source_version
     from components.tokenizer_importer.saved_tokenizer import TokenizerError
     from tfx_pipeline import kubeflow_runner, pipeline

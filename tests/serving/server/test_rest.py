@@ -6,11 +6,13 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from serving.export import images
 from serving.export.metadata import Metadata
 from serving.server.server import Limits, background_server
 from tests import stand_ins
+from tests.serving.export.image_files import FILES, encoded
 
 pytestmark = pytest.mark.slow
 
@@ -123,6 +125,34 @@ def test_invalid_body_is_400_with_one_line_error(server, body, said):
     assert set(answer) == {"error"}
     assert said in answer["error"]
     assert "\n" not in answer["error"]
+
+
+def encode(server, content):
+    body = {"signature_name": "encode", "instances": [{"b64": base64.b64encode(content).decode()}]}
+    return predict(server, "vit_vqgan", body)
+
+
+def test_served_signature_sees_what_people_see(server):
+    lying = np.zeros([16, 16, 3], np.uint8)
+    lying[:, :8] = 255  # white beside black, shown as white above black
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = encode(server, encoded(lying.transpose(1, 0, 2), "PNG"))
+    assert upright == (200, {"predictions": [[15, 15, 0, 0]]})
+    for encoding in ("JPEG", "PNG"):
+        assert encode(server, encoded(lying, encoding, exif=exif)) == upright
+    for kind in ("PNG, transparent", "PNG, 2 bits, transparent", "PNG, 16 bits", "BMP, palette"):
+        shown = encoded(FILES[kind].pixels.astype(np.uint8), "PNG")
+        assert encode(server, FILES[kind].content) == encode(server, shown), kind
+
+
+@pytest.mark.parametrize(
+    "kind", ["WebP", "JPEG, CMYK", "PNG, linear light", "BMP, 1 bit", "PNG, broken profile"]
+)
+def test_served_signature_refuses_what_it_would_misread(server, kind):
+    status, answer = encode(server, FILES[kind].content)
+    assert status == 400
+    assert answer["error"].startswith(FILES[kind].refusal)
 
 
 @pytest.mark.parametrize(
