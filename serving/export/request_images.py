@@ -63,7 +63,7 @@ def decode(image_bytes: tf.Tensor, ground: str = WHITE) -> tf.Tensor:
     known = is_jpeg | is_png | is_bmp
     with tf.control_dependencies([_require(known, "be a JPEG, PNG or BMP")]):
         kind = tf.where(is_jpeg, 0, tf.where(is_png, 1, 2))
-    pixels = tf.switch_case(
+    pixels, exif = tf.switch_case(
         kind,
         [
             lambda: _jpeg(image_bytes, data),
@@ -71,11 +71,12 @@ def decode(image_bytes: tf.Tensor, ground: str = WHITE) -> tf.Tensor:
             lambda: _bmp(image_bytes, data),
         ],
     )
+    pixels = _turned(pixels, _orientation(exif))
     pixels.set_shape([None, None, 3])
     return pixels
 
 
-def _jpeg(image_bytes: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
+def _jpeg(image_bytes: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     exif, profile = _jpeg_segments(data)
     shape = tf.image.extract_jpeg_shape(image_bytes)
     checks = [
@@ -85,10 +86,10 @@ def _jpeg(image_bytes: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
     ]
     with tf.control_dependencies(checks):
         pixels = images.decode_jpeg(tf.identity(image_bytes))
-    return _turned(_scaled(pixels), _orientation(exif))
+    return _scaled(pixels), exif
 
 
-def _png(image_bytes: tf.Tensor, data: tf.Tensor, ground: str) -> tf.Tensor:
+def _png(image_bytes: tf.Tensor, data: tf.Tensor, ground: str) -> tuple[tf.Tensor, tf.Tensor]:
     exif, profile, hidden = _png_chunks(data)
     checks = [_require_size(_number(data, 16, 4), _number(data, 20, 4)), _require_srgb(profile)]
     with tf.control_dependencies(checks):
@@ -103,10 +104,10 @@ def _png(image_bytes: tf.Tensor, data: tf.Tensor, ground: str) -> tf.Tensor:
     # TensorFlow adds is not 255.
     has_alpha = (_number(data, 25, 1) == 4) | (_number(data, 25, 1) == 6) | hidden
     pixels = tf.cond(has_alpha, on_ground, lambda: _scaled(tf.image.decode_png(content, channels=3)))
-    return _turned(pixels, _orientation(exif))
+    return pixels, exif
 
 
-def _bmp(image_bytes: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
+def _bmp(image_bytes: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     # The header: its own size at 14, width at 18, height at 22, bits at 28, compression at 30, colours at 46.
     bits, header = _number(data, 28, 2, little=True), _number(data, 14, 4, little=True)
     compression = _number(data, 30, 4, little=True)
@@ -133,7 +134,7 @@ def _bmp(image_bytes: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
         return lambda: tf.cast(tf.image.decode_bmp(content, channels=channels)[..., :3], tf.int32)
 
     pixels = tf.case([(bits == 8, palette), (bits == 24, direct(3))], direct(4))
-    return _scaled(pixels)
+    return _scaled(pixels), tf.constant(b"")
 
 
 def _jpeg_segments(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -153,8 +154,8 @@ def _jpeg_segments(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         content = _part(data, at + 4, length - 2)
         is_exif = is_segment & (marker == 0xE1) & _starts(content, _EXIF)
         is_profile = is_segment & (marker == 0xE2) & _starts(content, b"ICC_PROFILE\0")
-        exif = tf.cond(is_exif & (exif == b""), lambda: content, lambda: exif)
-        profile = tf.cond(is_profile & (profile == b""), lambda: _part(content, 14, length), lambda: profile)
+        exif = tf.where(is_exif & (exif == b""), content, exif)
+        profile = tf.where(is_profile & (profile == b""), _part(content, 14, length), profile)
         return at + tf.where(is_segment, 2 + tf.maximum(length, 2), 1), index + 1, exif, profile
 
     start = [tf.constant(2), tf.constant(0), tf.constant(b""), tf.constant(b"")]
@@ -176,8 +177,8 @@ def _png_chunks(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         at: tf.Tensor, index: tf.Tensor, exif: tf.Tensor, profile: tf.Tensor, hidden: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         length, kind = _number(data, at, 4), _part(data, at + 4, 4)
-        exif = tf.cond(kind == b"eXIf", lambda: _part(data, at + 8, length), lambda: exif)
-        profile = tf.cond(kind == b"iCCP", lambda: _part(data, at + 8, length), lambda: profile)
+        exif = tf.where(kind == b"eXIf", _part(data, at + 8, length), exif)
+        profile = tf.where(kind == b"iCCP", _part(data, at + 8, length), profile)
         hidden = hidden | (kind == b"tRNS")
         # The chunk's length, kind and checksum are beside its content.
         return at + 12 + tf.clip_by_value(length, 0, _end(data)), index + 1, exif, profile, hidden
@@ -185,8 +186,7 @@ def _png_chunks(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     start = [tf.constant(8), tf.constant(0), tf.constant(b""), tf.constant(b""), tf.constant(False)]
     _, index, exif, profile, hidden = tf.while_loop(more, step, start)
     with tf.control_dependencies([_require(index < _MOST_CHUNKS, "have fewer chunks")]):
-        profile = tf.cond(profile == b"", lambda: profile, lambda: _inflated(profile))
-        return tf.identity(exif), profile, hidden
+        return tf.identity(exif), _inflated(profile), hidden
 
 
 def _inflated(profile: tf.Tensor) -> tf.Tensor:
@@ -222,7 +222,7 @@ def _require_srgb(profile: tf.Tensor) -> tf.Operation:
 
 def _orientation(exif: tf.Tensor) -> tf.Tensor:
     """The orientation in EXIF data, 1 to 8; 1 if there is none."""
-    exif = tf.cond(_starts(exif, _EXIF), lambda: _part(exif, 6, tf.strings.length(exif)), lambda: exif)
+    exif = tf.where(_starts(exif, _EXIF), _part(exif, 6, tf.strings.length(exif)), exif)
     data = tf.strings.join([exif, _BEHIND])
     little = _starts(data, b"II")
 

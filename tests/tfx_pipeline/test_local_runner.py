@@ -194,7 +194,7 @@ def test_unlabelled_images_complete_the_run_and_the_first_configuration_comes_ba
 
 def test_imported_tokenizer_scores_like_the_trained_one(finished):
     (pushed, *_) = versions(finished, "vit_vqgan")
-    small = config.load("digits", [f"stage1={{savedmodel: {pushed}}}"], small=True)
+    small = config.load("digits", [f"stage1={json.dumps({'savedmodel': str(pushed)})}"], small=True)
     metrics = local_runner.run(small, str(finished.directory)).metrics
     from_images = {"ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "Trainer.classifier"}
     assert states(metrics) == {

@@ -117,10 +117,12 @@ def test_samples_depend_on_the_seed_and_not_on_batch_size(evaluate):
     assert (sets[0][1]["images"] != sets[2][1]["images"]).any()
 
 
-def test_unconditional_model_has_no_class_accuracy_and_is_blessed(evaluate):
+def test_unconditional_model_has_no_class_accuracy_and_misses_a_threshold_on_it(evaluate):
     evaluation, samples = evaluate(class_names=(), thresholds=json.dumps({"class_accuracy": {"min": 0.9}}))
     assert "class_accuracy" not in evaluation["metrics"]
-    assert evaluation["blessed"]
+    assert not evaluation["blessed"]
+    (failed,) = evaluation["failed_thresholds"]
+    assert failed["reason"] == "class_accuracy was not measured, it needs images with classes"
     assert len(samples["images"]) == 30
 
 
