@@ -53,7 +53,8 @@ def _rows(survey: Survey) -> Iterator[tuple[str, str]]:
         return
     names = survey.classes
     more = ", ..." if len(names) > _NAMES_SHOWN else ""
-    yield "classes", f"{len(names)}: {', '.join(names[:_NAMES_SHOWN])}{more}" if names else "none, unlabelled"
+    unknown = "none, unlabelled" if survey.complete else "known when all images are read"
+    yield "classes", f"{len(names)}: {', '.join(names[:_NAMES_SHOWN])}{more}" if names else unknown
     counts = ", ".join(f"{number} {split}" for split, number in survey.splits.items())
     unlabelled = f"; {survey.unlabelled} without a label" if names and survey.unlabelled else ""
     yield "images", counts + unlabelled + ("" if survey.complete else ", and more that were not looked at")

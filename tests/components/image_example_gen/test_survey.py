@@ -3,6 +3,7 @@ import os
 import shutil
 import time
 import tracemalloc
+from dataclasses import replace
 
 import PIL.Image
 import pytest
@@ -118,6 +119,9 @@ def test_headers_are_limited_and_files_still_counted(photos):
 def test_images_inside_files_are_not_read_beyond_the_limit():
     found, _ = survey(Reading("digits"), most_headers=3)
     assert (found.headers, found.complete, found.problems) == (3, False, [])
+    assert "classes     10: 0, 1, 2, 3, 4, 5, 6, 7, ..." in list(lines(found))
+    nameless = replace(found, classes=())
+    assert "classes     known when all images are read" in list(lines(nameless))
 
 
 def test_prepared_and_pending_tfds_differ(tmp_path):
