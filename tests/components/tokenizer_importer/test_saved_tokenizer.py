@@ -12,6 +12,7 @@ from components.tokenizer_importer import saved_tokenizer
 DATA = Path(__file__).resolve().parents[3] / "docs" / "data.md"
 
 
+@pytest.mark.slow
 def test_recipe_in_the_docs_exports_a_valid_tokenizer(tmp_path, monkeypatch):
     (recipe,) = re.findall(r"```python\n(.*?)```", DATA.read_text(), re.DOTALL)
     # One code a patch: 16 codes are grey levels, and no patch is near any of the others.

@@ -7,6 +7,8 @@ from serving.export.signatures import read_metadata
 from serving.export.warmup import read_warmup
 from tests import stand_ins
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):

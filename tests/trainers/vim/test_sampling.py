@@ -144,6 +144,7 @@ def test_samples_of_20000_seeds_follow_the_filtered_softmax(filters, of_every_se
     assert stats.chisquare(counts[possible], wanted).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_guided_samples_of_20000_seeds_follow_the_guided_softmax(vim):
     start = tf.zeros([1, PLACES], tf.int32)
     with_class, without = (vim(start, tf.constant([c]))[0, 0].numpy() for c in (2, vim.no_class))
@@ -213,6 +214,7 @@ def test_sampled_row_does_not_depend_on_its_batch(vim):
     assert np.any(together[0] != together[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_row_logits_are_bit_identical_in_any_batch(qk_norm):
     # A sampled code depends on the last bit: with thousands of codes, some image would change in any batch.

@@ -8,6 +8,8 @@ from tests.trainers.precision import bfloat16
 from trainers.vit_vqgan.cnn import Attention, Decoder, Encoder, NormSwish, Residual
 from trainers.vit_vqgan.config import Convolutional
 
+pytestmark = pytest.mark.slow
+
 SMALL = Convolutional(channels=16, multipliers=(1, 2), residual_blocks=1)
 
 

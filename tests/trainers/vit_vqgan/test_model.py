@@ -7,6 +7,8 @@ from trainers.training.config import Transformer
 from trainers.vit_vqgan.config import VQ, Convolutional, Model
 from trainers.vit_vqgan.model import ViTVQGAN
 
+pytestmark = pytest.mark.slow
+
 SMALL = Transformer(blocks=1, heads=2, width=16, hidden=32)
 LARGE = Transformer(blocks=2, heads=3, width=24, hidden=32)
 CONVOLUTIONS = Convolutional(channels=8, multipliers=(1, 1, 2), residual_blocks=1)
