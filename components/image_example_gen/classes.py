@@ -13,6 +13,8 @@ Check = Literal["eval_only_classes", "empty_classes", "split_names", "anomalies"
 CHECKS: tuple[Check, ...] = get_args(Check)
 # The label of an image without one.
 UNLABELLED = -1
+# Each label up to the largest takes a row of every classifier.
+MAX_LABEL = 999_999
 # More classes than this for each image are ids, not labels; each class takes a row of every classifier.
 MAX_CLASSES_PER_IMAGE = 10
 _SHOWN = 5

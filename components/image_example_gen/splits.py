@@ -44,11 +44,14 @@ def is_split_name(name: str) -> bool:
     return bool(split_word(name))
 
 
-def choose_splits(words: Collection[str]) -> tuple[str, str] | None:
-    """The words of the split to train on and of the held-out one; None if one of them is missing."""
+def choose_splits(words: Collection[str]) -> dict[str, str]:
+    """The word of the split to train on -> "train", and that of the held-out one -> "eval".
+
+    Empty if one of them is missing.
+    """
     train = next((name for name in TRAIN_NAMES if name in words), None)
     held_out = next((name for name in EVAL_NAMES if name in words), None)
-    return (train, held_out) if train and held_out else None
+    return {train: "train", held_out: "eval"} if train and held_out else {}
 
 
 def word_in_path(path: str) -> str:

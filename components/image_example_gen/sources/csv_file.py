@@ -33,7 +33,6 @@ class CsvFile:
 
     def __init__(self, path: str, image_feature: str | None = None, label_feature: str | None = None):
         path = path if files.is_remote(path) else os.path.abspath(os.path.expanduser(path))
-        self._path = path
         try:
             with tf.io.gfile.GFile(path, "rb") as file:
                 text = file.read().decode("utf-8-sig")
@@ -60,11 +59,12 @@ class CsvFile:
         self.notes = (f"image is the column {paths}, label {labels if self.class_names else 'none'}",)
         splits = _splits(path, rows) if SPLIT in columns else {}
         folder = os.path.dirname(path)
+        ids = {value: label for label, value in enumerate(self.class_names)}
         self._images = [
             Image(
                 row[paths],
-                values.index(row[labels]) if self.class_names and row[labels] in values else None,
-                row[labels] if self.class_names and row[labels] in values else "",
+                ids.get(row[labels]) if ids else None,
+                row[labels] if ids and row[labels] in ids else "",
                 splits.get(row[SPLIT]) if splits else None,
                 path=os.path.join(folder, row[paths]),
             )
@@ -113,12 +113,12 @@ def _splits(path: str, rows: list[dict[str, str]]) -> dict[str, str]:
     values = {row[SPLIT] for row in rows}
     by_word = {split_word(value) or value: value for value in values}
     chosen = choose_splits(by_word.keys())
-    if chosen is None or not all(map(is_split_name, values)):
+    if not chosen or not all(map(is_split_name, values)):
         raise SourceError(
             f"csv:{path} must have train and one of {', '.join(EVAL_NAMES)} in the column {SPLIT}, "
             f"got {', '.join(sorted(values))}"
         )
-    return {by_word[word]: split for word, split in zip(chosen, ("train", "eval"), strict=True)}
+    return {by_word[word]: split for word, split in chosen.items()}
 
 
 def _order(value: str) -> tuple[int, int, str]:

@@ -80,7 +80,7 @@ def shards(source: str, pattern: str) -> tuple[list[Shard], list[LeftAside]]:
     chosen = choose_splits(set(words.values()))
     if len(set(words.values())) == 1:  # of one split, or of none
         return [Shard(file, names[file], None) for file in found], []
-    if chosen is None or not all(words.values()):
+    if not chosen or not all(words.values()):
         example = names[next((file for file in found if not words[file]), found[0])]
         got = ", ".join(sorted(filter(None, set(words.values()))))
         held_out = ", ".join(EVAL_NAMES)
@@ -88,10 +88,9 @@ def shards(source: str, pattern: str) -> tuple[list[Shard], list[LeftAside]]:
             f"{source}:{pattern} must match files of train and one of {held_out}, or of no split, "
             f"got {got} and the file {example}"
         )
-    splits = dict(zip(chosen, ("train", "eval"), strict=True))
-    used = [Shard(file, names[file], splits[words[file]]) for file in found if words[file] in splits]
+    used = [Shard(file, names[file], chosen[words[file]]) for file in found if words[file] in chosen]
     reason = "is another held-out split"
-    others = [LeftAside(names[file], reason) for file in found if words[file] not in splits]
+    others = [LeftAside(names[file], reason) for file in found if words[file] not in chosen]
     return used, others
 
 

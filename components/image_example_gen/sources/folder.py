@@ -175,10 +175,10 @@ def _layout(directory: str) -> _Layout:
     roots: dict[str, str | None] = {root: None}
     aside: list[LeftAside] = []
     if chosen and len(by_word) == len(folders) and all(map(is_split_name, folders)):
-        train, held_out = (by_word[word] for word in chosen)
-        roots = {posixpath.join(root, train): "train", posixpath.join(root, held_out): "eval"}
-        notes.append(f"splits are the folders {train} and {held_out}")
-        others = [name for name in folders if name not in (train, held_out)]
+        used = [by_word[word] for word in chosen]
+        roots = {posixpath.join(root, by_word[word]): split for word, split in chosen.items()}
+        notes.append(f"splits are the folders {' and '.join(used)}")
+        others = [name for name in folders if name not in used]
         aside = [LeftAside(posixpath.join(root, name), "is another split") for name in others]
 
     classes = sorted({name for place in roots for name in files.folders_in(os.path.join(directory, place))})

@@ -85,9 +85,8 @@ def _shards(directory: str) -> tuple[list[Shard], list[LeftAside]]:
         aside: list[LeftAside] = []
     else:
         by_word = {split_word(name) or name: name for name in reversed(files.folders_in(directory))}
-        chosen = choose_splits(by_word.keys())
-        named = dict(zip(chosen or (), ("train", "eval"), strict=False))
-        own = {by_word[word]: split for word, split in named.items()} or dict.fromkeys(by_word.values())
+        named = {by_word[word]: split for word, split in choose_splits(by_word.keys()).items()}
+        own = {**named} or dict.fromkeys(by_word.values())
         reason = "is another split"
         aside = [LeftAside(name, reason) for name in sorted(by_word.values()) if name not in own]
     found = [

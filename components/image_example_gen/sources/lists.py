@@ -50,12 +50,12 @@ def read(directory: str) -> Lists | None:
     if not found:
         return None
     chosen = choose_splits(found.keys())
-    if chosen is None:
+    if not chosen:
         one = next(iter(found.values()))
         missing = EVAL_NAMES if set(found) & set(TRAIN_NAMES) else TRAIN_NAMES
         expected = " or ".join(f"{name}.txt" for name in missing)
         raise SourceError(f"folder:{directory} must have {expected} beside {one}, got none")
-    files = {split: found[name] for split, name in zip(("train", "eval"), chosen, strict=True)}
+    files = {split: found[name] for name, split in chosen.items()}
     lines = {split: list(_lines(directory, file)) for split, file in files.items()}
     labelled = [line for own in lines.values() for line in own if line.label is not None]
     if labelled and len(labelled) < sum(map(len, lines.values())):

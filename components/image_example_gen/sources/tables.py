@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from components.image_example_gen.classes import MAX_LABEL
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources.base import SourceError
 
@@ -120,9 +121,9 @@ def _number(label: Any, columns: Columns, key: str) -> int | None:
         if label not in columns.class_names:
             raise SourceError(f"{key}: {columns.label} must be of one type in all files, got text {label!r}")
         return columns.class_names.index(label)
-    if label < 0 or (columns.class_names and label >= len(columns.class_names)):
-        most = f"below {len(columns.class_names)}" if columns.class_names else "0 or more"
-        raise SourceError(f"{key}: {columns.label} must be {most}, got {label}")
+    most = len(columns.class_names) - 1 if columns.class_names else MAX_LABEL
+    if not 0 <= label <= most:
+        raise SourceError(f"{key}: {columns.label} must be -1 to {most}, got {label}")
     return int(label)
 
 

@@ -15,10 +15,10 @@ from typing import BinaryIO, cast
 import apache_beam as beam
 import tensorflow as tf
 
+from components.image_example_gen.classes import MAX_LABEL
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files
 from components.image_example_gen.sources.base import LeftAside, ReadFiles, Shard, SourceError
-from components.image_example_gen.sources.tfrecord import MAX_LABEL
 from serving.wire.errors import one_line
 
 LABEL = "cls"

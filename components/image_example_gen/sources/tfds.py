@@ -5,8 +5,8 @@ set that is already prepared is read from `data_dir` without its code; any other
 there when `images` is called, not earlier.
 
 Image and label are the features that the configuration names, else the data set's `supervised_keys`, else
-those called `image` and `label`. The data set's own splits are used if it has `train` and one of
-`splits.EVAL_NAMES` (the first is used); otherwise all of its splits are pooled and split by hash.
+those called `image` and `label`. The data set's own splits are used if it has one of `splits.TRAIN_NAMES` and of
+`EVAL_NAMES` (the first is used); otherwise all of its splits are pooled and split by hash.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources.base import LeftAside, SourceError
-from components.image_example_gen.splits import EVAL_NAMES
+from components.image_example_gen.splits import choose_splits
 from serving.wire.errors import one_line
 
 
@@ -145,10 +145,7 @@ def _image(
 def _splits(builder: tfds.core.DatasetBuilder) -> dict[str, str | None]:
     """The TFDS splits to read -> our split, or None if the hash decides."""
     names = list(builder.info.splits)
-    own_eval = next((name for name in EVAL_NAMES if name in names), None)
-    if own_eval and "train" in names:
-        return {"train": "train", own_eval: "eval"}
-    return dict.fromkeys(names)
+    return {**choose_splits(names)} or dict.fromkeys(names)
 
 
 def _chosen(

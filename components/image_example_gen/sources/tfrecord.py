@@ -16,6 +16,7 @@ import apache_beam as beam
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from components.image_example_gen.classes import MAX_LABEL
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files, tables
 from components.image_example_gen.sources.base import LeftAside, ReadFiles, Shard, SourceError
@@ -24,8 +25,6 @@ from components.tfrecords import DamagedFile, read_records
 IMAGES = ("image/encoded",)
 LABELS = ("image/label", "image/class/label")
 CLASSES = ("image/class", "image/class/text")
-# Each label up to the largest takes a row of every classifier.
-MAX_LABEL = 999_999
 
 
 class _Features(NamedTuple):

@@ -70,8 +70,9 @@ def test_plain_bytes_and_chosen_columns_are_read(tmp_path):
         (pa.table({"text": ["a"]}), {}, "of which there is none, got 'image'"),
         (table([0]), {"label_feature": "species"}, "data.label_feature must be one of label, got 'species'"),
         (table([1.5]), {}, "data.label_feature must be one of , got 'label'"),
-        (table([2], hub=True), {}, "label must be below 2, got 2"),
-        (table([-7]), {}, "label must be 0 or more, got -7"),
+        (table([2], hub=True), {}, "label must be -1 to 1, got 2"),
+        (table([1_000_000]), {}, "label must be -1 to 999999, got 1000000"),
+        (table([-7]), {}, "label must be -1 to 999999, got -7"),
         (
             pa.table({"image": [{"bytes": None, "path": "/etc/passwd"}]}),
             {},
