@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import apache_beam as beam
 
@@ -56,38 +56,3 @@ class Shard(NamedTuple):
     path: str
     name: str
     split: str | None
-
-
-class ReadFiles(beam.PTransform):
-    """Read the images of each file on the worker that gets it.
-
-    Args:
-      shards: the files.
-      read: from a shard and the arguments to its images, and perhaps what is left aside.
-      arguments: further ones for `read`.
-    """
-
-    def __init__(
-        self,
-        shards: Sequence[Shard],
-        read: Callable[..., Iterator[Image | LeftAside]],
-        *arguments: Any,
-    ):
-        super().__init__()
-        self._shards = list(shards)
-        self._read = read
-        self._arguments = arguments
-
-    def expand(self, root: beam.pvalue.PBegin) -> beam.PCollection:
-        """The images of all files."""
-        return (
-            root
-            | beam.Create(self._shards)
-            | beam.Reshuffle()
-            | beam.FlatMap(self._read, *self._arguments)
-            | "Images" >> beam.Filter(_is_image)
-        )
-
-
-def _is_image(found: Image | LeftAside) -> bool:
-    return isinstance(found, Image)

@@ -11,58 +11,35 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import apache_beam as beam
 import pyarrow as pa
 import tensorflow as tf
 
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files, tables
-from components.image_example_gen.sources.base import LeftAside, ReadFiles, Shard, SourceError
+from components.image_example_gen.sources.base import LeftAside, Shard, SourceError
+from components.image_example_gen.sources.sharded import ShardedSource
 from components.image_example_gen.splits import choose_splits, split_word
 from serving.wire.errors import one_line
 
 
-class HuggingFace:
+class HuggingFace(ShardedSource):
     """Images of a data set on disk; keys are the Arrow file's name, with its split, and the row."""
-
-    ready = True
 
     def __init__(self, directory: str, image_feature: str | None = None, label_feature: str | None = None):
         if not files.is_remote(directory):
             directory = os.path.abspath(os.path.expanduser(directory))
         source = f"huggingface:{directory}"
-        try:
-            self._shards, self._left_aside = _shards(directory)
-            if not self._shards:
-                raise SourceError(f"{source} must be a folder of save_to_disk, got one without Arrow files")
-            folder = os.path.dirname(self._shards[0].path)
-            info = _json(os.path.join(folder, "dataset_info.json"))
-            with _opened(self._shards[0].path) as reader:
-                schema = reader.schema
-            columns = tables.choose(source, schema, info.get("features") or {}, image_feature, label_feature)
-            labels = (array for shard in self._shards for array in _column(shard.path, columns.label))
-            self._columns = tables.with_text_labels(columns, schema, labels)
-        except (OSError, tf.errors.OpError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            if isinstance(error, SourceError):
-                raise
-            raise SourceError(f"{source} cannot be read: {one_line(error)}") from error
-        self.class_names = self._columns.class_names
-        self.notes = (f"image is the column {columns.image}, label {columns.label or 'none'}",)
-
-    def version(self) -> str:
-        """A hash of the files' names, sizes and modification times, 16 hex digits."""
-        word = f"{self._columns.image}/{self._columns.label}"
-        return files.version("", ((word, shard.path) for shard in self._shards))
-
-    def scan(self) -> Iterator[Image | LeftAside]:
-        """Read file by file."""
-        yield from self._left_aside
-        for shard in self._shards:
-            yield from _images_of(shard, self._columns)
-
-    def images(self) -> beam.PTransform:
-        """Read file by file."""
-        return ReadFiles(self._shards, _images_of, self._columns)
+        shards, left_aside = _shards(directory)
+        if not shards:
+            raise SourceError(f"{source} must be a folder of save_to_disk, got one without Arrow files")
+        info = _json(os.path.join(os.path.dirname(shards[0].path), "dataset_info.json"))
+        with _opened(shards[0].path) as reader:
+            schema = reader.schema
+        columns = tables.choose(source, schema, info.get("features") or {}, image_feature, label_feature)
+        labels = (array for shard in shards for array in _column(shard.path, columns.label))
+        columns = tables.with_text_labels(columns, schema, labels)
+        super().__init__(shards, left_aside, _images_of, columns)
+        self.class_names, self.notes = columns.class_names, columns.notes
 
 
 def _images_of(shard: Shard, columns: tables.Columns) -> Iterator[Image]:

@@ -9,59 +9,38 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files, tables
-from components.image_example_gen.sources.base import LeftAside, ReadFiles, Shard, SourceError
+from components.image_example_gen.sources.base import Shard, SourceError
+from components.image_example_gen.sources.sharded import ShardedSource
 from serving.wire.errors import one_line
 
 # Rows at once: an image may have megabytes.
 ROWS = 16
 
 
-class Parquet:
+class Parquet(ShardedSource):
     """Images of all files that match a pattern; keys are the file's name and the row."""
 
-    ready = True
-
     def __init__(self, pattern: str, image_feature: str | None = None, label_feature: str | None = None):
-        self._shards, self._left_aside = files.shards("parquet", pattern)
-        source = f"parquet:{pattern}"
-        try:
-            schema = _opened(self._shards[0].path).schema_arrow
-            columns = tables.choose(source, schema, _features(schema), image_feature, label_feature)
-            wanted = [name for name in (columns.image, columns.label) if name]
-            kinds = [schema.field(name).type for name in wanted]
-            for shard in self._shards:
-                other = _opened(shard.path).schema_arrow
-                if [other.field(name).type if name in other.names else None for name in wanted] != kinds:
-                    listed = ", ".join(wanted)
-                    raise SourceError(f"parquet:{shard.path} must have {listed} as other files do")
-            labels = (_opened(shard.path).read([columns.label]).column(0) for shard in self._shards)
-            self._columns = tables.with_text_labels(columns, schema, labels)
-        except (OSError, tf.errors.OpError, pa.ArrowException) as error:
-            raise SourceError(f"{source} cannot be read: {one_line(error)}") from error
-        self.class_names = self._columns.class_names
-        self.notes = (f"image is the column {columns.image}, label {columns.label or 'none'}",)
-
-    def version(self) -> str:
-        """A hash of the files' names, sizes and modification times, 16 hex digits."""
-        word = f"{self._columns.image}/{self._columns.label}"
-        return files.version("", ((word, shard.path) for shard in self._shards))
-
-    def scan(self) -> Iterator[Image | LeftAside]:
-        """Read file by file."""
-        yield from self._left_aside
-        for shard in self._shards:
-            yield from _images_of(shard, self._columns)
-
-    def images(self) -> beam.PTransform:
-        """Read file by file."""
-        return ReadFiles(self._shards, _images_of, self._columns)
+        shards, left_aside = files.shards("parquet", pattern)
+        schema = _opened(shards[0].path).schema_arrow
+        columns = tables.choose(f"parquet:{pattern}", schema, _features(schema), image_feature, label_feature)
+        wanted = [name for name in (columns.image, columns.label) if name]
+        kinds = [schema.field(name).type for name in wanted]
+        for shard in shards:
+            other = _opened(shard.path).schema_arrow
+            if [other.field(name).type if name in other.names else None for name in wanted] != kinds:
+                listed = ", ".join(wanted)
+                raise SourceError(f"parquet:{shard.path} must have {listed} as other files do")
+        labels = (_opened(shard.path).read([columns.label]).column(0) for shard in shards)
+        columns = tables.with_text_labels(columns, schema, labels)
+        super().__init__(shards, left_aside, _images_of, columns)
+        self.class_names, self.notes = columns.class_names, columns.notes
 
 
 def _images_of(shard: Shard, columns: tables.Columns) -> Iterator[Image]:

@@ -28,6 +28,11 @@ class Columns(NamedTuple):
     label: str
     class_names: tuple[str, ...]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The choice, a line for the user."""
+        return (f"image is the column {self.image}, label {self.label or 'none'}",)
+
 
 def choose(
     source: str,

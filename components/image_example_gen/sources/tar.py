@@ -12,41 +12,26 @@ import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
-import apache_beam as beam
 import tensorflow as tf
 
 from components.image_example_gen.classes import MAX_LABEL
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files
-from components.image_example_gen.sources.base import LeftAside, ReadFiles, Shard, SourceError
+from components.image_example_gen.sources.base import LeftAside, Shard, SourceError
+from components.image_example_gen.sources.sharded import ShardedSource
 from serving.wire.errors import one_line
 
 LABEL = "cls"
 
 
-class Tar:
+class Tar(ShardedSource):
     """Images of all shards that match a pattern; keys are the shard's name and the sample's."""
 
-    ready = True
     class_names: tuple[str, ...] = ()  # only the samples hold them
     notes: tuple[str, ...] = (f"label is the member .{LABEL} beside an image",)
 
     def __init__(self, pattern: str):
-        self._shards, self._left_aside = files.shards("tar", pattern)
-
-    def version(self) -> str:
-        """A hash of the files' names, sizes and modification times, 16 hex digits."""
-        return files.version("", (("", shard.path) for shard in self._shards))
-
-    def scan(self) -> Iterator[Image | LeftAside]:
-        """Read shard by shard."""
-        yield from self._left_aside
-        for shard in self._shards:
-            yield from _samples(shard)
-
-    def images(self) -> beam.PTransform:
-        """Read shard by shard."""
-        return ReadFiles(self._shards, _samples)
+        super().__init__(*files.shards("tar", pattern), _samples)
 
 
 def _samples(shard: Shard) -> Iterator[Image | LeftAside]:

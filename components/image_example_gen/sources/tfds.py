@@ -5,8 +5,8 @@ set that is already prepared is read from `data_dir` without its code; any other
 there when `images` is called, not earlier.
 
 Image and label are the features that the configuration names, else the data set's `supervised_keys`, else
-those called `image` and `label`. The data set's own splits are used if it has one of `splits.TRAIN_NAMES` and of
-`EVAL_NAMES` (the first is used); otherwise all of its splits are pooled and split by hash.
+those called `image` and `label`. The data set's own splits are used if it has one of `splits.TRAIN_NAMES` and
+of `EVAL_NAMES` (the first is used); otherwise all of its splits are pooled and split by hash.
 """
 
 from __future__ import annotations

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import apache_beam as beam
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from components.image_example_gen.classes import MAX_LABEL
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files, tables
-from components.image_example_gen.sources.base import LeftAside, ReadFiles, Shard, SourceError
+from components.image_example_gen.sources.base import Shard, SourceError
+from components.image_example_gen.sources.sharded import ShardedSource
 from components.tfrecords import DamagedFile, read_records
 
 IMAGES = ("image/encoded",)
@@ -34,34 +34,19 @@ class _Features(NamedTuple):
     label: tuple[str, ...]
 
 
-class TfRecord:
+class TfRecord(ShardedSource):
     """Images of all files that match a pattern, gzipped or not."""
 
-    ready = True
     class_names: tuple[str, ...] = ()  # only the records hold them
 
     def __init__(self, pattern: str, image_feature: str | None = None, label_feature: str | None = None):
-        self._features = _Features(
+        features = _Features(
             (image_feature,) if image_feature else IMAGES,
             LABELS if label_feature is None else (label_feature,) if label_feature else (),
         )
-        self._shards, self._left_aside = files.shards("tfrecord", pattern)
+        super().__init__(*files.shards("tfrecord", pattern), _images_of, features)
         label = "none" if label_feature == "" else label_feature or " or ".join(LABELS)
-        self.notes = (f"image is the feature {self._features.image[0]}, label {label}",)
-
-    def version(self) -> str:
-        """A hash of the files' names, sizes and modification times, 16 hex digits."""
-        return files.version("", (("/".join(map(str, self._features)), shard.path) for shard in self._shards))
-
-    def scan(self) -> Iterator[Image | LeftAside]:
-        """Read file by file."""
-        yield from self._left_aside
-        for shard in self._shards:
-            yield from _images_of(shard, self._features)
-
-    def images(self) -> beam.PTransform:
-        """Read file by file."""
-        return ReadFiles(self._shards, _images_of, self._features)
+        self.notes = (f"image is the feature {features.image[0]}, label {label}",)
 
 
 def _images_of(shard: Shard, features: _Features) -> Iterator[Image]:
