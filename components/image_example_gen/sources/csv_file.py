@@ -1,8 +1,8 @@
 """The source `csv:FILE`: a table with a header, a column of paths, and perhaps labels and splits.
 
 Paths are relative to the file's folder, or absolute. Labels are the names of classes, sorted, numbers by
-value. The columns are those that the configuration names, else the first of `PATHS` and of `LABELS`; a column
-`split` holds names of splits.
+value. The columns are those that the configuration names, else the first of `PATHS` and of `LABELS`. A column
+`split` holds names of splits; without it, lists beside the table may tell them (`sources.lists`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import apache_beam as beam
 import tensorflow as tf
 
 from components.image_example_gen.images import Image
-from components.image_example_gen.sources import files, tables
+from components.image_example_gen.sources import files, lists, tables
 from components.image_example_gen.sources.base import LeftAside, SourceError
 from components.image_example_gen.splits import EVAL_NAMES, choose_splits, is_split_name, split_word
 from serving.wire.errors import one_line
@@ -73,6 +73,13 @@ class CsvFile:
         ]
         others = [row for row in rows if splits and row[SPLIT] not in splits]
         self._left_aside = [LeftAside(row[paths], "is of another split") for row in others]
+        in_lists = lists.read(folder, f"csv:{path}") if SPLIT not in columns else None
+        if in_lists:
+            in_lists.check(row[paths] for row in rows)
+            in_lists.check_labels(f"the column {labels}" if self.class_names else "")
+            listed = [(image, in_lists.look_up(image)) for image in self._images]
+            self._left_aside = [LeftAside(image.key, "is in no list") for image, found in listed if not found]
+            self._images = [found for _, found in listed if found]
 
     def version(self) -> str:
         """A hash of the table and of its files' sizes and modification times, 16 hex digits."""

@@ -6,11 +6,12 @@ import glob
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
 
+from components.image_example_gen.sources import lists
 from components.image_example_gen.sources.base import LeftAside, Shard, SourceError
 from components.image_example_gen.splits import EVAL_NAMES, choose_splits, word_in_path
 from serving.export.standard_image import SUFFIXES, UnreadableImage, read_header
@@ -62,7 +63,7 @@ def matching(pattern: str) -> list[str]:
 
 
 def shards(source: str, pattern: str) -> tuple[list[Shard], list[LeftAside]]:
-    """The files that match a pattern, with the splits that their paths name, and those of further splits.
+    """The files that match a pattern, with the splits that their paths or lists name, and further ones.
 
     Raises:
       SourceError: none matches, or only some are of splits, or of one to train on and none held out.
@@ -79,7 +80,7 @@ def shards(source: str, pattern: str) -> tuple[list[Shard], list[LeftAside]]:
     words = {file: word_in_path(name) for file, name in names.items()}
     chosen = choose_splits(set(words.values()))
     if len(set(words.values())) == 1:  # of one split, or of none
-        return [Shard(file, names[file], None) for file in found], []
+        return _shards_in_lists(f"{source}:{pattern}", shared, names)
     if not chosen or not all(words.values()):
         example = names[next((file for file in found if not words[file]), found[0])]
         got = ", ".join(sorted(filter(None, set(words.values()))))
@@ -92,6 +93,20 @@ def shards(source: str, pattern: str) -> tuple[list[Shard], list[LeftAside]]:
     reason = "is another held-out split"
     others = [LeftAside(names[file], reason) for file in found if words[file] not in chosen]
     return used, others
+
+
+def _shards_in_lists(
+    source: str, directory: str, names: Mapping[str, str]
+) -> tuple[list[Shard], list[LeftAside]]:
+    """Files whose own paths tell no splits, by the lists in the folder that they share, if it has any."""
+    read = lists.read(directory, source)
+    if read is None:
+        return [Shard(file, name, None) for file, name in names.items()], []
+    read.check(names.values())
+    read.check_labels("its files")
+    splits = {file: read.split_of(name) for file, name in names.items()}
+    used = [Shard(file, names[file], split) for file, split in splits.items() if split]
+    return used, [LeftAside(names[file], "is in no list") for file, split in splits.items() if not split]
 
 
 def walk(directory: str, relative: str, *, recursive: bool = True) -> Iterator[str | LeftAside]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 
 import apache_beam as beam
@@ -71,13 +71,10 @@ class Folder:
                 formats = ", ".join(sorted(files.IMAGE_SUFFIXES))
                 raise SourceError(f"folder:{directory} must have an image ({formats}), got none")
             own_splits = any(part.split for part in self._parts)
-            self._lists = None if own_splits else lists.read(directory)
+            self._lists = None if own_splits else lists.read(directory, f"folder:{directory}")
             if self._lists:
-                lists.check(directory, self._lists, (file for _, file in self._files()))
-                if self._lists.labels and self.class_names:
-                    raise SourceError(
-                        f"folder:{directory} must have labels in its lists or class folders, got both"
-                    )
+                self._lists.check(file for _, file in self._files())
+                self._lists.check_labels("class folders" if self.class_names else "")
         except (tf.errors.OpError, OSError, UnicodeError) as error:
             raise SourceError(f"folder:{directory} cannot be read: {one_line(error)}") from error
 
@@ -99,10 +96,8 @@ class Folder:
                 image = _image(self._directory, part, found)
                 if self._lists is None:
                     yield image
-                elif found_in_list := list(_listed(image, self._lists)):
-                    yield from found_in_list
                 else:
-                    yield LeftAside(found, "is in no list")
+                    yield self._lists.look_up(image) or LeftAside(found, "is in no list")
 
     def images(self) -> beam.PTransform:
         """References to the files, listed one class at a time; the bytes are read when they are written."""
@@ -132,8 +127,9 @@ class _ListImages(beam.PTransform):
         )
         if not self._listed:
             return images
-        splits = root | "Folder" >> beam.Create([self._directory]) | "Read lists" >> beam.Map(lists.read)
-        return images | "Look up" >> beam.FlatMap(_listed, splits=beam.pvalue.AsSingleton(splits))
+        folder = root | "Folder" >> beam.Create([self._directory])
+        read = folder | "Read lists" >> beam.Map(lists.read, f"folder:{self._directory}")
+        return images | "Look up" >> beam.FlatMap(_listed, beam.pvalue.AsSingleton(read))
 
 
 def _images_of(part: _Part, directory: str) -> Iterator[Image]:
@@ -146,16 +142,10 @@ def _image(directory: str, part: _Part, file: str) -> Image:
     return Image(file, part.label, part.class_name, part.split, path=posixpath.join(directory, file))
 
 
-def _listed(image: Image, splits: lists.Lists) -> Iterator[Image]:
-    """Yield the image with its split and label from the lists, or nothing if no list names it."""
-    stem = lists.stem(image.key)
-    split = splits.splits.get(stem)
-    if split is None:
-        return
-    label = splits.labels.get(stem)
-    if label is not None:
-        image = replace(image, label=label, class_name=str(label))
-    yield replace(image, split=split)
+def _listed(image: Image, read: lists.Lists) -> Iterator[Image]:
+    found = read.look_up(image)
+    if found:
+        yield found
 
 
 def _layout(directory: str) -> _Layout:

@@ -34,8 +34,9 @@ class ShardedSource:
         self._arguments = arguments
 
     def version(self) -> str:
-        """A hash of the files' names, sizes and modification times, and of what is read, 16 hex digits."""
-        return files.version("", ((repr(self._arguments), shard.path) for shard in self._shards))
+        """A hash of the files' names, splits, sizes and times, and of what is read, 16 hex digits."""
+        own = ((f"{shard.split} {self._arguments!r}", shard.path) for shard in self._shards)
+        return files.version("", own)
 
     def scan(self) -> Iterator[Image | LeftAside]:
         """Read file by file."""

@@ -1,8 +1,9 @@
 import os
 
 import pytest
+import tensorflow as tf
 
-from components.image_example_gen.sources import SourceError, open_source, source_version
+from components.image_example_gen.sources import LeftAside, SourceError, open_source, source_version
 from tests.components.image_example_gen import pictures
 from tests.components.image_example_gen.sources.reading import assert_images
 
@@ -47,7 +48,7 @@ def test_split_folders_take_precedence_over_lists(tmp_path):
     [
         ({"train": ["0.png"]}, r"must have val\.txt or valid\.txt.* beside train\.txt, got none"),
         ({"val": ["0.png"]}, r"must have train\.txt or training\.txt beside val\.txt, got none"),
-        ({"train": ["/elsewhere/0.png"], "val": ["1.png"]}, r"must contain all .*, got /elsewhere/0\.png"),
+        ({"train": ["/elsewhere/0.png"], "val": ["1.png"]}, r"got 1 missing, the first /elsewhere/0"),
         (
             {"train": ["0.png cat"], "val": ["1.png dog"]},
             r"line 1 of train\.txt must be a path, or .*got '0\.png cat'",
@@ -119,3 +120,87 @@ def test_the_version_changes_with_a_list(tmp_path):
     before = source_version(f"folder:{tmp_path}")
     os.utime(tmp_path / "val.txt", (1, 1))
     assert source_version(f"folder:{tmp_path}") != before
+
+
+def test_lists_beside_a_table_name_its_files(tmp_path):
+    outside = tmp_path.parent / f"{tmp_path.name} outside.png"
+    pictures.write(outside)
+    fill(tmp_path, "0.png", "a/1.png", "2.png", train=["a/1", outside], val=["./0.png"])
+    rows = ["file,label", "0.png,cat", f"{tmp_path}/a/1.png,dog", "2.png,cat", f"{outside},cat"]
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    source = open_source(f"csv:{tmp_path}/table.csv")
+    found = {one.file if isinstance(one, LeftAside) else one.key: one for one in source.scan()}
+    assert found.pop("2.png") == LeftAside("2.png", "is in no list")
+    assert {key: (image.split, image.class_name) for key, image in found.items()} == {
+        "0.png": ("eval", "cat"),
+        f"{tmp_path}/a/1.png": ("train", "dog"),
+        str(outside): ("train", "cat"),
+    }
+
+    (tmp_path / "val.txt").write_text("0.png\n9.png\n")
+    with pytest.raises(
+        SourceError, match=r"csv:.*must have all files in its lists, got 1 missing, the first 9"
+    ):
+        open_source(f"csv:{tmp_path}/table.csv")
+
+
+def test_labels_of_a_table_are_in_it_or_in_its_lists(tmp_path):
+    fill(tmp_path, "0.png", "1.png", train=["0.png 3"], val=["1.png 4"])
+    (tmp_path / "plain.csv").write_text("file\n0.png\n1.png\n")
+    images = list(open_source(f"csv:{tmp_path}/plain.csv").scan())
+    assert [(image.label, image.class_name) for image in images] == [(3, "3"), (4, "4")]
+    (tmp_path / "labelled.csv").write_text("file,label\n0.png,a\n1.png,b\n")
+    with pytest.raises(SourceError, match="labels in its lists or the column label, got both"):
+        open_source(f"csv:{tmp_path}/labelled.csv")
+
+
+def test_column_of_splits_takes_precedence_over_lists(tmp_path):
+    fill(tmp_path, "0.png", "1.png", train=["0.png"], val=["1.png"])
+    (tmp_path / "table.csv").write_text("file,split\n0.png,val\n1.png,train\n")
+    images = list(open_source(f"csv:{tmp_path}/table.csv").scan())
+    assert [(image.key, image.split) for image in images] == [("0.png", "eval"), ("1.png", "train")]
+
+
+def shard(folder, name):
+    """A TFRecord file of one image."""
+    example = tf.train.Example()
+    example.features.feature["image/encoded"].bytes_list.value.append(pictures.encoded())
+    with tf.io.TFRecordWriter(str(folder / name)) as writer:
+        writer.write(example.SerializeToString())
+
+
+@pytest.mark.parametrize("form", ["x-{}.tfrecord", "x.tfrecord-{:05d}-of-00003"])
+def test_lists_beside_files_of_many_images_name_the_files(tmp_path, form):
+    names = [form.format(index) for index in range(3)]
+    for name in names:
+        shard(tmp_path, name)
+    fill(tmp_path, train=[names[2]], val=[names[0]])
+    source = open_source(f"tfrecord:{tmp_path}/x*")
+    left_aside, *images = source.scan()
+    assert left_aside == LeftAside(names[1], "is in no list")
+    assert {image.key: image.split for image in images} == {f"{names[0]}/0": "eval", f"{names[2]}/0": "train"}
+
+    before = source.version()
+    fill(tmp_path, train=[names[0]], val=[names[2]])
+    assert open_source(f"tfrecord:{tmp_path}/x*").version() != before
+
+
+def test_lists_of_the_images_in_files_of_many_are_refused(tmp_path):
+    shard(tmp_path, "x.tfrecord")
+    fill(tmp_path, train=["0.png"], val=["1.png"])
+    with pytest.raises(SourceError, match="must have all files in its lists, got 2 missing, the first 0"):
+        open_source(f"tfrecord:{tmp_path}/x.tfrecord")
+    fill(tmp_path, train=["x.tfrecord 0"], val=[])
+    with pytest.raises(SourceError, match="must have labels in its lists or its files, got both"):
+        open_source(f"tfrecord:{tmp_path}/x.tfrecord")
+
+
+def test_words_in_paths_take_precedence_over_lists(tmp_path):
+    for name in ("train.tfrecord", "val.tfrecord"):
+        shard(tmp_path, name)
+    fill(tmp_path, train=["val.tfrecord"], val=["train.tfrecord"])
+    images = list(open_source(f"tfrecord:{tmp_path}/*.tfrecord").scan())
+    assert {image.key: image.split for image in images} == {
+        "train.tfrecord/0": "train",
+        "val.tfrecord/0": "eval",
+    }
