@@ -15,6 +15,7 @@ from typing import NamedTuple, TypedDict, TypeVar
 import tensorflow as tf
 
 from serving.export.atomic import write_atomic
+from serving.export.records import DamagedFile
 
 DATASET = "dataset.json"
 QUARANTINE = "quarantine.jsonl"
@@ -79,6 +80,18 @@ class Dataset:
     def records(self, split: str) -> int:
         """Number of records in `split`."""
         return self.splits[split]["records"]
+
+    def records_in(self, split: str, files: Sequence[str]) -> list[int]:
+        """Number of records in each of the files of `split`, in order.
+
+        Raises:
+          DamagedFile: there are more or fewer files than were written.
+        """
+        counts = self.splits[split]["shards"]
+        if len(files) != len(counts):
+            folder = os.path.dirname(files[0]) if files else f"the split {split}"
+            raise DamagedFile(f"{folder} must have {len(counts)} files, got {len(files)}")
+        return counts
 
 
 @dataclass(frozen=True, kw_only=True)

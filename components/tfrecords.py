@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from components.dataset import Broken, SplitCounts
 from serving.export.atomic import atomic_path
+from serving.export.records import DamagedFile
 from serving.wire.errors import one_line
 
 BROKEN = "broken"
@@ -38,10 +39,6 @@ class Shard(NamedTuple):
 
 # (order, key, content) of an `Item`: Beam encodes plain tuples an order of magnitude faster than named ones.
 Placed = tuple[bytes, str, Any]
-
-
-class DamagedFile(OSError):
-    """A TFRecord file that cannot be read to its end; the message names it."""
 
 
 class BrokenRecord(Exception):
@@ -62,20 +59,28 @@ def order_of(key: str, tie: bytes = b"") -> bytes:
     return hashlib.sha256(key.encode()).digest() + hashlib.sha256(tie).digest()
 
 
-def read_records(path: str) -> Iterator[bytes]:
+def read_records(path: str, expected: int | None = None) -> Iterator[bytes]:
     """Yield the records of one TFRecord file, gzipped or not, as its first bytes tell.
 
+    Args:
+      path: the file.
+      expected: how many records it must hold, if that is known.
+
     Raises:
-      DamagedFile: a record does not match its checksum.
+      DamagedFile: a record does not match its checksum, or there are more or fewer than expected.
     """
+    count = 0
     compression = "GZIP" if _is_gzipped(path) else ""
     records = tf.data.TFRecordDataset(path, compression_type=compression)
     # In batches, because a call into TensorFlow takes longer than reading a small record.
     try:
         for batch in records.batch(READ_AT_ONCE).as_numpy_iterator():
             yield from batch
+            count += len(batch)
     except tf.errors.DataLossError as error:
         raise DamagedFile(f"{path} is damaged: {one_line(error)}") from error
+    if expected not in (None, count):
+        raise DamagedFile(f"{path} must have {expected} records, got {count}")
 
 
 def _is_gzipped(path: str) -> bool:

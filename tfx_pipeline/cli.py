@@ -6,9 +6,11 @@ line on standard error; `--debug` shows its traceback.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ from serving.cli.commands import COMMANDS
 from serving.cli.files import check_output
 from serving.cli.options import RUN
 from serving.export.atomic import atomic_path
-from serving.wire.errors import ServingError
+from serving.wire.errors import ServingError, one_line
 from tfx_pipeline import config as configuration
-from tfx_pipeline import console
+from tfx_pipeline import console, preflight
 from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
+from tfx_pipeline.run_lock import RunningError
 
 _ONLY_THERE = "if only the cluster can read it, name its version with"
 
@@ -39,6 +42,7 @@ class DebuggableGroup(click.Group):
 
 
 @click.group(cls=DebuggableGroup, context_settings={"show_default": True, "max_content_width": 100})
+@click.version_option(package_name="tfx-vim", prog_name="tfx-vim", message="%(prog)s %(version)s")
 def cli() -> None:
     """From a collection of images to a served image tokenizer and image model."""
 
@@ -54,24 +58,51 @@ def _configured(command: Any) -> Any:
     return command
 
 
+@contextlib.contextmanager
+def _one_line(*errors: type[Exception]) -> Iterator[None]:
+    """Errors whose message is one line for the user."""
+    try:
+        yield
+    except errors as error:
+        raise click.ClickException(str(error)) from error
+
+
 @cli.command()
 @_configured
 @click.option("--output", metavar="DIR", help="Folder of the run.  [default: runs/PRESET]")
 @click.option("--beam", "beam_args", multiple=True, metavar="FLAG", help="A flag for Beam; repeatable.")
+@click.option(
+    "--no-cache",
+    multiple=True,
+    is_flag=False,
+    flag_value="ALL",
+    metavar="[COMPONENT]",
+    help="Run a component, or all, whatever the cache has; repeatable.",
+)
 def run(
-    preset: str, overrides: tuple[str, ...], small: bool, output: str | None, beam_args: tuple[str, ...]
+    preset: str,
+    overrides: tuple[str, ...],
+    small: bool,
+    output: str | None,
+    beam_args: tuple[str, ...],
+    no_cache: tuple[str, ...],
 ) -> None:
     """Run the pipeline on this machine, from images to evaluated and pushed models."""
     config = configuration.load(preset, overrides, small=small)
     directory = output or os.path.join("runs", config.name)
+    with _one_line(preflight.RunError, RunningError):
+        preflight.check_run(config, Path(os.path.realpath(directory)), beam_args)
     from components.image_example_gen.sources import SourceError
     from components.tokenizer_importer.saved_tokenizer import TokenizerError
     from tfx_pipeline import local_runner
+    from tfx_pipeline.lineage import LineageError
 
     try:
-        finished = local_runner.run(config, directory, beam_args)
-    except (SourceError, TokenizerError, local_runner.RunError) as error:
-        raise click.ClickException(str(error)) from error
+        with _one_line(SourceError, TokenizerError, RunningError, LineageError, preflight.RunError):
+            finished = local_runner.run(config, directory, beam_args, no_cache=no_cache)
+    except local_runner.Stopped as stop:
+        click.echo(f"tfx-vim: {stop}", err=True)
+        sys.exit(stop.exit_code)
     _summarize(finished.metrics, directory)
 
 
@@ -92,9 +123,13 @@ def data(
 ) -> None:
     """Show what a run would read of SOURCE, as for `data.source`; exit with 1 if it would refuse it."""
     given = f"data.source={json.dumps(source)}"
-    config = configuration.load(preset, (*overrides, given), small=small).data
+    whole = configuration.load(preset, (*overrides, given), small=small)
+    config = whole.data
     if sheet:
         check_output(Path(sheet), (".png",))
+    if not as_json:  # which names the same as a problem
+        with _one_line(preflight.RunError):
+            preflight.check_inputs(whole)
     from components.image_example_gen import summary
     from components.image_example_gen.survey import survey
 
@@ -116,7 +151,8 @@ def data(
 @click.option("--image", required=True, metavar="REPO:TAG", help="Container image of every component.")
 @click.option("--output", required=True, metavar="FILE.yaml", help="Where to write the PipelineSpec.")
 @click.option(
-    "--run-dir",
+    "--run",
+    "run_dir",
     metavar="URI",
     default="gs://BUCKET/tfx-vim",
     help="Folder of the run, reachable by every pod; the default is a placeholder.",
@@ -184,6 +220,9 @@ def config_(preset: str, overrides: tuple[str, ...], small: bool) -> None:
 
 @cli.command()
 @_configured
+@click.option(
+    "--device", type=click.Choice(["cpu"]), help="This machine: its rate is measured, its memory known."
+)
 @click.option("--devices", default=1, type=click.IntRange(1), help="Devices that share the batch.")
 @click.option(
     "--device-tflops",
@@ -210,6 +249,7 @@ def plan(
     preset: str,
     overrides: tuple[str, ...],
     small: bool,
+    device: str | None,
     devices: int,
     device_tflops: float,
     utilization: float,
@@ -224,12 +264,23 @@ def plan(
 
     memory = device_memory * 1e9 if device_memory else None
     machine = plans.Devices(devices, device_tflops, utilization, memory)
+    if device:
+        _check_not_given("device-tflops", "utilization", "device-memory", "devices")
+        machine = plans.Devices.this_cpu()
     imported = isinstance(config.stage1, ImportedTokenizer)
-    trained = [plans.stage_2] if imported else [plans.stage_1, plans.stage_2]
+    trained = [*([] if imported else [plans.stage_1]), plans.classifier, plans.stage_2]
     stages = [stage(config, machine, image_bytes=image_bytes) for stage in trained]
     console = Console(highlight=False)
     for stage in stages:
         plans.show(stage, console)
+
+
+def _check_not_given(*names: str) -> None:
+    """Refuse options that contradict --device."""
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name.replace("-", "_")) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--device or --{name} must be given, got both")
 
 
 @cli.command()
@@ -242,8 +293,36 @@ def report(directory: str) -> None:
         )
     from components.run_report import folder
 
-    folder.write(directory, folder.read(directory))
+    try:
+        folder.write(directory, folder.read(directory))
+    except folder.ReportError as error:
+        raise click.ClickException(f"{error}; `tfx-vim run --output {directory}` writes it anew") from error
     click.echo(os.path.join(directory, "report", "index.html"))
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN ...")
+@click.option("--output", metavar="FILE.html", help="Write a page with pictures too.")
+def compare(runs: tuple[str, ...], output: str | None) -> None:
+    """Show how runs differ: settings, scores, pictures. RUN is a run's folder or one of its history."""
+    if len(runs) < 2:
+        raise click.UsageError(f"RUN must be two folders or more, got {runs[0]}")
+    if output:
+        check_output(Path(output), (".html",))
+    for directory in runs:
+        if not Path(directory, "report", "report.json").is_file():
+            raise click.ClickException(f"RUN must be the folder of a finished run, got {directory}")
+    from components.run_report import comparison, folder
+    from serving.export.atomic import write_atomic
+
+    try:
+        reports = [folder.read(directory) for directory in runs]
+    except folder.ReportError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(comparison.text(runs, reports))
+    if output:
+        write_atomic(output, comparison.page(runs, reports))
+        click.echo(output, err=True)
 
 
 for command in COMMANDS:
@@ -263,6 +342,12 @@ def main() -> None:
         sys.exit(130)
     except (click.ClickException, ServingError, OSError) as error:
         _stop(error, 1, debug)
+    except Exception as error:  # a bug of ours, or an error of TensorFlow that nobody has met
+        if debug:
+            raise
+        reason = " ".join(one_line(error).split())
+        click.echo(f"tfx-vim: {type(error).__name__}: {reason}; --debug shows where", err=True)
+        sys.exit(1)
 
 
 def _stop(error: Exception, code: int, debug: bool) -> None:

@@ -10,9 +10,10 @@ key; one marked `!only` replaces the mapping below it.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -25,6 +26,7 @@ from components.image_example_gen.source_kinds import Reading, SourceOptions, pa
 from components.metrics import registry
 from serving.export.metadata import WHITE
 from serving.export.sampling_params import SamplingParams
+from serving.wire.errors import did_you_mean
 from trainers.classifier.config import Classifier
 from trainers.training.config import Augmentation, Count, Fraction, Positive, Section
 from trainers.vim.config import Stage2
@@ -170,6 +172,14 @@ class Config(Section):
     tokens: Tokens = Tokens()
     stage2: Stage2
     evaluation: Evaluation = Evaluation()
+    # What `load` was told beyond the preset: dotted key -> value.
+    _changes: dict[str, Any] = pydantic.PrivateAttr(default_factory=dict)
+
+    def label(self, *sections: str) -> str:
+        """The changes against the preset in these sections, in a few words that a file name may have."""
+        own = {key: value for key, value in self._changes.items() if key.partition(".")[0] in sections}
+        words = [f"{key.rpartition('.')[2]}={value}" for key, value in sorted(own.items())]
+        return re.sub(r"[^\w.=+-]+", "-", "_".join(words))[:60].strip("-_")
 
     @property
     def trained_stage1(self) -> Stage1:
@@ -277,12 +287,26 @@ def load(preset: str, overrides: Sequence[str] = (), *, small: bool = False) -> 
         if shrunk is None:
             raise ConfigError(f"preset must have a small: overlay for --small, got {preset} without one")
         _merge(tree, shrunk)
+    preset_alone = copy.deepcopy(tree)
     for override in overrides:
         _set(tree, override)
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except pydantic.ValidationError as error:
         raise ConfigError(_one_line(error)) from None
+    with contextlib.suppress(pydantic.ValidationError):  # a preset that needs an override
+        before = _flat(Config.model_validate(preset_alone).model_dump(mode="json"))
+        after = _flat(config.model_dump(mode="json"))
+        config._changes.update({key: value for key, value in after.items() if before.get(key) != value})
+    return config
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """A tree of values as dotted key -> value."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return found
 
 
 class _Only(dict[str, Any]):
@@ -335,9 +359,11 @@ def _find(preset: str, folder: Path | None) -> Path:
         path = PRESETS / f"{preset}.yaml"
     if not path.is_file():
         known = [name for name in presets() if "/" not in name]
+        if preset.endswith((".yaml", ".yml")):
+            raise ConfigError(f"preset must be a .yaml file that exists, got {preset!r}")
         raise ConfigError(
             f"preset must be one of {', '.join(known)}, an ablation (`tfx-vim presets`) or a .yaml file, "
-            f"got {preset!r}"
+            f"got {preset!r}{did_you_mean(preset, presets())}"
         )
     return path
 
@@ -368,7 +394,9 @@ def _merge(tree: dict[str, Any], overlay: dict[str, Any]) -> None:
 
 def _check_metrics(thresholds: dict[str, Bound], metrics: Sequence[registry.Metric[Any]]) -> dict[str, Bound]:
     for metric in thresholds.keys() - set(registry.names(metrics)):
-        raise ValueError(f"metric must be one of {', '.join(registry.names(metrics))}, got {metric!r}")
+        known = registry.names(metrics)
+        near = did_you_mean(metric, known)
+        raise ValueError(f"metric must be one of {', '.join(known)}, got {metric!r}{near}")
     return thresholds
 
 
@@ -379,7 +407,10 @@ def _one_line(error: pydantic.ValidationError) -> str:
     key = ".".join(names)
     if first["type"] == "extra_forbidden":
         _, (section, *_) = _locate(first["loc"][:-1])
-        return f"unknown key {key}: must be one of {', '.join(section.model_fields)}"
+        return (
+            f"unknown key {key}: must be one of {', '.join(section.model_fields)}"
+            f"{did_you_mean(names[-1], section.model_fields)}"
+        )
     if first["type"] in ("missing", "union_tag_not_found"):
         return f"{key} is missing" if first["type"] == "missing" else f"{key}.network is missing"
     if first["type"] == "union_tag_invalid":

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import click
 from rich.console import Console
@@ -53,6 +54,19 @@ def counting(what: str) -> Iterator[Callable[[int], None]]:
         yield show
 
 
+class Listener(Protocol):
+    """What is told of the components of a run."""
+
+    def started(self, name: str) -> None:
+        """A component starts."""
+
+    def why(self, name: str) -> str:
+        """A component is not answered from the cache; return the reason, or ""."""
+
+    def ended(self, name: str) -> None:
+        """A component has ended without an error."""
+
+
 @dataclass
 class ComponentRun:
     """One component of a run: `state` is running, ran, cached or failed."""
@@ -69,8 +83,9 @@ class ComponentLog(logging.Handler):
     Records when a component starts and ends, and whether its outputs came from the cache.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, listener: Listener) -> None:
         super().__init__(logging.INFO)
+        self._listener = listener
         self.components: list[ComponentRun] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -79,10 +94,16 @@ class ComponentLog(logging.Handler):
             case "Component %s is running.":
                 name = str(record.args[0])  # type: ignore[index]
                 self.components.append(ComponentRun(name, time.monotonic()))
+                self._listener.started(name)
             case "A cached execution %d is used.":
                 self.components[-1].state = "cached"
+            case "Going to run a new execution %d":
+                name = self.components[-1].name
+                if why := self._listener.why(name):
+                    click.echo(f"{'':>6}  {name:<26} {why}", err=True)
             case "Component %s is finished.":
                 self._end("ran")
+                self._listener.ended(self.components[-1].name)
 
     def fail(self) -> str | None:
         """Mark the running component as failed; return its name, or None if none was running."""

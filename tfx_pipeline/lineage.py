@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ml_metadata import errors as mlmd_errors
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+from serving.wire.errors import one_line
+
+
+class LineageError(RuntimeError):
+    """A metadata store that cannot be read; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,44 @@ def connection(path: Path) -> mlmd.ConnectionConfig:
     config.sqlite.filename_uri = str(path)
     config.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
     return config
+
+
+def open_store(path: Path) -> MetadataStore:
+    """Open the metadata store of a run.
+
+    Raises:
+      LineageError: the file is no store, or a damaged one.
+    """
+    try:
+        store = MetadataStore(connection(path))
+        store.get_executions()
+        return store
+    except (mlmd_errors.StatusError, RuntimeError) as error:
+        raise LineageError(
+            f"{path} must be the run's lineage, got a damaged file ({one_line(error)}); without it the run "
+            "begins anew, and trainers go on from their checkpoints"
+        ) from error
+
+
+def end_abandoned(home: Path) -> None:
+    """End the executions that a killed run left unfinished, and remove what they have written.
+
+    No other run may use the folder.
+
+    Raises:
+      LineageError: the store is damaged.
+    """
+    if not (home / "metadata.db").exists():
+        return
+    store = open_store(home / "metadata.db")
+    unfinished = (mlmd.Execution.NEW, mlmd.Execution.RUNNING)
+    abandoned = [one for one in store.get_executions() if one.last_known_state in unfinished]
+    for execution in abandoned:
+        execution.last_known_state = mlmd.Execution.CANCELED
+        for pattern in (f"*/*/{execution.id}", f"*/.system/*/{execution.id}"):
+            for folder in (home / "pipeline_root").glob(pattern):
+                shutil.rmtree(folder)
+    store.put_executions(abandoned)
 
 
 def last_result(store: MetadataStore, pipeline: str, component: str) -> Result:

@@ -7,35 +7,37 @@ import hashlib
 import json
 import logging
 import os
-import shlex
-import shutil
-import sys
-import time
-import traceback
-from collections.abc import Iterator, Sequence
+import signal
+import threading
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 from absl import logging as absl_logging
-from ml_metadata.metadata_store import MetadataStore
+from google.protobuf.message import Message
 from ml_metadata.proto.metadata_store_pb2 import Artifact
 from tfx import v1 as tfx
-from tfx.orchestration.portable import outputs_utils
+from tfx.dsl.compiler import compiler
 
 from components.image_example_gen import summary
 from components.image_example_gen.sources import SourceError, source_version
 from components.image_example_gen.sources.files import is_remote
 from components.image_example_gen.survey import survey
+from components.pusher.executor import CONTENT
 from components.run_report import folder
+from components.run_report.folder import ReportError
 from components.tokenizer_importer import saved_tokenizer
 from serving.export.atomic import write_atomic
-from serving.wire.errors import one_line
-from tfx_pipeline import console, lineage
+from serving.export.versions import content_digest, push, versions
+from serving.wire.errors import did_you_mean
+from tfx_pipeline import code, console, failures, history, lineage, run_lock
 from tfx_pipeline.config import Config, ImportedTokenizer
 from tfx_pipeline.console import ComponentLog
 from tfx_pipeline.pipeline import create_pipeline, imported_version
+from tfx_pipeline.preflight import RunError, check_paths
+from tfx_pipeline.run_lock import RunLock
 from trainers.training.errors import TrainingError
 from trainers.vit_vqgan.perceptual import load_distance
 
@@ -47,17 +49,24 @@ IN_PROCESS = "--sdk_container_image=in-process"
 
 
 SURVEY_FILE = "data.json"
-PATTERN = "*?[]\\"
-# Linux allows for 4,096 bytes, of which the files of a run need some hundreds.
-LONGEST_PATH = 3500
-# A run of `digits --small` takes 30 MB; a larger one that fills the disk fails with that reason.
-LEAST_FREE = 100 * 2**20
+CODE_FILE = "code.json"
+ALL = "ALL"
 # Images that are opened before a run starts: a minute on a disk; over a network, where each may take 50 ms.
 HEADERS, REMOTE_HEADERS = 200_000, 1_000
 
 
-class RunError(RuntimeError):
-    """A component failed; the message is one line for the user."""
+class Stopped(BaseException):
+    """The user or the system stopped the run; the message says what is kept.
+
+    No `Exception`, which TFX and Beam would wrap.
+
+    Attributes:
+      exit_code: as a shell gives for the signal.
+    """
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -68,13 +77,16 @@ class Run:
     metrics: dict[str, Any]
 
 
-def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
+def run(
+    config: Config, directory: str, beam_args: tuple[str, ...] = (), *, no_cache: Collection[str] = ()
+) -> Run:
     """Run the whole graph into `directory`; unchanged components come from the cache.
 
     Args:
       config: the run's configuration.
       directory: the run's folder, created if missing. A stopped run resumes in it.
       beam_args: further flags for Beam; later ones win.
+      no_cache: names of components that run whatever the cache has; `ALL` for all of them.
 
     Raises:
       SourceError: the images cannot be read, or a survey found a problem; nothing was started.
@@ -83,7 +95,7 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
         served before are untouched.
     """
     home = Path(os.path.realpath(directory))
-    _check_paths(home, beam_args)
+    check_paths(home, beam_args)
     surveyed = _survey(config, home / SURVEY_FILE)
     version = surveyed["fingerprint"]
     pipeline = create_pipeline(
@@ -96,25 +108,40 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
         metadata_connection_config=lineage.connection(home / "metadata.db"),
     )
     _require_models(config)
+    graph = _compiled(pipeline, no_cache)
     home.mkdir(parents=True, exist_ok=True)
-    write_atomic(home / SURVEY_FILE, json.dumps(surveyed, indent=1))
-    click.echo("\n".join(surveyed["lines"]), err=True)
-    with _followed() as log:
-        try:
-            tfx.orchestration.LocalDagRunner().run(pipeline)
-        except Exception as error:
-            name = log.fail()
-            raise RunError(f"{name or 'the pipeline'} failed: {_reason(error)}") from error
+    with run_lock.hold(home) as lock:
+        _say_killed(lock.killed, home)
+        lineage.end_abandoned(home)
+        write_atomic(home / SURVEY_FILE, json.dumps(surveyed, indent=1))
+        click.echo("\n".join(surveyed["lines"]), err=True)
+        log = ComponentLog(_Listener(pipeline, lock, home / CODE_FILE, no_cache))
+        with _followed(log), _stoppable():
+            try:
+                tfx.orchestration.LocalDagRunner().run_with_ir(graph)
+            except Stopped as stop:
+                name = log.fail()
+                where = f"{stop} in {name}, {_saved(home, name)}"
+                raise Stopped(f"{where}; the same command goes on", stop.exit_code) from None
+            except Exception as error:
+                name = log.fail()
+                raise RunError(f"{name or 'the pipeline'} failed: {failures.reason(error)}") from error
+        return _finish(home, pipeline.pipeline_info.pipeline_name, log)
 
-    store = MetadataStore(lineage.connection(home / "metadata.db"))
-    name = pipeline.pipeline_info.pipeline_name
+
+def _finish(home: Path, pipeline: str, log: ComponentLog) -> Run:
+    """Bring the folder in line with the last results, which may have come from the cache."""
+    store = lineage.open_store(home / "metadata.db")
     results = {
-        component.name: lineage.last_result(store, name, component.name) for component in log.components
+        component.name: lineage.last_result(store, pipeline, component.name) for component in log.components
     }
     # A cached report was published when it was made, and another configuration's may have replaced it since.
-    folder.publish(results["RunReport"].outputs["report"].uri, str(home))
+    try:
+        folder.publish(results["RunReport"].outputs["report"].uri, str(home))
+    except ReportError as error:
+        raise RunError(f"{error}; `run --no-cache RunReport` writes it anew") from error
     for component in ("Pusher.tokenizer", "Pusher.vim"):
-        _push_again(results[component].outputs["pushed_model"])
+        _serve(results[component].outputs["pushed_model"], component)
     folder.add_components(
         str(home),
         [
@@ -122,37 +149,85 @@ def run(config: Config, directory: str, beam_args: tuple[str, ...] = ()) -> Run:
             for component in log.components
         ],
     )
+    history.keep(home)
     return Run(home, json.loads((home / "metrics.json").read_text()))
 
 
-def _check_paths(home: Path, beam_args: Sequence[str]) -> None:
-    """Refuse what TFX, Beam or the disk cannot bear, before anything starts.
+class _Listener:
+    """Keeps what is known of a run while its components run: the lock, and the code of each."""
+
+    def __init__(self, pipeline: tfx.dsl.Pipeline, lock: RunLock, kept: Path, no_cache: Collection[str]):
+        self._upstream = {one.id: {node.id for node in one.upstream_nodes} for one in pipeline.components}
+        self._codes = {one.id: code.run_by(one) for one in pipeline.components}
+        self._lock = lock
+        self._kept = kept
+        self._forced = no_cache
+        self._before = code.read(kept)
+        self._ran: set[str] = set()
+
+    def started(self, name: str) -> None:
+        """Write down which component runs."""
+        self._lock.note(name)
+
+    def why(self, name: str) -> str:
+        """Why a component is not answered from the cache; "" the first time."""
+        self._ran.add(name)
+        before = self._before.get(name)
+        if before is None:
+            return ""
+        if ALL in self._forced or name in self._forced:
+            return "--no-cache"
+        after = sorted(self._upstream[name] & self._ran)
+        changes = self._codes[name].changes_since(before)
+        return changes or (f"new results of {', '.join(after)}" if after else "data or configuration changed")
+
+    def ended(self, name: str) -> None:
+        """Keep the code that a component has run, or would have."""
+        self._before = {**self._before, name: self._codes[name]}
+        code.write(self._kept, self._before)
+
+
+def _compiled(pipeline: tfx.dsl.Pipeline, no_cache: Collection[str]) -> Message:
+    """The graph as the runner takes it, without the cache for some components.
 
     Raises:
-      RunError: with what must be otherwise.
+      RunError: there is no component of such a name.
     """
-    if found := sorted(set(PATTERN) & set(str(home))):
-        listed = " ".join(found)
-        raise RunError(f"output must not have {listed} in its path, which is a pattern to TFX, got {home}")
-    if len(os.fsencode(home)) > LONGEST_PATH:
-        raise RunError(f"output must be a path of at most {LONGEST_PATH} bytes, got {len(os.fsencode(home))}")
-    if home.exists() and not home.is_dir():
-        raise RunError(f"output must be a folder, got the file {home}")
-    there = next(parent for parent in (home, *home.parents) if parent.exists())
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise RunError(f"output must be a folder that can be written, got {home}")
-    free = shutil.disk_usage(there).free
-    if free < LEAST_FREE:
-        raise RunError(f"output must have {LEAST_FREE // 2**20} MiB free, got {free // 2**20} MiB in {there}")
-    # Beam starts its workers by a shell command without quotes, and waits for ever if that fails.
-    if (
-        any("multi_processing" in flag for flag in beam_args)
-        and shlex.quote(sys.executable) != sys.executable
-    ):
-        raise RunError(
-            "--beam multi_processing must have an environment without spaces or quotes in its path, "
-            f"got {sys.executable}"
+    names = [component.id for component in pipeline.components]
+    if unknown := sorted(set(no_cache) - {ALL, *names}):
+        near = did_you_mean(unknown[0], names)
+        raise RunError(f"--no-cache must be one of {', '.join(names)}, got {unknown[0]}{near}")
+    graph = compiler.Compiler().compile(pipeline)
+    for node in graph.nodes:
+        # Results of the forced run are kept under the same key, and the newest are taken the next time.
+        if ALL in no_cache or node.pipeline_node.node_info.id in no_cache:
+            node.pipeline_node.execution_options.caching_options.enable_cache = False
+    return graph
+
+
+def _say_killed(killed: run_lock.Holder | None, home: Path) -> None:
+    """Say that the run before was killed, and what of it is left."""
+    if killed is not None:
+        during = f" while {killed.component} ran" if killed.component else ""
+        click.echo(
+            f"the run before (process {killed.process}) was killed{during}, by the system if memory ran out; "
+            f"{_saved(home, killed.component)}, this run goes on from there",
+            err=True,
         )
+
+
+def _saved(home: Path, component: str | None) -> str:
+    """What is left of a component that did not end."""
+    trainer, _, name = (component or "").partition(".")
+    if trainer != "Trainer":
+        return "what finished before it is kept"
+    steps = {
+        path: int(step)
+        for path in (home / "checkpoints" / name).glob("*/ckpt-*.index")
+        if (step := path.stem.removeprefix("ckpt-")).isdecimal()
+    }
+    newest = max(steps, key=lambda path: path.stat().st_mtime, default=None)
+    return f"the checkpoint of step {steps[newest]} is kept" if newest else "which has no checkpoint yet"
 
 
 def _survey(config: Config, kept: Path) -> dict[str, Any]:
@@ -195,70 +270,64 @@ def _require_models(config: Config) -> None:
             raise RunError(str(error)) from error
 
 
-def _push_again(pushed: Artifact) -> None:
-    """Push a cached model again, as a new version, if another run has pushed since."""
-    properties = pushed.custom_properties
+def _serve(artifact: Artifact, component: str) -> None:
+    """Push a model again, as a new version, if what is served is not this one.
+
+    Another run may have pushed since a cached one, or what was pushed is damaged.
+
+    Raises:
+      RunError: the model that was kept for it is damaged too.
+    """
+    properties = artifact.custom_properties
     if not properties["pushed"].int_value:
         return
-    destination = Path(properties["pushed_destination"].string_value)
-    versions = [int(path.name) for path in destination.parent.glob("*") if path.name.isdecimal()]
-    if max(versions, default=-1) == int(destination.name):
+    destination, content = (properties[key].string_value for key in ("pushed_destination", CONTENT))
+    base = os.path.dirname(destination)
+    newest = os.path.join(base, str(next(iter(versions(base)), "")))
+    if content_digest(newest) == content:
         return
-    version = max([int(time.time()), *(version + 1 for version in versions)])
-    draft = destination.with_name(f"pushing-{version}")  # no server takes this for a version
-    shutil.copytree(pushed.uri, draft)
-    draft.rename(destination.with_name(str(version)))
+    if content_digest(artifact.uri) != content:
+        raise RunError(
+            f"{artifact.uri} must hold the model that {component} pushed, which is damaged; "
+            f"`run --no-cache {component}` pushes it anew"
+        )
+    pushed = push(artifact.uri, base)
+    click.echo(
+        f"{newest} must be what {component} pushed, got another or a damaged model; pushed it as {pushed}",
+        err=True,
+    )
 
 
 @contextlib.contextmanager
-def _followed() -> Iterator[ComponentLog]:
+def _stoppable() -> Iterator[None]:
+    """Raise `Stopped` at SIGINT and SIGTERM, where signals can be handled."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(f"stopped by {signal.Signals(number).name}", 128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _followed(log: ComponentLog) -> Iterator[None]:
     """Attach a `ComponentLog` to TFX's logger and suppress all other output of it."""
-    logger, log = logging.getLogger("absl"), ComponentLog()
+    logger = logging.getLogger("absl")
     # Set through absl, not on its logger: code that restores absl's flags resets the logger's level.
     verbosity, propagate = absl_logging.get_verbosity(), logger.propagate
     absl_logging.set_verbosity(absl_logging.INFO)
     logger.addHandler(log)
     logger.propagate = False
     try:
-        yield log
+        yield
     finally:
         logger.removeHandler(log)
         logger.propagate = propagate
         absl_logging.set_verbosity(verbosity)
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong, in one line: Beam, TFX and AutoGraph wrap an executor's exception.
-
-    An error of this project's own was written for the user; what caused it was not. Otherwise it is the
-    innermost cause.
-    """
-    chain = list(_causes(error))
-    return one_line(next(filter(_is_own, chain), chain[-1]))
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and its causes, the outermost first."""
-    following: BaseException | None = error
-    while following is not None:
-        yield following
-        if following.__cause__ is not None or following.__suppress_context__:
-            following = following.__cause__
-        else:
-            # What was being handled is the cause only where TFX cleaned up after it; elsewhere it may be a
-            # lookup that failed as expected.
-            following = following.__context__ if _in_clean_up(following) or _has_own(following) else None
-
-
-def _has_own(error: BaseException) -> bool:
-    context = error.__context__
-    return context is not None and (_is_own(context) or _has_own(context))
-
-
-def _is_own(error: BaseException) -> bool:
-    return type(error).__module__.partition(".")[0] in ("components", "trainers", "serving", "tfx_pipeline")
-
-
-def _in_clean_up(error: BaseException) -> bool:
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_code.co_filename == outputs_utils.__file__ for frame, _ in frames)

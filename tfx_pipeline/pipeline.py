@@ -19,12 +19,14 @@ from components.evaluators.reconstruction.component import ReconstructionEvaluat
 from components.example_validator.component import ExampleValidator
 from components.image_example_gen.component import ImageExampleGen
 from components.model_validator.component import ModelValidator
+from components.pusher.component import Pusher
 from components.run_report.component import RunReport
 from components.token_transform.component import TokenTransform
 from components.tokenizer_importer import saved_tokenizer
 from components.tokenizer_importer.component import TokenizerImporter
+from tfx_pipeline import code
 from tfx_pipeline.config import Config, ImportedTokenizer
-from trainers.training.config import Job, Section
+from trainers.training.config import Job
 
 
 def create_pipeline(
@@ -75,8 +77,8 @@ def create_pipeline(
             savedmodel=config.stage1.savedmodel, image_size=data.image_size, version=tokenizer_version
         )
     else:
-        tokenizer = _trainer("tokenizer", "trainers.vit_vqgan", images, config, config.stage1, run_dir)
-    classifier = _trainer("classifier", "trainers.classifier", images, config, config.classifier, run_dir)
+        tokenizer = _trainer("tokenizer", "trainers.vit_vqgan", images, config, "stage1", run_dir)
+    classifier = _trainer("classifier", "trainers.classifier", images, config, "classifier", run_dir)
     for trained in (tokenizer, classifier):
         trained.add_upstream_node(validation)
     tokens = TokenTransform(
@@ -92,7 +94,7 @@ def create_pipeline(
     )
     cached = config.stage2.tokens == "cached"
     examples = tokens if cached else images
-    vim = _trainer("vim", "trainers.vim", examples, config, config.stage2, run_dir, base_model=tokenizer)
+    vim = _trainer("vim", "trainers.vim", examples, config, "stage2", run_dir, base_model=tokenizer)
 
     reconstruction = ReconstructionEvaluator(
         examples=images.outputs["examples"],
@@ -124,6 +126,23 @@ def create_pipeline(
     )
     vim_validator, vim_pusher = _release("vim", vim, generation, run_dir, "vim")
 
+    components = [
+        images,
+        statistics,
+        schema,
+        validation,
+        tokenizer,
+        classifier,
+        *([tokens] if cached else []),
+        vim,
+        reconstruction,
+        generation,
+        linear_probe,
+        tokenizer_validator,
+        tokenizer_pusher,
+        vim_validator,
+        vim_pusher,
+    ]
     report = RunReport(
         config=config.model_dump_json(),
         examples=images.outputs["examples"],
@@ -133,30 +152,14 @@ def create_pipeline(
         tokenizer_run=tokenizer.outputs.get("model_run"),
         classifier_run=classifier.outputs["model_run"],
         vim_run=vim.outputs["model_run"],
+        code=code.run_by(*components).fingerprint,
         output_dir=run_dir,
     )
 
     return tfx.dsl.Pipeline(
         pipeline_name=f"tfx-vim-{config.name}",
         pipeline_root=os.path.join(run_dir, "pipeline_root"),
-        components=[
-            images,
-            statistics,
-            schema,
-            validation,
-            tokenizer,
-            classifier,
-            *([tokens] if cached else []),
-            vim,
-            reconstruction,
-            generation,
-            linear_probe,
-            tokenizer_validator,
-            tokenizer_pusher,
-            vim_validator,
-            vim_pusher,
-            report,
-        ],
+        components=[code.mark(component) for component in (*components, report)],
         enable_cache=True,
         metadata_connection_config=metadata_connection_config,
         beam_pipeline_args=list(beam_pipeline_args),
@@ -179,7 +182,7 @@ def _trainer(
     package: str,
     examples: BaseComponent,
     config: Config,
-    stage: Section,
+    section: str,
     run_dir: str,
     base_model: BaseComponent | None = None,
 ) -> tfx.components.Trainer:
@@ -195,12 +198,14 @@ def _trainer(
         checkpoints=os.path.join(run_dir, "checkpoints", name),
         logs=os.path.join(run_dir, "logs", name),
         ground=config.data.ground,
+        code=code.reached_from(f"{package}.trainer").fingerprint,
+        label=config.label("seed", "data", section),
     )
     return tfx.components.Trainer(
         run_fn=f"{package}.trainer.run_fn",
         examples=examples.outputs["examples"],
         base_model=base_model.outputs["model"] if base_model else None,
-        custom_config={"job": job.model_dump_json(), "stage": stage.model_dump_json()},
+        custom_config={"job": job.model_dump_json(), "stage": getattr(config, section).model_dump_json()},
     ).with_id(f"Trainer.{name}")
 
 
@@ -210,10 +215,10 @@ def _release(
     evaluator: BaseComponent,
     run_dir: str,
     served_as: str,
-) -> tuple[ModelValidator, tfx.components.Pusher]:
+) -> tuple[ModelValidator, Pusher]:
     """Validate a model by querying it, and push it if validator and evaluator both bless it."""
     validator = ModelValidator(model=model.outputs["model"]).with_id(f"ModelValidator.{name}")
-    pusher = tfx.components.Pusher(
+    pusher = Pusher(
         model=model.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=validator.outputs["blessing"],

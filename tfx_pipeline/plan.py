@@ -6,15 +6,19 @@ sizes of an imported tokenizer.
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
 from trainers.accounting import FLOAT32_BYTES, Cost, activation_bytes, table_2, total
+from trainers.classifier import accounting as resnet
 from trainers.training.config import OptimizerName, Train, Transformer
 from trainers.vim import accounting as vim
 from trainers.vit_vqgan import accounting as vit_vqgan
@@ -32,6 +36,12 @@ BYTES_PER_PIXEL = 2
 TOKEN_EXAMPLE_BYTES = 100
 
 
+# The product that tells a CPU's rate, and how often it is tried: the best is free of what else runs.
+PRODUCT_SIDE, PRODUCTS = 2048, 6
+# Training steps reach 0.3 (digits) to 0.75 (ViT-VQGAN Base at 256 pixels) of it (docs/performance.md).
+CPU_UTILIZATION = 0.5
+
+
 @dataclass(frozen=True)
 class Devices:
     """The devices: their number, peak rate, the share of it that is reached, and memory in bytes."""
@@ -40,6 +50,13 @@ class Devices:
     tflops: float
     utilization: float
     memory: float | None = None
+
+    @classmethod
+    def this_cpu(cls) -> Devices:
+        """This machine: the rate of its products, measured for a second, and its memory."""
+        tflops = max(_product_tflops() for _ in range(PRODUCTS))
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return cls(1, tflops, CPU_UTILIZATION, float(memory))
 
     @property
     def flops_per_second(self) -> float:
@@ -198,6 +215,34 @@ def stage_1(config: Config, devices: Devices, *, image_bytes: int | None = None)
     )
 
 
+def classifier(config: Config, devices: Devices, *, image_bytes: int | None = None) -> CostPlan:
+    """The plan of the classifier's training, without its last layer, whose size the data decide.
+
+    Args:
+      config: the run's configuration.
+      devices: what it trains on.
+      image_bytes: as for `stage_1`.
+
+    Raises:
+      ConfigError: the batch cannot be split evenly among the devices.
+    """
+    own, size = config.classifier, config.data.image_size
+    _check_batch("classifier", own.train, devices)
+    costs = resnet.parts(own.model, image_size=size, classes=0)
+    example, example_bytes = _images(size, image_bytes)
+    return CostPlan(
+        title="The classifier, for evaluation",
+        train=own.train,
+        devices=devices,
+        parts={name: Part(cost, own.train.optimizer.name) for name, cost in costs.items()},
+        flops=resnet.step_flops(own.model, image_size=size),
+        averaged={},
+        example=example,
+        example_bytes=example_bytes,
+        ema_parts=frozenset(costs if own.train.ema_decay else ()),
+    )
+
+
 def stage_2(config: Config, devices: Devices, *, image_bytes: int | None = None) -> CostPlan:
     """The plan of the image model's training, without the class embedding, whose size the data decide.
 
@@ -244,6 +289,14 @@ def stage_2(config: Config, devices: Devices, *, image_bytes: int | None = None)
         example_bytes=example_bytes,
         ema_parts=frozenset(costs if stage.train.ema_decay else ()),
     )
+
+
+def _product_tflops() -> float:
+    """TFLOP/s of one float32 product on all cores, by NumPy's BLAS: TensorFlow takes seconds to import."""
+    one = np.ones([PRODUCT_SIDE, PRODUCT_SIDE], np.float32)
+    started = time.perf_counter()
+    one @ one
+    return 2 * PRODUCT_SIDE**3 / (time.perf_counter() - started) / 1e12
 
 
 def _vocabulary(config: Config) -> tuple[int, int]:
@@ -316,7 +369,7 @@ def _step_table(plan: CostPlan) -> Table:
         table.add_row(label, _flops(batch * flops), _flops(flops))
     table.add_row("on average", _flops(plan.step_flops), _flops(plan.step_flops / batch), style="bold")
     table.add_row(f"read: {plan.example}", _bytes(batch * plan.example_bytes), _bytes(plan.example_bytes))
-    rate = f"{devices.count} x {devices.tflops:g} TFLOP/s, {devices.utilization:.0%} of it reached"
+    rate = f"{devices.count} x {devices.tflops:.3g} TFLOP/s, {devices.utilization:.0%} of it reached"
     table.add_row(f"time on {rate}", _seconds(plan.step_seconds), style="bold")
     table.add_row(f"time of {plan.train.steps} steps", _seconds(plan.train.steps * plan.step_seconds))
     return table

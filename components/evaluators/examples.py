@@ -13,6 +13,7 @@ from tfx.dsl.io import fileio
 from tfx.types import Artifact, artifact_utils
 
 from components.dataset import Dataset
+from serving.export.records import all_records, naming_damage
 
 UNLABELLED = -1
 
@@ -36,7 +37,8 @@ class ReadImages(beam.PTransform):
 
     def __init__(self, examples: list[Artifact], split: str, batch_size: int):
         super().__init__()
-        self._files = split_files(examples, split)
+        files = split_files(examples, split)
+        self._files = list(zip(files, dataset(examples).records_in(split, files), strict=True))
         self._batch_size = batch_size
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[ImageBatch]:
@@ -51,7 +53,8 @@ class ReadImages(beam.PTransform):
 
 def read_dataset(examples: list[Artifact], split: str, batch_size: int) -> tf.data.Dataset:
     """The images of one split in stored order, as dicts of the tensors of an `ImageBatch`."""
-    return _parse(split_files(examples, split), batch_size)
+    files = split_files(examples, split)
+    return _parse(files, dataset(examples).records_in(split, files), batch_size)
 
 
 def split_files(examples: list[Artifact], split: str) -> list[str]:
@@ -77,12 +80,14 @@ def count(examples: list[Artifact], split: str) -> int:
     return records
 
 
-def _read_shard(path: str, batch_size: int) -> Iterator[ImageBatch]:
-    for batch in _parse([path], batch_size).as_numpy_iterator():
-        yield ImageBatch(**batch)
+def _read_shard(shard: tuple[str, int], batch_size: int) -> Iterator[ImageBatch]:
+    path, records = shard
+    with naming_damage([path]):
+        for batch in _parse([path], [records], batch_size).as_numpy_iterator():
+            yield ImageBatch(**batch)
 
 
-def _parse(files: list[str], batch_size: int) -> tf.data.Dataset:
+def _parse(files: list[str], records: list[int], batch_size: int) -> tf.data.Dataset:
     def parse(records: tf.Tensor) -> dict[str, tf.Tensor]:
         parsed = tf.io.parse_example(records, _FEATURES)
         return {
@@ -91,4 +96,4 @@ def _parse(files: list[str], batch_size: int) -> tf.data.Dataset:
             "labels": parsed["image/label"],
         }
 
-    return tf.data.TFRecordDataset(files).batch(batch_size).map(parse).prefetch(tf.data.AUTOTUNE)
+    return all_records(files, records).batch(batch_size).map(parse).prefetch(tf.data.AUTOTUNE)

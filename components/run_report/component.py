@@ -13,6 +13,7 @@ class RunReportSpec(component_spec.ComponentSpec):
 
     PARAMETERS = {
         "config": component_spec.ExecutionParameter(type=str),
+        "code": component_spec.ExecutionParameter(type=str),
         "output_dir": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
@@ -46,6 +47,7 @@ class RunReport(base_component.BaseComponent):
         vim_run: BaseChannel,
         *,
         config: str,
+        code: str,
         output_dir: str,
     ):
         """Build the component.
@@ -59,6 +61,7 @@ class RunReport(base_component.BaseComponent):
           classifier_run: the classifier Trainer's `model_run`.
           vim_run: the image model Trainer's `model_run`.
           config: the run's configuration as JSON.
+          code: fingerprint of the code of all other components.
           output_dir: the run's folder, to which the report is also written; empty to skip this.
         """
         super().__init__(
@@ -71,6 +74,7 @@ class RunReport(base_component.BaseComponent):
                 classifier_run=classifier_run,
                 vim_run=vim_run,
                 config=config,
+                code=code,
                 output_dir=output_dir,
                 report=Channel(type=standard_artifacts.ModelEvaluation),
             )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import os
+from importlib import metadata as distributions
 from typing import Any
 
 from tfx.dsl.components.base import base_executor
@@ -19,6 +21,7 @@ from components.run_report.page import EVALUATIONS, STAGES
 from components.run_report.report import Report
 
 HISTORY_FILE = "history.jsonl"
+LIBRARIES = ("tfx-vim", "tensorflow", "keras", "tfx", "apache-beam", "numpy", "scikit-learn")
 
 
 class Executor(base_executor.BaseExecutor):
@@ -36,13 +39,23 @@ class Executor(base_executor.BaseExecutor):
           input_dict: `examples`; `reconstruction`, `generation`, `linear_probe` (evaluations);
             `classifier_run`, `vim_run`, and `tokenizer_run` if the run trained one (model runs).
           output_dict: `report`.
-          exec_properties: `config` (JSON), `output_dir` (empty to write only the artifact).
+          exec_properties: `config` (JSON), `code` (fingerprint), `output_dir` (empty to write only the
+            artifact).
         """
         uris = {name: artifact_utils.get_single_uri(artifacts) for name, artifacts in input_dict.items()}
+        config, dataset = json.loads(exec_properties["config"]), Dataset.read(uris["examples"])
+        origin = {
+            "preset": config["name"],
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "data": dataset.fingerprint,
+            "code": exec_properties["code"],
+            "versions": {name: distributions.version(name) for name in LIBRARIES},
+            "configuration": config,
+        }
         report = Report(
-            config=json.loads(exec_properties["config"]),
-            dataset=dataclasses.asdict(Dataset.read(uris["examples"])),
-            metrics={name: _read_evaluation(uris[name]) for name in EVALUATIONS},
+            config=config,
+            dataset=dataclasses.asdict(dataset),
+            metrics={**{name: _read_evaluation(uris[name]) for name in EVALUATIONS}, "run": origin},
             histories={
                 stage: _read_history(uris[f"{stage}_run"]) for stage in STAGES if f"{stage}_run" in uris
             },

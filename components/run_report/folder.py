@@ -15,8 +15,13 @@ from components.evaluators import files
 from components.run_report import page, pictures
 from components.run_report.report import Report
 from serving.export.atomic import write_atomic
+from serving.wire.errors import one_line
 
 _ARRAYS = ("samples", "pairs")
+
+
+class ReportError(ValueError):
+    """Files of a report that are missing or damaged; the message is one line for the user."""
 
 
 def write(folder: str, report: Report) -> None:
@@ -33,11 +38,26 @@ def write(folder: str, report: Report) -> None:
 
 
 def read(folder: str) -> Report:
-    """Read the report that `write` wrote to `folder`."""
+    """Read the report that `write` wrote to `folder`.
+
+    Raises:
+      ReportError: a file is missing or damaged.
+    """
     inner = os.path.join(folder, "report")
-    plain = files.read_json(os.path.join(inner, "report.json"))
-    arrays = {name: files.read_arrays(os.path.join(inner, f"{name}.npz")) for name in _ARRAYS}
-    return Report(**{**plain, **arrays})
+    path = ""
+    try:
+        path = os.path.join(inner, "report.json")
+        plain = files.read_json(path)
+        arrays = {}
+        for name in _ARRAYS:
+            path = os.path.join(inner, f"{name}.npz")
+            arrays[name] = files.read_arrays(path)
+        return Report(**{**plain, **arrays})
+    # NumPy, zipfile and JSON raise many kinds.
+    except Exception as error:
+        raise ReportError(
+            f"{path} must be a file of a report, got a damaged or missing one: {one_line(error)}"
+        ) from error
 
 
 def publish(artifact_uri: str, output_dir: str) -> None:

@@ -33,7 +33,7 @@ MAX_POINTS = 400
 def render(report: Report) -> str:
     """Render the whole page as one self-contained HTML file."""
     components = report.metrics.get("components", [])
-    html = _template().render(
+    html = template("report.html").render(
         config=report.config,
         dataset=report.dataset,
         verdicts=list(_verdicts(report.metrics)),
@@ -81,7 +81,8 @@ def duration(seconds: float) -> str:
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A page of this folder."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -90,7 +91,7 @@ def _template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(duration=duration)
-    return environment.get_template("report.html")
+    return environment.get_template(name)
 
 
 def _verdicts(metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

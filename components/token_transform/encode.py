@@ -45,16 +45,16 @@ class EncodeFiles(beam.DoFn):
         self._batch_size = batch_size
         self._shared = Shared()
 
-    def process(self, file: tuple[str, str]) -> Iterator[Any]:
-        """Encode all variants of all images of one file."""
+    def process(self, file: tuple[str, str, int]) -> Iterator[Any]:
+        """Encode all variants of all images of one file: its split, path and number of records."""
         # Not in `setup`, whose counters Beam drops. Also, a process without files loads no model.
         tokenizer: Tokenizer = self._shared.acquire(self._timed_load)
         yield beam.pvalue.TaggedOutput(METADATA, tokenizer.metadata)
-        split, path = file
+        split, path, records = file
         variants = range(1 + (self._augmentations if split == "train" else 0))
         rows = (
             Row(key, label, variant, image_bytes)
-            for key, label, image_bytes in map(_parse, read_records(path))
+            for key, label, image_bytes in map(_parse, read_records(path, records))
             for variant in variants
         )
         # The model runs in its own thread: images are decoded and rows written at the same time.

@@ -61,7 +61,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 with self._make_beam_pipeline() as pipeline:
                     _encode_examples(
                         pipeline,
-                        files=[(split, file) for split in splits for file in _files(images, split)],
+                        files=[file for split in splits for file in _files(images, split, dataset)],
                         uri=examples.uri,
                         model=path_utils.serving_model_path(model.uri),
                         dataset=dataset,
@@ -76,16 +76,18 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         describe_artifact(examples, splits)
 
 
-def _files(examples: types.Artifact, split: str) -> list[str]:
-    """The files of a split, in order."""
+def _files(examples: types.Artifact, split: str, dataset: Dataset) -> list[tuple[str, str, int]]:
+    """The files of a split, in order: split, path, number of records."""
     patterns = examples_utils.get_split_file_patterns([examples], split)
-    return sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    counts = dataset.records_in(split, files)
+    return [(split, file, count) for file, count in zip(files, counts, strict=True)]
 
 
 def _encode_examples(
     pipeline: beam.Pipeline,
     *,
-    files: Sequence[tuple[str, str]],
+    files: Sequence[tuple[str, str, int]],
     uri: str,
     model: str,
     dataset: Dataset,

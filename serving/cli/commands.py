@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ _BLANK = 128
 @click.option("--run", "run_dir", default=options.RUN, metavar="DIR", help="The run to serve.")
 @click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 accepts other machines.")
 @click.option("--port", type=options.PORT, default=8500, help="gRPC; 0 picks a free one.")
-@click.option("--rest_api_port", type=options.PORT, default=8501, help="REST; 0 picks a free one.")
+@click.option("--rest-api-port", type=options.PORT, default=8501, help="REST; 0 picks a free one.")
 @click.option("--request-seconds", type=options.SECONDS, default=120.0, help="Time limit of a request.")
 def serve(run_dir: str, host: str, port: int, rest_api_port: int, request_seconds: float) -> None:
     """Serve a run's pushed models over TF Serving's gRPC and REST, until SIGTERM or Ctrl-C."""
@@ -223,7 +224,8 @@ def _client(
         raise click.UsageError(str(error)) from error
     timeout = options.timeout(click.get_current_context())
     base = _base(run_dir or options.RUN)
-    with connect(endpoint, timeout=timeout) if endpoint else open_folder(base) as client:
+    say = partial(click.echo, err=True)
+    with connect(endpoint, timeout=timeout) if endpoint else open_folder(base, say) as client:
         yield client
 
 

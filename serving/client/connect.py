@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from serving.client.client import Client
 from serving.wire.errors import ClientError
 
@@ -34,12 +36,16 @@ def connect(endpoint: str, *, timeout: float = TIMEOUT_SECONDS) -> Client:
     )
 
 
-def open_folder(base: str) -> Client:
+def open_folder(base: str, say: Callable[[str], None] | None = None) -> Client:
     """Create a client that loads the newest version of each model below `base` at its first query.
+
+    Args:
+      base: the folder of the models.
+      say: takes a line for each version that does not load, instead of the log.
 
     Raises:
       ClientError: the folder holds no model.
     """
     from serving.client.folder import FolderClient
 
-    return FolderClient(base)
+    return FolderClient(base, say) if say else FolderClient(base)

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from serving.client.client import Array, Client
-from serving.server.models import model_names, versions
-from serving.server.servable import Servable
+from serving.export.metadata import Metadata
+from serving.export.versions import model_names, versions
 from serving.wire.errors import ClientError, RequestError, one_line
+
+if TYPE_CHECKING:  # it imports TensorFlow, which `metadata` does without
+    from serving.server.servable import Servable
 
 
 class FolderClient(Client):
-    """Queries the newest version of every model below `base`."""
+    """Queries the newest version that loads of every model below `base`.
 
-    def __init__(self, base: str):
+    Args:
+      base: the folder of the models.
+      say: takes a line for each version that does not load.
+    """
+
+    def __init__(self, base: str, say: Callable[[str], None] = logging.getLogger(__name__).warning):
         self._base = base
+        self._say = say
         self._names = model_names(base)
         self._loaded: dict[str, Servable] = {}
         if not self._names:
@@ -28,17 +39,48 @@ class FolderClient(Client):
         except RequestError as error:
             raise ClientError(error.message) from error
 
+    def metadata(self, model: str) -> Metadata:
+        """As `Client.metadata`; from the file beside the newest version, if that has one."""
+        self._check(model)
+        newest = Metadata.read(self._path(model, versions(os.path.join(self._base, model))[0]))
+        return newest if newest and model not in self._loaded else super().metadata(model)
+
     def _servable(self, model: str) -> Servable:
+        self._check(model)
+        if model not in self._loaded:
+            self._loaded[model] = self._load(model)
+        return self._loaded[model]
+
+    def _check(self, model: str) -> None:
         if model not in self._names:
             raise ClientError(f"model must be one of {', '.join(self._names)} in {self._base}, got {model!r}")
-        if model not in self._loaded:
-            directory = os.path.join(self._base, model)
-            newest = versions(directory)[0]
+
+    def _path(self, model: str, version: int) -> str:
+        return os.path.join(self._base, model, str(version))
+
+    def _load(self, model: str) -> Servable:
+        """The newest version that loads, as a server would serve it."""
+        from serving.server.servable import Servable
+
+        known = versions(os.path.join(self._base, model))
+        failures: list[str] = []
+        for version in known:
             try:
-                self._loaded[model] = Servable(model, newest, os.path.join(directory, str(newest)))
+                # Warming up takes longer than a command's few queries.
+                found = Servable(model, version, self._path(model, version), warm_up=False)
             # TensorFlow raises almost any exception on a damaged folder.
             except Exception as error:
-                raise ClientError(
-                    f"version {newest} of {model} in {self._base} does not load: {one_line(error)}"
-                ) from error
-        return self._loaded[model]
+                reason = one_line(error)
+                failures.append(f"version {version} of {model} in {self._base} does not load: {reason}")
+                continue
+            self._check_alike(model, known[0], version, failures)
+            for failure in failures:
+                self._say(f"{failure}; version {version} is used")
+            return found
+        raise ClientError(failures[0])
+
+    def _check_alike(self, model: str, newest: int, version: int, failures: list[str]) -> None:
+        """Check that classes and sizes are those of the newest version, by which a request was made."""
+        promised, given = (Metadata.read(self._path(model, number)) for number in (newest, version))
+        if promised and given and promised.interface != given.interface:
+            raise ClientError(f"{failures[0]}; version {version} has other classes or sizes")

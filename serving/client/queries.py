@@ -17,7 +17,7 @@ from serving.client.client import Array, Client
 from serving.export.metadata import Metadata
 from serving.export.sampling_params import SamplingParams
 from serving.export.standard_image import UnreadableImage, standardize
-from serving.wire.errors import ClientError
+from serving.wire.errors import ClientError, did_you_mean
 
 TOKENIZER = "vit_vqgan"
 GENERATOR = "vim"
@@ -182,7 +182,7 @@ def _class_id(known: Sequence[str], name: str, choices: str) -> int:
     index = name.removeprefix(INDEX)
     if name.startswith(INDEX) and index.isascii() and index.isdecimal() and int(index) < len(known):
         return int(index)
-    raise ValueError(f"class must be one of {choices}, got {name!r}")
+    raise ValueError(f"class must be one of {choices}, got {name!r}{did_you_mean(name, known)}")
 
 
 def _listed(known: Sequence[str]) -> str:

@@ -81,6 +81,16 @@ def make_folder(folder: str) -> None:
         os.makedirs(folder, exist_ok=True)
 
 
+def copy_file(source: str, target: str) -> None:
+    """Copy the content of a file."""
+    if _is_remote(source) or _is_remote(target):
+        import tensorflow as tf
+
+        tf.io.gfile.copy(source, target)
+    else:
+        shutil.copyfile(source, target)
+
+
 def remove(path: str) -> None:
     """Remove a file or a whole folder, if it exists."""
     if _is_remote(path):

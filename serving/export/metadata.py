@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 # Every image is RGB.
 CHANNELS = 3
 WHITE = "#ffffff"
+# Beside a SavedModel, where TF Serving takes no notice of it.
+FILE = os.path.join("assets.extra", "tfx_vim.json")
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """The JSON constant behind the signature `metadata`.
+    """The JSON constant behind the signature `metadata`, and the file `FILE` beside the model.
 
     Attributes:
       kind: "tokenizer", "generator" or "classifier".
@@ -35,11 +38,25 @@ class Metadata:
     versions: Mapping[str, str]
     ground: str = WHITE
 
+    @property
+    def interface(self) -> tuple[object, ...]:
+        """What requests and answers depend on."""
+        return self.kind, self.image_size, self.tokens, self.codebook_size, self.class_names, self.ground
+
     @classmethod
     def from_json(cls, text: str | bytes) -> Metadata:
         """Parse what `to_json` wrote."""
         fields = json.loads(text)
         return cls(**{**fields, "class_names": tuple(fields["class_names"])})
+
+    @classmethod
+    def read(cls, model_dir: str) -> Metadata | None:
+        """Read the file beside a SavedModel of this machine; None if there is none, or a damaged one."""
+        try:
+            with open(os.path.join(model_dir, FILE), encoding="utf-8") as file:
+                return cls.from_json(file.read())
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def to_json(self) -> str:
         """One line of JSON, identical for identical metadata."""

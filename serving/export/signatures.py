@@ -7,6 +7,7 @@ replace ViT-VQGAN and VIM.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from serving.export import images
+from serving.export.atomic import write_atomic
 from serving.export.metadata import CHANNELS, Metadata
+from serving.export.metadata import FILE as METADATA_FILE
 
 IMAGE_BYTES = tf.TensorSpec([None], tf.string, "image_bytes")
 CLASS_ID = tf.TensorSpec([None], tf.int32, "class_id")
@@ -55,7 +58,7 @@ def grey_image(metadata: Metadata) -> dict[str, np.ndarray]:
 def save(
     directory: str, model: tf.Module, metadata: Metadata, signatures: Mapping[str, Any], *, default: str
 ) -> None:
-    """Save a SavedModel with `metadata` and a default signature beside its own signatures.
+    """Save a SavedModel with `metadata`, as a signature and as a file, and a default signature.
 
     Args:
       directory: where to, a path of any file system that TensorFlow knows.
@@ -74,3 +77,4 @@ def save(
         directory,
         signatures={**signatures, "metadata": describe, "serving_default": signatures[default]},
     )
+    write_atomic(os.path.join(directory, METADATA_FILE), metadata.to_json())

@@ -18,6 +18,7 @@ from typing import Literal
 import grpc
 import tensorflow as tf
 
+from serving.export.versions import model_names, versions
 from serving.server.servable import Servable
 from serving.wire.errors import RequestError, ServingError, not_found, one_line
 
@@ -45,21 +46,6 @@ class _Lease:
 
     servable: Servable
     requests: int = 0
-
-
-def versions(model_dir: str) -> list[int]:
-    """List the versions in a model's folder, newest first, complete or not."""
-    names = (name.rstrip("/") for name in tf.io.gfile.listdir(model_dir))
-    return sorted((int(name) for name in names if name.isascii() and name.isdecimal()), reverse=True)
-
-
-def model_names(base: str) -> list[str]:
-    """List the folders below `base` that hold versions; [] if `base` is not a folder."""
-    if not tf.io.gfile.isdir(base):
-        return []
-    names = sorted(name.rstrip("/") for name in tf.io.gfile.listdir(base))
-    folders = (name for name in names if tf.io.gfile.isdir(os.path.join(base, name)))
-    return [name for name in folders if versions(os.path.join(base, name))]
 
 
 class Model:

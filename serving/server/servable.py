@@ -62,8 +62,8 @@ class Servable:
       signature_defs: the signatures as stored in the SavedModel, by name.
     """
 
-    def __init__(self, model: str, version: int, path: str):
-        """Load and warm up; raises whatever TensorFlow raises if `path` is not a SavedModel."""
+    def __init__(self, model: str, version: int, path: str, *, warm_up: bool = True):
+        """Load, and warm up; raises whatever TensorFlow raises if `path` is not a SavedModel."""
         self.model = model
         self.version = version
         self.signature_defs = _signature_defs(path)
@@ -71,7 +71,7 @@ class Servable:
             name: Signature.from_proto(name, proto) for name, proto in self.signature_defs.items()
         }
         self._functions = tf.saved_model.load(path)
-        for signature, inputs in read_warmup(path):
+        for signature, inputs in read_warmup(path) if warm_up else ():
             self.predict(signature, inputs)
 
     def signature(self, name: str) -> Signature:

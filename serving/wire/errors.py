@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 import grpc
 
 # TensorFlow puts the failed node and its source line in front of the reason, Keras the layer.
 _PREAMBLE = re.compile(
     r"Graph execution error:|Detected at node|<stack traces unavailable>|File \""
-    r"|Exception encountered when calling"
+    r"|Exception encountered when calling|\d+ root error\(s\) found"
 )
 _ASSERTION = re.compile(r"assertion failed: \[(?P<reason>.*?)\](?: \[Condition |\s|$)")
+# One of several errors of a step: `(0) DATA_LOSS:  truncated record`.
+_ROOT = re.compile(r"^\(\d+\) [A-Z_]+: +")
 _NODE = re.compile(r"\{\{function_node.*?\}\}\s*|\s*\[\[\{\{node.*|\s*\[Op:.*|\s*\[while running '.*")
 # Beam puts the type of a worker's error in front of it.
 _TYPE = re.compile(r"^(?:\w+\.)+\w+(?:Error|Exception|Images|Record|File): ")
@@ -49,6 +53,12 @@ def not_found(message: str) -> RequestError:
     return RequestError(grpc.StatusCode.NOT_FOUND, message)
 
 
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """A question behind an error about an unknown name; "" if none is near."""
+    near = difflib.get_close_matches(given, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def one_line(error: BaseException) -> str:
     """The reason of any exception in one line, without what TensorFlow, Keras and Beam add to it."""
     text = str(error)
@@ -59,4 +69,5 @@ def one_line(error: BaseException) -> str:
     lines = [line for line in (_NODE.sub("", line).strip() for line in text.splitlines()) if line]
     if lines and lines[0] == "in user code:":  # AutoGraph puts its own traceback above the reason
         return lines[-1]
-    return _TYPE.sub("", next((line for line in lines if not _PREAMBLE.match(line)), type(error).__name__))
+    reason = next((line for line in lines if not _PREAMBLE.match(line)), type(error).__name__)
+    return _TYPE.sub("", _ROOT.sub("", reason))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import signal
 import sys
 import urllib.request
 from pathlib import Path
@@ -20,14 +21,18 @@ from tfx.orchestration.portable import cache_utils
 
 from components.image_example_gen.sources import SourceError
 from components.tokenizer_importer.saved_tokenizer import TokenizerError
+from serving.export import versions as serving_versions
 from serving.export.atomic import atomic_folder
 from serving.server.server import background_server
 from tests import stand_ins
 from tests.components.image_example_gen import pictures
-from tfx_pipeline import config, local_runner
+from tfx_pipeline import code, config, local_runner, run_lock
+from tfx_pipeline.lineage import LineageError
+from tfx_pipeline.run_lock import RunningError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.optimized]
 
+RUNNING = metadata_store_pb2.Execution.RUNNING
 COMPONENTS = {
     "ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator",
     "Trainer.tokenizer", "Trainer.classifier", "Trainer.vim", "TokenTransform",
@@ -296,7 +301,7 @@ EXECUTORS = {
     "GenerationEvaluator": "components.evaluators.generation.executor.Executor",
     "LinearProbeEvaluator": "components.evaluators.linear_probe.executor.Executor",
     "ModelValidator": "components.model_validator.executor.Executor",
-    "Pusher": "tfx.components.pusher.executor.Executor",
+    "Pusher": "components.pusher.executor.Executor",
     "RunReport": "components.run_report.executor.Executor",
 }
 
@@ -356,3 +361,195 @@ def test_problem_in_the_data_stops_the_run_before_it_starts(tmp_path):
 def test_images_are_surveyed_once(finished, monkeypatch):
     monkeypatch.setattr(local_runner, "survey", lambda *_, **__: pytest.fail("surveyed again"))
     local_runner.run(config.load("digits", small=True), str(finished.directory))
+
+
+def again(finished, **options) -> dict[str, str]:
+    """Run the same configuration again; return the state of each component."""
+    return states(
+        local_runner.run(config.load("digits", small=True), str(finished.directory), **options).metrics
+    )
+
+
+def ran(found: dict[str, str]) -> set[str]:
+    return {name for name, state in found.items() if state == "ran"}
+
+
+def test_edited_code_runs_again_and_the_reason_is_said(finished, monkeypatch, tmp_path, capsys):
+    again(finished)
+    name = "components.evaluators.linear_probe.probe"
+    edited = tmp_path / "probe.py"
+    edited.write_text(code._path(name).read_text() + "\nEDITED = True\n")
+    path = code._path
+    monkeypatch.setattr(code, "_path", lambda module: edited if module == name else path(module))
+    code._read.cache_clear()
+    assert ran(again(finished)) == {"LinearProbeEvaluator", "RunReport"}
+    said = capsys.readouterr().err
+    assert "LinearProbeEvaluator       code changed: components/evaluators/linear_probe/probe.py" in said
+    # The report carries the fingerprint of all code.
+    assert "RunReport                  new results of LinearProbeEvaluator" in said
+    assert set(again(finished).values()) == {"cached"}
+    monkeypatch.undo()
+    code._read.cache_clear()
+    assert set(again(finished).values()) == {"cached"}  # the results of the code from before
+
+
+def test_component_can_be_forced_and_its_result_is_kept(finished, monkeypatch):
+    again(finished)
+    before = versions(finished, "vim")
+    monkeypatch.setattr(serving_versions.time, "time", lambda: 1.0)  # whatever the clock does
+    assert ran(again(finished, no_cache={"Pusher.vim"})) == {"Pusher.vim"}
+    assert ran(again(finished, no_cache={"Pusher.vim"})) == {"Pusher.vim"}
+    assert set(again(finished).values()) == {"cached"}
+    after = versions(finished, "vim")
+    assert [int(path.name) for path in after[len(before) :]] == [
+        int(before[-1].name) + 1,
+        int(before[-1].name) + 2,
+    ]
+    with pytest.raises(
+        local_runner.RunError, match=r"--no-cache must be one of ImageExampleGen, .*, got Trainer$"
+    ):
+        again(finished, no_cache={"Trainer"})
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("saved_model.pb", cut),
+        ("variables/variables.data-00000-of-00001", zero),
+        ("saved_model.pb", Path.unlink),
+    ],
+)
+def test_damaged_served_model_is_pushed_anew(finished, capsys, file, damage):
+    again(finished)
+    *_, served = versions(finished, "vim")
+    whole = serving_versions.content_digest(str(served))
+    capsys.readouterr()
+    damage(served / file)
+    assert set(again(finished).values()) == {"cached"}
+    said = capsys.readouterr().err
+    assert f"serving/vim/{served.name} must be what Pusher.vim pushed, got another or a damaged model" in said
+    *_, newest = versions(finished, "vim")
+    assert int(newest.name) > int(served.name)
+    assert serving_versions.content_digest(str(newest)) == whole
+
+
+def first(finished, pattern: str) -> Path:
+    """A file of the run's own artifacts; other configurations have made later ones."""
+    return min(finished.directory.glob(f"pipeline_root/{pattern}"), key=lambda path: path.stat().st_mtime)
+
+
+@pytest.mark.parametrize(
+    ("component", "at_edge"),
+    [
+        ("TokenTransform", True),
+        ("TokenTransform", False),
+        ("ReconstructionEvaluator", True),
+        ("ReconstructionEvaluator", False),
+        ("GenerationEvaluator", True),
+        ("LinearProbeEvaluator", True),
+    ],
+)
+def test_cut_examples_are_named_by_every_reader(finished, component, at_edge):
+    split = "eval" if component == "ReconstructionEvaluator" else "train"
+    file = first(finished, f"ImageExampleGen/examples/*/Split-{split}/*")
+    whole = file.read_bytes()
+    # A record is 8 bytes of its length, 4 of that one's checksum, the content, and 4 of its checksum.
+    kept = 16 + int.from_bytes(whole[:8], "little")
+    file.write_bytes(whole[: kept if at_edge else kept - 3])
+    with pytest.raises(local_runner.RunError) as caught:
+        again(finished, no_cache={component})
+    file.write_bytes(whole)
+    records = {"train": 1518, "eval": 279}[split]
+    reason = f"must have {records} records, got 1" if at_edge else "is damaged: truncated record at 0'"
+    assert str(caught.value).startswith(f"{component} failed: {file} {reason}")
+
+
+def test_damaged_checkpoint_and_examples_of_a_trainer_are_named(finished, capsys):
+    zero(first(finished, "../checkpoints/vim/*/ckpt-4.data*"))
+    file = first(finished, "TokenTransform/examples/*/Split-eval/*")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-10])
+    with pytest.raises(local_runner.RunError) as caught:
+        again(finished, no_cache={"Trainer.vim"})
+    file.write_bytes(whole)
+    assert str(caught.value).startswith(f"Trainer.vim failed: {file} is damaged: truncated record")
+    capsys.readouterr()
+    assert "Trainer.vim" in ran(again(finished, no_cache={"Trainer.vim"}))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is damaged and kept as damaged-ckpt-4" in said
+    assert "vim: 4 steps" in said
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"), [("report/report.json", cut), ("report/samples.npz", Path.unlink)]
+)
+def test_damaged_report_is_one_line_and_can_be_written_anew(finished, file, damage):
+    again(finished)
+    newest = max(finished.directory.glob("pipeline_root/RunReport/report/*"), key=lambda path: int(path.name))
+    damage(newest / file)
+    with pytest.raises(local_runner.RunError) as caught:
+        again(finished)
+    assert f"{newest}/{file} must be a file of a report, got a damaged or missing one" in str(caught.value)
+    assert "`run --no-cache RunReport` writes it anew" in str(caught.value)
+    assert ran(again(finished, no_cache={"RunReport"})) == {"RunReport"}
+
+
+def test_two_runs_in_one_folder_at_once_are_refused(finished):
+    with run_lock.hold(finished.directory), pytest.raises(RunningError, match="one run at a time"):
+        again(finished)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_run_says_what_is_kept_and_leaves_nothing_running(finished, monkeypatch, number, store):
+    def stop(executor, input_dict, output_dict, exec_properties):
+        Path(output_dict["model"][0].uri, "half").touch()
+        signal.raise_signal(number)
+
+    monkeypatch.setattr("tfx.components.trainer.executor.GenericExecutor.Do", stop)
+    with pytest.raises(local_runner.Stopped) as caught:
+        again(finished, no_cache={"Trainer.vim"})
+    assert str(caught.value) == (
+        f"stopped by {number.name} in Trainer.vim, the checkpoint of step 4 is kept; the same command goes on"
+    )
+    assert caught.value.exit_code == 128 + number
+    unfinished = [one.id for one in store.get_executions() if one.last_known_state == RUNNING]
+    (half,) = finished.directory.glob(f"pipeline_root/*/*/{unfinished[0]}/half")
+    monkeypatch.undo()
+    again(finished)
+    assert not half.exists()
+    assert RUNNING not in {one.last_known_state for one in store.get_executions()}
+
+
+def test_run_after_a_killed_one_says_what_ran(finished, capsys):
+    holder = {"host": "here", "process": 4711, "since": "yesterday", "component": "Trainer.vim"}
+    (finished.directory / "run.lock").write_text(json.dumps(holder))
+    again(finished)
+    assert (
+        "the run before (process 4711) was killed while Trainer.vim ran, by the system if memory ran out; "
+        "the checkpoint of step 4 is kept, this run goes on from there"
+    ) in capsys.readouterr().err
+
+
+def test_every_finished_run_keeps_its_results_and_their_origin(finished):
+    history = sorted((finished.directory / "history").iterdir())
+    assert len(history) >= 2
+    kept = [json.loads((path / "metrics.json").read_text())["run"] for path in history]
+    assert kept[0]["preset"] == "digits"
+    assert kept[0]["configuration"]["stage2"]["model"]["class_conditional"] is True
+    assert len(kept[0]["code"]) == 16
+    assert len({json.dumps(one["configuration"]) for one in kept}) > 1
+    assert (history[0] / "report" / "index.html").exists()
+
+
+def test_damaged_lineage_is_one_line(tmp_path):
+    (tmp_path / "metadata.db").write_text("no database")
+    with pytest.raises(LineageError, match=r"metadata\.db must be the run's lineage, got a damaged file"):
+        local_runner.run(config.load("digits", small=True), str(tmp_path))

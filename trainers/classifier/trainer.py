@@ -6,7 +6,6 @@ its top-1 class of samples gives the class accuracy.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import tensorflow as tf
@@ -35,11 +34,11 @@ def run_fn(fn_args: Any) -> None:
     eval_split = examples.open_split(fn_args.eval_files)
     class_names = train_split.class_names or ROTATIONS
     prepare = _as_labelled if train_split.class_names else _rotate
-    held_out = examples.held_out_images(eval_split, run, limit=EVALUATION_IMAGES)
-    with strategy.scope():
+    with strategy.scope(), job.explained(train_split, eval_split):
+        held_out = examples.held_out_images(eval_split, run, limit=EVALUATION_IMAGES)
         model = ResNet(stage.model, image_size=run.image_size, classes=len(class_names))
         state = TrainState(model, stage.train)
-        name = job.training_name(run, stage, train_split.fingerprint)
+        folders = job.training_folders(run, stage, train_split.fingerprint)
         history = fit(
             "classifier",
             stage.train,
@@ -53,8 +52,8 @@ def run_fn(fn_args: Any) -> None:
             evaluate=held_out_metrics(
                 lambda batch: _losses(model, *prepare(batch), training=False), held_out, stage.train, [state]
             ),
-            checkpoints=os.path.join(run.checkpoints, name),
-            logs=os.path.join(run.logs, name),
+            checkpoints=folders.checkpoints,
+            logs=folders.logs,
         )
         with job.export_folder(fn_args, history, [state]) as directory:
             export_classifier(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -11,11 +12,13 @@ import keras
 import tensorflow as tf
 
 from serving.export.atomic import write_atomic
+from serving.wire.errors import one_line
 from trainers.training.distribution import is_chief
 from trainers.training.errors import TrainingError
 
 History = list[dict[str, float]]
 HISTORY_FILE = "history.jsonl"
+PREFIX = "ckpt-"
 
 
 class Checkpointer:
@@ -25,42 +28,87 @@ class Checkpointer:
       variables: everything that training changes, by name.
       folder: a stable folder, the same for the same run.
       keep: how many checkpoints stay.
+
+    Attributes:
+      consecutive_skips: steps in a row that were skipped, up to the newest checkpoint.
+      damaged: a line for each checkpoint that `restore` could not read.
     """
 
     def __init__(self, variables: Mapping[str, Sequence[keras.Variable]], folder: str, *, keep: int):
         # Plain lists: for a Keras model, tf.train.Checkpoint tracks neither layers in a list nor seeds.
         tensors = {name: [variable.value for variable in each] for name, each in variables.items()}
+        self.damaged: list[str] = []
         self.consecutive_skips = tf.Variable(0.0, trainable=False)
         self._checkpoint = tf.train.Checkpoint(consecutive_skips=self.consecutive_skips, **tensors)
         self._folder = folder
-        self._newest = tf.train.latest_checkpoint(folder)
         # All workers take part in saving, and each needs a folder of its own to write to.
         self._scratch = None if is_chief() else tempfile.TemporaryDirectory()
-        self._manager = tf.train.CheckpointManager(
-            self._checkpoint, self._scratch.name if self._scratch else folder, max_to_keep=keep
-        )
+        self._keep = keep
 
     def restore(self) -> int:
-        """Restore the newest checkpoint, if there is one; return its step, or 0.
+        """Restore the newest whole checkpoint, if there is one; return its step, or 0.
 
         Raises:
           TrainingError: workers found different checkpoints.
         """
-        step = int(self._newest.rpartition("-")[2]) if self._newest else 0
+        step = next((step for step in _steps(self._folder) if self._is_whole(step)), 0)
         # Checked first, because all workers take part in restoring.
         if not _same_on_all_workers(step):
             raise TrainingError(
                 f"Workers found different checkpoints (here: step {step} in {self._folder}). "
                 "All workers must share one checkpoint folder"
             )
-        if self._newest:
-            self._checkpoint.restore(self._newest).assert_consumed()
+        if step:
+            self._checkpoint.read(_path(self._folder, step)).assert_consumed()
         return step
 
     def save(self, step: int, consecutive_skips: tf.Tensor) -> None:
         """Write the checkpoint of a step, with how many steps in a row were skipped up to it."""
         self.consecutive_skips.assign(consecutive_skips)
-        self._manager.save(checkpoint_number=step)
+        folder = self._scratch.name if self._scratch else self._folder
+        self._checkpoint.write(_path(folder, step))
+        for old in _steps(folder)[self._keep :]:
+            # The index first: what is left by a kill is then no checkpoint.
+            for file in sorted(_files(folder, old), key=lambda name: not name.endswith(".index")):
+                tf.io.gfile.remove(file)
+
+    def _is_whole(self, step: int) -> bool:
+        """Whether every tensor of a checkpoint can be read; a damaged one is kept aside, and said."""
+        path = _path(self._folder, step)
+        try:
+            reader = tf.train.load_checkpoint(path)
+            for name in reader.get_variable_to_shape_map():
+                reader.get_tensor(name)  # compares the checksum
+        # The index is read by Python, which raises almost anything on a damaged file.
+        except Exception as error:
+            place = "left there"
+            if is_chief():
+                for file in _files(self._folder, step):
+                    tf.io.gfile.rename(file, _aside(file), overwrite=True)
+                place = f"kept as {os.path.basename(_aside(path))}"
+            self.damaged.append(f"checkpoint {path} is damaged and {place}: {one_line(error)}")
+            return False
+        return True
+
+
+def _steps(folder: str) -> list[int]:
+    """The steps of a folder's checkpoints, the newest first."""
+    # Not by TensorFlow's file `checkpoint`, which loses them all if it is damaged.
+    indices = tf.io.gfile.glob(os.path.join(folder, f"{PREFIX}*.index"))
+    steps = (os.path.basename(path).removeprefix(PREFIX).removesuffix(".index") for path in indices)
+    return sorted((int(step) for step in steps if step.isdecimal()), reverse=True)
+
+
+def _path(folder: str, step: int) -> str:
+    return os.path.join(folder, f"{PREFIX}{step}")
+
+
+def _files(folder: str, step: int) -> list[str]:
+    return tf.io.gfile.glob(f"{_path(folder, step)}.*")
+
+
+def _aside(path: str) -> str:
+    return os.path.join(os.path.dirname(path), f"damaged-{os.path.basename(path)}")
 
 
 def _same_on_all_workers(step: int) -> bool:
@@ -89,10 +137,16 @@ def write_history(folder: str, history: History) -> None:
 
 
 def read_history(folder: str, *, until: int) -> History:
-    """The logged steps up to `until`; empty if there is no history."""
+    """The logged steps up to `until`, and up to damage; empty if there is no history."""
     path = os.path.join(folder, HISTORY_FILE)
     if not tf.io.gfile.exists(path):
         return []
-    with tf.io.gfile.GFile(path) as file:
-        entries = [json.loads(line) for line in file.read().splitlines()]
-    return [entry for entry in entries if entry["step"] <= until]
+    with tf.io.gfile.GFile(path, "rb") as file:
+        lines = file.read().splitlines()
+    entries: History = []
+    with contextlib.suppress(ValueError, TypeError, KeyError):  # the weights do not depend on it
+        for line in lines:
+            entry = json.loads(line)
+            if entry["step"] <= until:
+                entries.append(entry)
+    return entries

@@ -147,7 +147,10 @@ class Train(Section):
 
 
 class Job(Section):
-    """The part of the whole run's configuration that every trainer gets beside its own section."""
+    """The part of the whole run's configuration that every trainer gets beside its own section.
+
+    `code` is the fingerprint of the code that trains; `label` is for people, in the names of folders.
+    """
 
     preset: str
     seed: Count
@@ -156,3 +159,5 @@ class Job(Section):
     checkpoints: str
     logs: str
     ground: str = WHITE
+    code: str = ""
+    label: str = ""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from serving.export import images
+from serving.export.records import all_records, counted_records
 from trainers.training.config import Job
 from trainers.training.errors import TrainingError
 
@@ -45,9 +46,12 @@ def open_split(patterns: list[str]) -> Split:
             f"{folder}: dataset.json must count the records of each file, but was written by an earlier "
             "version; run with another --output"
         )
+    counted = dataset["splits"][name]["shards"]
+    if len(files) != len(counted):
+        raise TrainingError(f"{folder} must have {len(counted)} files, got {len(files)}")
     return Split(
         files=tuple(files),
-        records=tuple(dataset["splits"][name]["shards"]),
+        records=tuple(counted),
         class_names=tuple(dataset["class_names"]),
         fingerprint=dataset["fingerprint"],
     )
@@ -108,6 +112,8 @@ def training_batches(
 
     Raises:
       TrainingError: there are fewer files than hosts, or this host's files are empty.
+
+    Reading past the end of a file that holds another number of records fails, and names it.
     """
     hosts, this = host.num_input_pipelines, host.input_pipeline_id
     if len(split.files) < hosts:
@@ -115,7 +121,8 @@ def training_batches(
             f"data.num_shards and tokens.num_shards must be at least the number of hosts {hosts}, got "
             f"{len(split.files)} files"
         )
-    own_files, own_records = split.files[this::hosts], sum(split.records[this::hosts])
+    own_files, own_counts = split.files[this::hosts], split.records[this::hosts]
+    own_records = sum(own_counts)
     if not own_records:
         raise TrainingError(
             f"files of host {this + 1} of {hosts} must hold a record, got {len(own_files)} empty files"
@@ -124,9 +131,10 @@ def training_batches(
     first_epoch, skipped = divmod(first_record, own_records)
 
     def epoch(index: tf.Tensor) -> tf.data.Dataset:
-        files = tf.random.experimental.stateless_shuffle(tf.constant(own_files), seed=[seed, index])
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(own_files)), seed=[seed, index])
+        files = tf.gather(tf.constant(own_files), order), tf.gather(tf.constant(own_counts, tf.int64), order)
         records = tf.data.Dataset.from_tensor_slices(files).interleave(
-            tf.data.TFRecordDataset, cycle_length=8, num_parallel_calls=2, deterministic=True
+            counted_records, cycle_length=8, num_parallel_calls=2, deterministic=True
         )
         buffer = min(own_records, SHUFFLE_BUFFER)
         # Seeds this graph alone: shuffle mixes its seed with the process's, and takes no tensor beside a 0.
@@ -232,5 +240,5 @@ def held_out_images(split: Split, job: Job, *, limit: int) -> Example:
 
 def first_records(split: Split, parse: Callable[[tf.Tensor], Example], *, limit: int) -> Example:
     """The first records of a split in stored order, at most `limit`, as one batch in memory."""
-    records = tf.data.TFRecordDataset(list(split.files)).take(limit)
+    records = all_records(split.files, split.records).take(limit)
     return next(iter(records.map(parse, num_parallel_calls=tf.data.AUTOTUNE).batch(limit)))

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import os
 import tempfile
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata as distributions
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import keras
 import tensorflow as tf
 
 from serving.export.metadata import Metadata
+from serving.export.records import naming_damage
+from serving.wire.errors import one_line
 from trainers.training.checkpoint import History, write_history
 from trainers.training.config import Job, Section, Train
 from trainers.training.distribution import is_chief, open_strategy
+from trainers.training.errors import TrainingError
+from trainers.training.examples import Split
 from trainers.training.train_state import TrainState, ema_weights
 
 Stage = TypeVar("Stage", bound=Section)
@@ -26,17 +33,52 @@ def read(custom_config: dict[str, Any], stage: type[Stage]) -> tuple[Job, Stage]
     return Job.model_validate_json(custom_config["job"]), stage.model_validate_json(custom_config["stage"])
 
 
-def training_name(job: Job, stage: Section, *inputs: str) -> str:
-    """The name of a training run's folders of checkpoints and logs.
+class Folders(NamedTuple):
+    """Where a training run keeps its checkpoints and TensorBoard's logs."""
 
-    It is a digest of every configuration key that the result depends on, and of the data (`inputs`,
-    fingerprints). A stopped run finds its checkpoints again, also on other devices and with other intervals;
-    a run with another result never does.
+    checkpoints: str
+    logs: str
+
+
+def training_folders(job: Job, stage: Section, *inputs: str) -> Folders:
+    """The folders of a training run: its first day, what was changed against the preset, and a digest.
+
+    A run that was stopped finds its folders by the digest (`training_digest`). The configuration is in the
+    logs as text.
     """
-    own = job.model_dump_json(exclude={"checkpoints", "logs"})
+    digest = training_digest(job, stage, *inputs)
+    known = tf.io.gfile.glob(os.path.join(job.checkpoints, f"*{digest}"))
+    words = [today(), job.label, digest]
+    name = os.path.basename(min(known).rstrip("/")) if known else "_".join(filter(None, words))
+    folders = Folders(os.path.join(job.checkpoints, name), os.path.join(job.logs, name))
+    if is_chief():
+        with tf.summary.create_file_writer(folders.logs).as_default():
+            for part, section in (("job", job), ("stage", stage)):
+                # Markdown, where four blanks keep lines apart.
+                text = textwrap.indent(section.model_dump_json(indent=2), "    ")
+                tf.summary.text(f"configuration/{part}", text, step=0)
+    return folders
+
+
+def today() -> str:
+    """The date, as 2026-11-27."""
+    return datetime.date.today().isoformat()
+
+
+def training_digest(job: Job, stage: Section, *inputs: str) -> str:
+    """A digest of every configuration key that a training's result depends on, of its code and its data.
+
+    It is the same on other devices and with other intervals.
+
+    Args:
+      job: with the fingerprint of the code.
+      stage: the trainer's own section.
+      inputs: fingerprints of the data.
+    """
+    own = job.model_dump_json(exclude={"checkpoints", "logs", "label"})
     learned = stage.model_dump_json(exclude={"train": set(Train.OPERATIONAL), "usage_alarm": True})
     decisive = "".join([own, learned, *inputs])
-    return hashlib.sha256(decisive.encode()).hexdigest()[:12]
+    return hashlib.sha256(decisive.encode()).hexdigest()[:8]
 
 
 def prepare(seed: int, train: Train) -> tf.distribute.Strategy:
@@ -50,6 +92,25 @@ def prepare(seed: int, train: Train) -> tf.distribute.Strategy:
     # Not 0: with a global seed of 0, tf.data's shuffle takes no tensor for its own seed.
     keras.utils.set_random_seed(seed + 1)
     return strategy
+
+
+@contextmanager
+def explained(*splits: Split) -> Iterator[None]:
+    """Say what to do where TensorFlow says only that a step failed.
+
+    Raises:
+      DamagedFile: a file of one of the splits is damaged.
+      TrainingError: memory ran out.
+    """
+    try:
+        with naming_damage([file for split in splits for file in split.files]):
+            yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise TrainingError(
+            "memory must hold a training step: lower train.batch_size, raise "
+            "train.gradient_accumulation_steps or set train.gradient_checkpointing, "
+            f"got {one_line(error)}"
+        ) from error
 
 
 @contextmanager

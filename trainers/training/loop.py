@@ -79,6 +79,8 @@ def fit(
     watch = _Watch(alarms)
     writer = tf.summary.create_file_writer(logs) if is_chief() else tf.summary.create_noop_writer()
     with Progress(title, total=train.steps, done=first) as progress, writer.as_default():
+        for line in checkpointer.damaged:
+            progress.say(line)
         while done < train.steps:
             # Realign to `steps_per_call` after a resume with another value.
             count = min(train.steps_per_call - done % train.steps_per_call, train.steps - done)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -41,7 +40,7 @@ def run_fn(fn_args: Any) -> None:
         tokenizer = tf.saved_model.load(fn_args.base_model)
     metadata = read_metadata(tokenizer)
 
-    with strategy.scope():
+    with strategy.scope(), job.explained(train_split, eval_split):
         classes = len(train_split.class_names) if stage.model.class_conditional else 0
         model = VIM(
             stage.model,
@@ -76,7 +75,7 @@ def run_fn(fn_args: Any) -> None:
 
         # The fingerprint of cached tokens depends on their tokenizer, that of images does not.
         inputs = [fingerprint(fn_args.base_model)] if on_the_fly else []
-        name = job.training_name(run, stage, train_split.fingerprint, *inputs)
+        folders = job.training_folders(run, stage, train_split.fingerprint, *inputs)
         history = fit(
             "vim",
             stage.train,
@@ -88,8 +87,8 @@ def run_fn(fn_args: Any) -> None:
             batches=batches,
             variables={"vim": state.variables},
             evaluate=held_out_metrics(partial(on_tokens, training=False), held_out, stage.train, [state]),
-            checkpoints=os.path.join(run.checkpoints, name),
-            logs=os.path.join(run.logs, name),
+            checkpoints=folders.checkpoints,
+            logs=folders.logs,
         )
 
         def decode(tokens: tf.Tensor) -> tf.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from serving.export.tokenizer import export_tokenizer
@@ -23,10 +22,10 @@ def run_fn(fn_args: Any) -> None:
     strategy = job.prepare(run.seed, stage.train)
     train_split = examples.open_split(fn_args.train_files)
     eval_split = examples.open_split(fn_args.eval_files)
-    held_out = examples.held_out_images(eval_split, run, limit=EVALUATION_IMAGES)
-    with strategy.scope():
+    with strategy.scope(), job.explained(train_split, eval_split):
+        held_out = examples.held_out_images(eval_split, run, limit=EVALUATION_IMAGES)
         objective = Objective(stage, image_size=run.image_size, seed=run.seed)
-        name = job.training_name(run, stage, train_split.fingerprint)
+        folders = job.training_folders(run, stage, train_split.fingerprint)
         history = fit(
             "tokenizer",
             stage.train,
@@ -46,8 +45,8 @@ def run_fn(fn_args: Any) -> None:
                 objective.states,
                 summarize=objective.summarize,
             ),
-            checkpoints=os.path.join(run.checkpoints, name),
-            logs=os.path.join(run.logs, name),
+            checkpoints=folders.checkpoints,
+            logs=folders.logs,
             alarms=[Alarm("codebook_usage", below=stage.usage_alarm)],
         )
         model = objective.model

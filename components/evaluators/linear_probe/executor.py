@@ -16,6 +16,7 @@ from components.evaluators.linear_probe import probe
 from components.evaluators.models import SavedModel
 from components.metrics import registry
 from serving.export.metadata import Metadata
+from serving.export.records import naming_damage
 
 
 class Executor(base_executor.BaseExecutor):
@@ -73,7 +74,8 @@ class Executor(base_executor.BaseExecutor):
         saved = SavedModel(input_dict["model"])
         model = saved.load()
         # The features of a large data set do not fit in memory: they go through a cache on disk.
-        with tempfile.TemporaryDirectory() as cache:
+        files = [file for split in ("train", "eval") for file in examples.split_files(images, split)]
+        with tempfile.TemporaryDirectory() as cache, naming_damage(files):
             splits = {
                 split: _features(model, images, split, batch_size).cache(os.path.join(cache, split))
                 for split in ("train", "eval")

@@ -20,7 +20,8 @@ from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files, tables
 from components.image_example_gen.sources.base import Shard, SourceError
 from components.image_example_gen.sources.sharded import ShardedSource
-from components.tfrecords import DamagedFile, read_records
+from components.tfrecords import read_records
+from serving.export.records import DamagedFile
 
 IMAGES = ("image/encoded",)
 LABELS = ("image/label", "image/class/label")

@@ -40,7 +40,10 @@ def write_examples(folder: Path, splits, class_names=stand_ins.CLASSES):
         "source": "test",
         "fingerprint": "0123456789abcdef",
         "class_names": list(class_names),
-        "splits": {split: {"records": len(rows)} for split, rows in splits.items()},
+        "splits": {
+            split: {"records": len(rows), "shards": [len(rows[0::2]), len(rows[1::2])]}
+            for split, rows in splits.items()
+        },
         "broken": 0,
     }
     (folder / "dataset.json").write_text(json.dumps(sidecar))

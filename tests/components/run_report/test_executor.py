@@ -1,3 +1,4 @@
+import datetime
 import json
 
 import numpy as np
@@ -43,7 +44,7 @@ def run(inputs, tmp_path, output_dir):
     Executor().Do(
         artifacts.as_lists(**inputs),
         artifacts.as_lists(report=report),
-        {"config": json.dumps(sample.report().config), "output_dir": output_dir},
+        {"config": json.dumps(sample.report().config), "code": "c0de", "output_dir": output_dir},
     )
 
 
@@ -53,6 +54,11 @@ def test_report_is_written_to_the_artifact_and_the_run_folder(inputs, tmp_path):
         metrics = json.loads((tmp_path / place / "metrics.json").read_text())
         assert metrics["reconstruction"]["psnr"] == 22.5
         assert metrics["linear_probe"]["best_block"] == 2
+        origin = metrics["run"]
+        assert (origin["preset"], origin["code"], origin["data"]) == ("tiny", "c0de", "0123456789abcdef")
+        assert origin["configuration"] == sample.report().config
+        assert origin["date"].startswith(str(datetime.datetime.now(datetime.timezone.utc).date()))
+        assert {"tfx-vim", "tensorflow", "keras", "tfx"} <= origin["versions"].keys()
         assert "<title>tiny" in (tmp_path / place / "report" / "index.html").read_text()
     plain = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
     assert [row["step"] for row in plain["histories"]["vim"]] == [1, 2, 3]
@@ -78,6 +84,7 @@ def test_component_takes_examples_evaluations_and_model_runs():
         model_run,
         model_run,
         config="{}",
+        code="c0de",
         output_dir="runs/tiny",
     )
     assert set(node.inputs) == {"examples", *EVALUATIONS, *RUNS}

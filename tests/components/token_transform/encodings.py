@@ -54,7 +54,10 @@ def write_images(
         source="test",
         fingerprint="0123456789abcdef",
         class_names=stand_ins.CLASSES if labelled else (),
-        splits={split: {"records": count} for split, count in counts.items()},
+        splits={
+            split: {"records": count, "shards": [len(range(n, count, shards)) for n in range(shards)]}
+            for split, count in counts.items()
+        },
     ).write(str(uri))
     artifact = standard_artifacts.Examples()
     artifact.uri = str(uri)

@@ -240,7 +240,7 @@ def test_missing_run_or_server_is_named_in_the_error(tmp_path):
     for option, place in (("--run", tmp_path), ("--endpoint", "http://127.0.0.1:1")):
         result = run("generate", option, place, "--output", tmp_path / "x.png")
         assert str(place) in error_line(result, 1)
-    assert str(tmp_path) in error_line(run("serve", "--run", tmp_path, "--port", 0, "--rest_api_port", 0), 1)
+    assert str(tmp_path) in error_line(run("serve", "--run", tmp_path, "--port", 0, "--rest-api-port", 0), 1)
 
 
 def test_timeout_option_is_passed_to_the_client(base, server, tmp_path, monkeypatch):

@@ -26,6 +26,19 @@ def test_error_without_message_becomes_its_type_name():
     assert one_line(OSError("\n  it broke\nhere and there")) == "it broke"
 
 
+def test_first_of_several_errors_of_a_step_is_its_reason():
+    message = (
+        "Graph execution error:\n\nDetected at node IteratorGetNext defined at (most recent call last):\n"
+        "<stack traces unavailable>\nDetected at node while/Next defined at (most recent call last):\n"
+        "<stack traces unavailable>\n2 root error(s) found.\n"
+        "  (0) DATA_LOSS:  truncated record at 100584' failed with EOF\n\t [[{{node IteratorGetNext}}]]\n"
+        "\t [[while/IteratorGetNext/_8]]\n  (1) DATA_LOSS:  truncated record at 7' failed with EOF\n"
+        "0 successful operations.\n0 derived errors ignored. [Op:__inference_several_122]"
+    )
+    error = tf.errors.DataLossError(None, None, message)
+    assert one_line(error) == "truncated record at 100584' failed with EOF"
+
+
 def test_error_of_a_beam_worker_is_reduced_to_its_reason():
     wrapped = "tensorflow.python.framework.errors_impl.ResourceExhaustedError: /x; No space left on device"
     error = RuntimeError(f"{wrapped} [while running 'Write/ParDo(_Write)']")

@@ -75,7 +75,6 @@ def alone(tmp_path_factory) -> Path:
 def back_to_step_2(folder: Path) -> Path:
     """Cut a finished run back to its checkpoint of step 2."""
     (checkpoints,) = (folder / "checkpoints").iterdir()
-    (checkpoints / "checkpoint").write_text('model_checkpoint_path: "ckpt-2"\n')
     for path in checkpoints.glob("ckpt-4*"):
         path.unlink()
     return folder

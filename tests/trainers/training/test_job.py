@@ -2,16 +2,18 @@ from types import SimpleNamespace
 
 import keras
 import pytest
+import tensorflow as tf
 
 from tfx_pipeline.config import load
+from trainers.training import job as job_module
 from trainers.training.config import Augmentation, Job
-from trainers.training.job import export_folder, prepare, training_name
+from trainers.training.job import export_folder, prepare, training_digest, training_folders
 
 
-def name(*overrides: str, job: dict | None = None, data: str = "f00d") -> str:
+def digest(*overrides: str, job: dict | None = None, data: str = "f00d") -> str:
     own = {"preset": "test", "seed": 0, "image_size": 32, "checkpoints": "here", "logs": "there"}
     given = Job(augmentation=Augmentation(), **{**own, **(job or {})})
-    return training_name(given, load("digits", overrides).trained_stage1, data)
+    return training_digest(given, load("digits", overrides).trained_stage1, data)
 
 
 @pytest.mark.parametrize(
@@ -26,9 +28,9 @@ def name(*overrides: str, job: dict | None = None, data: str = "f00d") -> str:
         "stage1.usage_alarm=0.5",
     ],
 )
-def test_training_name_ignores_devices_intervals_and_folders(override):
-    assert name(override) == name()
-    assert name(job={"checkpoints": "moved", "logs": "elsewhere"}) == name()
+def test_training_digest_ignores_devices_intervals_and_folders(override):
+    assert digest(override) == digest()
+    assert digest(job={"checkpoints": "moved", "logs": "elsewhere"}) == digest()
 
 
 @pytest.mark.parametrize(
@@ -40,8 +42,32 @@ def test_training_name_ignores_devices_intervals_and_folders(override):
         "stage1.model.patch_size=4",
     ],
 )
-def test_training_name_depends_on_what_affects_the_result(override):
-    assert len({name(override), name(), name(job={"seed": 1}), name(data="other")}) == 4
+def test_training_digest_depends_on_what_affects_the_result(override):
+    others = digest(job={"seed": 1}), digest(data="other"), digest(job={"code": "edited"})
+    assert len({digest(override), digest(), *others}) == 5
+
+
+def test_training_folders_tell_day_changes_and_digest_and_are_found_again(tmp_path, monkeypatch):
+    own = {"preset": "test", "image_size": 32, "checkpoints": f"{tmp_path}/here", "logs": f"{tmp_path}/logs"}
+    job = Job(seed=0, augmentation=Augmentation(), label="dropout=0.3", **own)
+    stage = load("digits").trained_stage1
+    monkeypatch.setattr(job_module, "today", lambda: "2026-11-27")
+    first = training_folders(job, stage, "data")
+    name = f"2026-11-27_dropout=0.3_{training_digest(job, stage, 'data')}"
+    assert first == (f"{tmp_path}/here/{name}", f"{tmp_path}/logs/{name}")
+    (tmp_path / "here" / name).mkdir(parents=True)
+
+    monkeypatch.setattr(job_module, "today", lambda: "2026-12-01")
+    assert training_folders(job.model_copy(update={"label": ""}), stage, "data") == first
+    assert training_folders(job, stage, "more data") != first
+    (events, *_) = (tmp_path / "logs" / name).iterdir()
+    texts = [
+        value.tensor.string_val[0].decode()
+        for event in tf.compat.v1.train.summary_iterator(str(events))
+        for value in event.summary.value
+    ]
+    assert any('"patch_size"' in text for text in texts)
+    assert len(texts) == 2
 
 
 def test_precision_is_float32_again_after_export(tmp_path):

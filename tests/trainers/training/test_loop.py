@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -102,14 +103,8 @@ def test_resume_of_batch_statistics_and_random_state_is_bit_exact(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def names_only(checkpoints, step: int) -> None:
-    """Simulate a kill before the newer checkpoint is recorded as the newest."""
-    (checkpoints / "checkpoint").write_text(f'model_checkpoint_path: "ckpt-{step}"\n')
-
-
 def without_index(checkpoints) -> None:
     """Simulate a kill while the newer checkpoint is written."""
-    names_only(checkpoints, 4)
     (checkpoints / "ckpt-8.index").unlink()
     (checkpoints / "ckpt-8_temp").mkdir()
     (checkpoints / "ckpt-8_temp" / "part-00000-of-00001.data-00000-of-00001").write_bytes(b"half")
@@ -126,11 +121,10 @@ def without_checkpoint(checkpoints) -> None:
     ("killed", "goes_on_from"),
     [
         (lambda checkpoints: None, 8),
-        (lambda checkpoints: names_only(checkpoints, 4), 4),
         (without_index, 4),
         (without_checkpoint, 0),
     ],
-    ids=["after a checkpoint", "before it is named", "while it is written", "before the first"],
+    ids=["after a checkpoint", "while it is written", "before the first"],
 )
 def test_resume_after_a_kill_is_bit_exact(tmp_path, killed, goes_on_from):
     whole, history = train_wobbly(tmp_path / "whole", 12), steps_of(tmp_path / "whole")
@@ -142,6 +136,43 @@ def test_resume_after_a_kill_is_bit_exact(tmp_path, killed, goes_on_from):
     for one, other in zip(whole, resumed, strict=True):
         np.testing.assert_array_equal(one, other)
     assert steps_of(tmp_path / "killed") == history == [2, 4, 6, 8, 10, 12]
+
+
+def shortened(path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def flipped(path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", [shortened, flipped, Path.unlink])
+@pytest.mark.parametrize("file", ["ckpt-8.index", "ckpt-8.data-00000-of-00001"])
+def test_damaged_checkpoint_is_kept_aside_and_training_goes_on_from_the_one_before(
+    tmp_path, capsys, file, damage
+):
+    whole = train_wobbly(tmp_path / "whole", 12)
+    train_wobbly(tmp_path / "damaged", 8)
+    damage(tmp_path / "damaged" / file)
+    starts.clear()
+    resumed = train_wobbly(tmp_path / "damaged", 12)
+    assert starts == [4]
+    for one, other in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(one, other)
+    if not (file.endswith("index") and damage == Path.unlink):  # then it looks as if it was never finished
+        said = " ".join(capsys.readouterr().err.split())
+        assert "ckpt-8 is damaged and kept as damaged-ckpt-8: " in said
+        assert list((tmp_path / "damaged").glob("damaged-ckpt-8.*"))
+
+
+def test_damaged_history_is_read_up_to_the_damage(tmp_path):
+    train_wobbly(tmp_path, 8)
+    text = (tmp_path / "history.jsonl").read_text()
+    (tmp_path / "history.jsonl").write_text(text[:-20])
+    train_wobbly(tmp_path, 12)
+    assert steps_of(tmp_path) == [2, 4, 6, 10, 12]
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
@@ -244,7 +275,7 @@ def test_ten_consecutive_skipped_steps_stop_the_run(tmp_path):
         TrainingError, match="walk: loss or gradients were not finite for 10 steps in a row, up to step 14;"
     ):
         Walk(skipped=range(4, 16)).fit(tmp_path, 20)
-    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("-12")
+    assert sorted(path.name for path in (tmp_path / "checkpoints").glob("*.index"))[0] == "ckpt-12.index"
 
 
 def test_consecutive_skipped_steps_are_counted_across_a_resume(tmp_path):

@@ -1,0 +1,123 @@
+"""Runs beside each other: settings that differ, scores with their intervals, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from scipy.stats import binomtest
+
+from components.metrics import registry
+from components.run_report import pictures
+from components.run_report.page import EVALUATIONS, show, template
+from components.run_report.report import ROW, Report
+
+CONFIDENCE = 0.95
+# Shares of independent images, and the count that each is of.
+SHARES = {
+    ("generation", "class_accuracy"): "samples",
+    **{("linear_probe", n): "eval_images" for n in ("top1", "top5")},
+}
+ROWS = 4
+MISSING = "-"
+
+
+class Line(NamedTuple):
+    """A setting or a score, and its value in each run."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+def settings(reports: Sequence[Report]) -> list[Line]:
+    """What differs between runs: configuration, data, code, versions."""
+    flat = [dict(_flat({**_origin(report), **report.config})) for report in reports]
+    names = list(dict.fromkeys(name for each in flat for name in each))
+    lines = [Line(name, tuple(str(each.get(name, MISSING)) for each in flat)) for name in names]
+    return [line for line in lines if len(set(line.values)) > 1]
+
+
+def scores(reports: Sequence[Report]) -> list[Line]:
+    """Every score of any run, with a 95 % interval where it is a share of independent images.
+
+    The interval is Wilson's. Other scores have none here, or their standard deviation over splits.
+    """
+    return [
+        Line(f"{title}: {metric.title}", values)
+        for evaluator, title in EVALUATIONS.items()
+        for metric in registry.EVALUATORS[evaluator]
+        if not metric.deviation_of
+        and set(values := tuple(_score(evaluator, metric, report.metrics[evaluator]) for report in reports))
+        != {MISSING}
+    ]
+
+
+def text(names: Sequence[str], reports: Sequence[Report]) -> str:
+    """Both tables in columns of fixed width."""
+    parts = []
+    for title, lines in (("settings that differ", settings(reports)), ("scores", scores(reports))):
+        rows = [Line(title, tuple(names)), *(lines or [Line("none", tuple("" for _ in names))])]
+        widths = [max(len(row.name) for row in rows), *(max(map(len, column)) for column in _columns(rows))]
+        cells = ((row.name, *row.values) for row in rows)
+        parts.append(
+            "\n".join(
+                "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in cells
+            )
+        )
+    return "\n\n".join(parts)
+
+
+def page(names: Sequence[str], reports: Sequence[Report]) -> str:
+    """One self-contained HTML page."""
+    return template("comparison.html").render(
+        runs=[
+            {
+                "name": name,
+                "samples": [pictures.data_uri(image) for image in _first(report.samples["images"])],
+                "originals": [pictures.data_uri(image) for image in report.pairs["originals"][:ROW]],
+                "reconstructions": [
+                    pictures.data_uri(image) for image in report.pairs["reconstructions"][:ROW]
+                ],
+            }
+            for name, report in zip(names, reports, strict=True)
+        ],
+        tables=[("Settings that differ", settings(reports)), ("Scores", scores(reports))],
+        confidence=f"{CONFIDENCE:.0%}",
+    )
+
+
+def _origin(report: Report) -> dict[str, Any]:
+    """What a run comes from, besides its configuration."""
+    known = ("data", "code", "versions")
+    run = {f"run.{key}": value for key, value in report.metrics.get("run", {}).items() if key in known}
+    return {"name": report.config["name"], **run}
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _score(evaluator: str, metric: registry.Metric[Any], evaluation: Mapping[str, Any]) -> str:
+    if metric.name not in evaluation:
+        return MISSING
+    value = evaluation[metric.name]
+    shown = show(value, metric.unit)
+    count = evaluation.get("counts", {}).get(SHARES.get((evaluator, metric.name), ""))
+    if count and value is not None:
+        interval = binomtest(round(value * count), count).proportion_ci(CONFIDENCE, "wilson")
+        return f"{shown} ({show(interval.low, metric.unit)} to {show(interval.high, metric.unit)})"
+    deviation = evaluation.get(f"{metric.name}_std")
+    return f"{shown} ± {show(deviation, metric.unit)}" if deviation else shown
+
+
+def _first(images: Any) -> Any:
+    """Some images, spread over all, which are in the order of their classes."""
+    return images[:: max(1, len(images) // (ROW * ROWS))][: ROW * ROWS]
+
+
+def _columns(rows: Sequence[Line]) -> list[tuple[str, ...]]:
+    return list(zip(*(row.values for row in rows), strict=True))

@@ -1,0 +1,112 @@
+"""Versions of models in the folder that a server watches: `<base>/<model>/<integer>/saved_model.pb`.
+
+TensorFlow is imported only for folders of object stores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from serving.export.atomic import DRAFT, atomic_path, copy_file, make_folder, remove
+
+SAVED_MODEL = "saved_model.pb"
+
+
+def model_names(base: str) -> list[str]:
+    """The folders below `base` that hold versions; [] if `base` is not a folder."""
+    return [name for name in sorted(_folders(base)) if versions(os.path.join(base, name))]
+
+
+def versions(model_dir: str) -> list[int]:
+    """The versions in a model's folder, the newest first, whole or not; [] without the folder."""
+    names = (name for name in _folders(model_dir) if name.isascii() and name.isdecimal())
+    return sorted(map(int, names), reverse=True)
+
+
+def push(model: str, base: str) -> str:
+    """Copy a SavedModel to a new version of a folder, and remove what a killed push has left there.
+
+    The version is the time in seconds, or one above the newest if that is not smaller: it rises whatever the
+    clock does. A server sees the version whole or not at all: a folder of this machine is renamed when it is
+    whole; on an object store `saved_model.pb` is copied last.
+
+    Returns:
+      The folder of the version.
+    """
+    _remove_halves(base)
+    version = max([int(time.time()), *(known + 1 for known in versions(base)[:1])])
+    destination = os.path.join(base, str(version))
+    if "://" in base:
+        _copy(model, destination)
+    else:
+        with atomic_path(destination) as draft:
+            _copy(model, draft)
+    return destination
+
+
+def content_digest(folder: str) -> str:
+    """A digest of every file below a folder; "" without the folder."""
+    digest = hashlib.sha256()
+    files = _files(folder)
+    for path in files:
+        own = hashlib.sha256()
+        for block in _blocks(os.path.join(folder, path)):
+            own.update(block)
+        digest.update(f"{path}\0{own.hexdigest()}\n".encode())
+    return digest.hexdigest()[:16] if files else ""
+
+
+def _remove_halves(base: str) -> None:
+    for name in _folders(base):
+        half = name.isdecimal() and SAVED_MODEL not in _files(os.path.join(base, name))
+        if half or name.startswith(DRAFT):
+            remove(os.path.join(base, name))
+
+
+def _copy(model: str, destination: str) -> None:
+    for path in _files(model):
+        target = os.path.join(destination, path)
+        make_folder(os.path.dirname(target))
+        copy_file(os.path.join(model, path), target)
+
+
+def _folders(base: str) -> list[str]:
+    """The names of the folders in a folder, in any order."""
+    if "://" in base:
+        import tensorflow as tf
+
+        names = [name.rstrip("/") for name in tf.io.gfile.listdir(base)] if tf.io.gfile.isdir(base) else []
+        return [name for name in names if tf.io.gfile.isdir(os.path.join(base, name))]
+    if not os.path.isdir(base):
+        return []
+    with os.scandir(base) as entries:
+        return [entry.name for entry in entries if entry.is_dir()]
+
+
+def _files(folder: str) -> list[str]:
+    """The files below a folder, relative to it, `saved_model.pb` last."""
+    if "://" in folder:
+        import tensorflow as tf
+
+        walked = tf.io.gfile.walk(folder)
+    else:
+        walked = os.walk(folder)
+    found = [
+        os.path.relpath(os.path.join(place, name), folder) for place, _, names in walked for name in names
+    ]
+    return sorted(found, key=lambda path: (path == SAVED_MODEL, path))
+
+
+def _blocks(path: str) -> Iterator[bytes]:
+    opened: Callable[..., Any] = open
+    if "://" in path:
+        import tensorflow as tf
+
+        opened = tf.io.gfile.GFile
+    with opened(path, "rb") as file:
+        while block := file.read(2**24):
+            yield block

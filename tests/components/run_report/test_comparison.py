@@ -1,0 +1,65 @@
+from dataclasses import replace
+
+from components.run_report import comparison
+from components.run_report.comparison import Line
+from tests.components.run_report import sample
+
+
+def run(seed: int = 7, **metrics_changes):
+    made = sample.report(**metrics_changes)
+    return replace(made, config={**made.config, "seed": seed})
+
+
+def test_only_settings_that_differ_are_shown():
+    one, other = run(7), run(8)
+    other = replace(other, config={**other.config, "data": {"source": "elsewhere", "size": 32}})
+    assert comparison.settings([one, other]) == [
+        Line("seed", ("7", "8")),
+        Line("data.source", ("<somewhere>", "elsewhere")),
+        Line("data.size", ("-", "32")),
+    ]
+    assert comparison.settings([one, one]) == []
+
+
+def test_code_and_versions_are_settings():
+    def from_code(code, keras):
+        made = run()
+        return replace(
+            made, metrics={**made.metrics, "run": {"code": code, "versions": {"keras": keras}, "date": code}}
+        )
+
+    assert comparison.settings([from_code("a", "3.1"), from_code("b", "3.2")]) == [
+        Line("run.code", ("a", "b")),
+        Line("run.versions.keras", ("3.1", "3.2")),
+    ]
+
+
+def test_shares_of_images_have_wilson_intervals():
+    lines = {line.name: line.values for line in comparison.scores([run(), run(generation={"fid": 3.5})])}
+    assert lines["Generation: FID"] == ("2.50", "3.50")
+    # 5.25 of 6 is rounded to 5: the interval of 5 of 6 by R's binom.confint(5, 6, methods = "wilson").
+    (accuracy, _) = lines["Generation: Class accuracy"]
+    assert accuracy == "87.5% (43.6% to 97.0%)"
+
+
+def test_score_that_a_run_lacks_is_a_dash():
+    without = run()
+    del without.metrics["generation"]["class_accuracy"]
+    lines = {line.name: line.values for line in comparison.scores([run(), without])}
+    assert lines["Generation: Class accuracy"][1] == "-"
+
+
+def test_text_has_columns_of_runs():
+    text = comparison.text(["runs/a", "runs/b"], [run(7), run(8)])
+    assert text.splitlines()[:2] == [
+        "settings that differ  runs/a  runs/b",
+        "seed                  7       8",
+    ]
+    assert "settings that differ  a  b\nnone" in comparison.text(["a", "b"], [run(), run()])
+
+
+def test_page_shows_names_pictures_and_escapes():
+    page = comparison.page(["runs/<a>", "runs/b"], [run(7), run(8)])
+    assert "runs/&lt;a&gt;" in page
+    assert page.count('alt="sample"') == 12
+    assert page.count('alt="original"') == page.count('alt="reconstruction"') > 0

@@ -1,0 +1,118 @@
+"""What is known to be wrong before anything is imported that takes seconds: paths, files, the disk."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from components.image_example_gen.source_kinds import parse_source
+from tfx_pipeline import run_lock
+from tfx_pipeline.config import Config, ImportedTokenizer
+
+PATTERN = "*?[]\\"
+# Linux allows for 4,096 bytes, of which the files of a run need some hundreds.
+LONGEST_PATH = 3500
+# A run of `digits --small` takes 30 MB; a larger one that fills the disk fails with that reason.
+LEAST_FREE = 100 * 2**20
+
+
+class RunError(RuntimeError):
+    """A run that cannot start, or of which a component failed; the message is one line for the user."""
+
+
+def check_run(config: Config, home: Path, beam_args: Sequence[str] = ()) -> None:
+    """Refuse what TFX, Beam or the disk cannot bear, and inputs that are not there.
+
+    Args:
+      config: the run's configuration.
+      home: the run's folder, without links.
+      beam_args: flags for Beam.
+
+    Raises:
+      RunError: with what must be otherwise.
+      RunningError: another run uses the folder.
+    """
+    check_paths(home, beam_args)
+    check_inputs(config)
+    if (home / run_lock.FILE).exists():
+        run_lock.check_free(home)
+
+
+def check_inputs(config: Config) -> None:
+    """Refuse files and folders of this machine that the configuration names and that are missing.
+
+    Raises:
+      RunError: the first of them.
+    """
+    for missing in _missing(config):
+        raise RunError(missing)
+
+
+def check_paths(home: Path, beam_args: Sequence[str]) -> None:
+    """Refuse an output folder that a run could not use.
+
+    Raises:
+      RunError: with what must be otherwise.
+    """
+    if found := sorted(set(PATTERN) & set(str(home))):
+        listed = " ".join(found)
+        raise RunError(f"output must not have {listed} in its path, which is a pattern to TFX, got {home}")
+    if len(os.fsencode(home)) > LONGEST_PATH:
+        raise RunError(f"output must be a path of at most {LONGEST_PATH} bytes, got {len(os.fsencode(home))}")
+    if home.exists() and not home.is_dir():
+        raise RunError(f"output must be a folder, got the file {home}")
+    there = next(parent for parent in (home, *home.parents) if parent.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RunError(f"output must be a folder that can be written, got {home}")
+    free = shutil.disk_usage(there).free
+    if free < LEAST_FREE:
+        raise RunError(f"output must have {LEAST_FREE // 2**20} MiB free, got {free // 2**20} MiB in {there}")
+    # Beam starts its workers by a shell command without quotes, and waits for ever if that fails.
+    if (
+        any("multi_processing" in flag for flag in beam_args)
+        and shlex.quote(sys.executable) != sys.executable
+    ):
+        raise RunError(
+            "--beam multi_processing must have an environment without spaces or quotes in its path, "
+            f"got {sys.executable}"
+        )
+
+
+def _missing(config: Config) -> Iterator[str]:
+    source = config.data.source
+    kind, place = parse_source(source)
+    wanted = kind.form.partition(":")[2]
+    if "://" not in place and wanted in _THERE:
+        path = os.path.abspath(os.path.expanduser(place))
+        there, form = _THERE[wanted]
+        if not there(path):
+            yield f"{source.partition(':')[0]}:{path} must {form}, got {_found(path)}"
+    stage1 = config.stage1
+    named = {"stage1.savedmodel": stage1.savedmodel} if isinstance(stage1, ImportedTokenizer) else {}
+    for key, path in named.items():
+        if "://" not in path and not os.path.isfile(os.path.join(path, "saved_model.pb")):
+            yield f"{key} must be the folder of a SavedModel, got {_found(path)}: {path}"
+
+
+def _matches(pattern: str) -> bool:
+    # Brackets of a folder's name are no pattern, if there is such a folder.
+    patterns = (pattern, pattern.replace("[", "[[]"))
+    return os.path.isfile(pattern) or any(next(glob.iglob(each), None) for each in patterns)
+
+
+_THERE = {
+    "DIR": (os.path.isdir, "be a folder"),
+    "FILE": (os.path.isfile, "be a file"),
+    "PATTERN": (_matches, "match a file"),
+}
+
+
+def _found(path: str) -> str:
+    if os.path.isdir(path):
+        return "a folder"
+    return "a file" if os.path.exists(path) else "a missing path" if not glob.has_magic(path) else "none"
