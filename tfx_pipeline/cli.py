@@ -177,6 +177,12 @@ def compile_(
     config = configuration.load(preset, overrides, small=small)
     if Path(output).suffix not in (".yaml", ".yml"):  # before TFX is imported, which takes seconds
         raise ConfigError(f"output must be a file ending in .yaml or .yml, got {output!r}")
+    try:
+        preflight.check_inputs(config, source=not dataset_version, tokenizer=not tokenizer_version)
+    except preflight.RunError as error:
+        raise click.ClickException(
+            f"{error}; {_ONLY_THERE} --dataset-version or --tokenizer-version"
+        ) from error
     from components.image_example_gen.sources import SourceError, source_version
     from components.tokenizer_importer.saved_tokenizer import TokenizerError
     from tfx_pipeline import kubeflow_runner, pipeline
@@ -258,6 +264,8 @@ def plan(
 ) -> None:
     """Print the cost of training: parameters, FLOPs, memory, data and time."""
     config = configuration.load(preset, overrides, small=small)
+    with _one_line(preflight.RunError):
+        preflight.check_inputs(config, source=False)
     from rich.console import Console
 
     from tfx_pipeline import plan as plans

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from components.image_example_gen.source_kinds import parse_source
@@ -43,14 +43,20 @@ def check_run(config: Config, home: Path, beam_args: Sequence[str] = ()) -> None
         run_lock.check_free(home)
 
 
-def check_inputs(config: Config) -> None:
+def check_inputs(config: Config, *, source: bool = True, tokenizer: bool = True) -> None:
     """Refuse files and folders of this machine that the configuration names and that are missing.
 
+    Args:
+      config: the run's configuration.
+      source: whether images must be there.
+      tokenizer: whether an imported tokenizer must be there.
+
     Raises:
-      RunError: the first of them.
+      RunError: the first that is missing.
     """
-    for missing in _missing(config):
-        raise RunError(missing)
+    problems = [_source_problem(config.data.source) if source else "", _model_problem(config, tokenizer)]
+    for problem in filter(None, problems):
+        raise RunError(problem)
 
 
 def check_paths(home: Path, beam_args: Sequence[str]) -> None:
@@ -83,20 +89,28 @@ def check_paths(home: Path, beam_args: Sequence[str]) -> None:
         )
 
 
-def _missing(config: Config) -> Iterator[str]:
-    source = config.data.source
+def _source_problem(source: str) -> str:
     kind, place = parse_source(source)
     wanted = kind.form.partition(":")[2]
-    if "://" not in place and wanted in _THERE:
-        path = os.path.abspath(os.path.expanduser(place))
-        there, form = _THERE[wanted]
-        if not there(path):
-            yield f"{source.partition(':')[0]}:{path} must {form}, got {_found(path)}"
+    if "://" in place or wanted not in _THERE:
+        return ""
+    path = os.path.abspath(os.path.expanduser(place))
+    there, form = _THERE[wanted]
+    return "" if there(path) else f"{source.partition(':')[0]}:{path} must {form}, got {_found(path)}"
+
+
+def _model_problem(config: Config, tokenizer: bool) -> str:
     stage1 = config.stage1
-    named = {"stage1.savedmodel": stage1.savedmodel} if isinstance(stage1, ImportedTokenizer) else {}
-    for key, path in named.items():
-        if "://" not in path and not os.path.isfile(os.path.join(path, "saved_model.pb")):
-            yield f"{key} must be the folder of a SavedModel, got {_found(path)}: {path}"
+    if isinstance(stage1, ImportedTokenizer):
+        key, path = "stage1.savedmodel", stage1.savedmodel if tokenizer else None
+    else:
+        key, path = (
+            "stage1.perceptual.network",
+            stage1.perceptual.savedmodel if stage1.loss.perceptual else None,
+        )
+    if path is None or "://" in path or os.path.isfile(os.path.join(path, "saved_model.pb")):
+        return ""
+    return f"{key} must be the folder of a SavedModel, got {path}"
 
 
 def _matches(pattern: str) -> bool:

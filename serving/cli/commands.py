@@ -21,6 +21,8 @@ from serving.client import queries
 from serving.client.client import Client
 from serving.client.connect import connect, open_folder
 from serving.export.sampling_params import SamplingParams
+from serving.export.versions import model_names
+from serving.server import ports
 from serving.wire.errors import ServingError
 
 # The colour of what a completion did not keep, in the grid.
@@ -35,6 +37,13 @@ _BLANK = 128
 @click.option("--request-seconds", type=options.SECONDS, default=120.0, help="Time limit of a request.")
 def serve(run_dir: str, host: str, port: int, rest_api_port: int, request_seconds: float) -> None:
     """Serve a run's pushed models over TF Serving's gRPC and REST, until SIGTERM or Ctrl-C."""
+    with _one_line_errors():
+        for wanted in (port, rest_api_port):
+            ports.check_free(host, wanted)
+    if not model_names(_base(run_dir)):
+        raise click.ClickException(
+            f"{_base(run_dir)} must hold <model>/<integer version>/saved_model.pb, got no model"
+        )
     from serving.server import server
 
     limits = server.Limits(request_seconds=request_seconds)

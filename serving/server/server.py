@@ -11,7 +11,6 @@ import concurrent.futures
 import contextlib
 import functools
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,9 +21,10 @@ from aiohttp import web
 
 from serving.server.grpc import add_services
 from serving.server.models import ModelRepository, VersionStatus
+from serving.server.ports import bracketed, cannot_listen, check_free
 from serving.server.rest import application
 from serving.server.worker_pool import WorkerPool
-from serving.wire.errors import ServingError, one_line
+from serving.wire.errors import one_line
 
 # There is no authentication, so only this machine may connect unless the user sets another address.
 HOST = "127.0.0.1"
@@ -129,7 +129,7 @@ async def _serve(
     stop: asyncio.Event,
 ) -> None:
     for wanted in (port, rest_api_port):
-        _check_free(host, wanted)
+        check_free(host, wanted)
     repository = await asyncio.to_thread(ModelRepository, base)
     pool = WorkerPool(workers=limits.workers, max_waiting=limits.max_waiting, seconds=limits.request_seconds)
     closers: list[Callable[[], Awaitable[None]]] = []
@@ -164,11 +164,11 @@ async def _start_grpc(
     )
     add_services(server, repository, pool)
     try:
-        bound = server.add_insecure_port(f"{_bracketed(host)}:{port}")
+        bound = server.add_insecure_port(f"{bracketed(host)}:{port}")
     except RuntimeError as error:
-        raise _cannot_listen(host, port, "it is in use") from error
+        raise cannot_listen(host, port, "it is in use") from error
     await server.start()
-    return f"grpc://{_bracketed(host)}:{bound}", functools.partial(server.stop, limits.grace_seconds)
+    return f"grpc://{bracketed(host)}:{bound}", functools.partial(server.stop, limits.grace_seconds)
 
 
 async def _start_rest(
@@ -183,8 +183,8 @@ async def _start_rest(
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
         await runner.cleanup()
-        raise _cannot_listen(host, port, "it is in use") from error
-    return f"http://{_bracketed(host)}:{runner.addresses[0][1]}", runner.cleanup
+        raise cannot_listen(host, port, "it is in use") from error
+    return f"http://{bracketed(host)}:{runner.addresses[0][1]}", runner.cleanup
 
 
 async def _watch(repository: ModelRepository, poll_seconds: float, endpoints: Endpoints) -> None:
@@ -204,27 +204,6 @@ def _report(status: VersionStatus, endpoints: Endpoints) -> None:
     else:
         where = f"{endpoints.grpc} {endpoints.http}"
         print(f"serving {status.model} version {status.version} at {where}", flush=True)
-
-
-def _check_free(host: str, port: int) -> None:
-    # Checked before gRPC starts, which logs several lines if the port is in use.
-    try:
-        with socket.create_server((host, port), family=_family(host)):
-            pass
-    except OSError as error:
-        raise _cannot_listen(host, port, (error.strerror or str(error)).lower()) from error
-
-
-def _cannot_listen(host: str, port: int, reason: str) -> ServingError:
-    return ServingError(f"cannot listen on {_bracketed(host)}:{port}: {reason}")
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _ignore(endpoints: Endpoints) -> None:

@@ -16,6 +16,7 @@ _PREAMBLE = re.compile(
 _ASSERTION = re.compile(r"assertion failed: \[(?P<reason>.*?)\](?: \[Condition |\s|$)")
 # One of several errors of a step: `(0) DATA_LOSS:  truncated record`.
 _ROOT = re.compile(r"^\(\d+\) [A-Z_]+: +")
+_ESCAPED = re.compile(r"\\(['\"\\])")
 _NODE = re.compile(r"\{\{function_node.*?\}\}\s*|\s*\[\[\{\{node.*|\s*\[Op:.*|\s*\[while running '.*")
 # Beam puts the type of a worker's error in front of it.
 _TYPE = re.compile(r"^(?:\w+\.)+\w+(?:Error|Exception|Images|Record|File): ")
@@ -55,15 +56,18 @@ def not_found(message: str) -> RequestError:
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """A question behind an error about an unknown name; "" if none is near."""
-    near = difflib.get_close_matches(given, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    # Ablations are known by the last part of their names too.
+    names = {form: name for name in known for form in (name.rpartition("/")[2], name)}
+    near = difflib.get_close_matches(given, list(names), n=1)
+    return f"; did you mean {names[near[0]]}?" if near else ""
 
 
 def one_line(error: BaseException) -> str:
     """The reason of any exception in one line, without what TensorFlow, Keras and Beam add to it."""
     text = str(error)
     if assertion := _ASSERTION.search(text):
-        return assertion["reason"].rstrip(" .")
+        # TensorFlow escapes quotes in the text of a tensor.
+        return _ESCAPED.sub(r"\1", assertion["reason"]).rstrip(" .")
     # Keras lists the arguments of the failed layer below the reason.
     text = text.partition("Arguments received by")[0]
     lines = [line for line in (_NODE.sub("", line).strip() for line in text.splitlines()) if line]

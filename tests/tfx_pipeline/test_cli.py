@@ -61,7 +61,7 @@ def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         ),
         (
             ["plan", "--set", "stage1={savedmodel: nowhere}"],
-            2,
+            1,
             "must be the folder of a SavedModel, got nowhere",
         ),
         (["report", "--run", "nowhere"], 1, "nowhere must hold a report"),
@@ -76,6 +76,41 @@ def test_error_is_one_line_with_an_exit_code(tmp_path, arguments, code, line):
     assert line in result.stderr
     assert result.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+WITHOUT_TENSORFLOW = (
+    "import sys; from tfx_pipeline import cli; sys.argv[1:] = {arguments!r}\n"
+    "try: cli.main()\n"
+    "except SystemExit as stop: print(stop.code, 'tensorflow' in sys.modules, 'tfx' in sys.modules)"
+)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--set", "data.source=folder:nowhere"],
+        ["run", "--set", "evaluation.generation.thresholds.fit.max=3"],
+        ["run", "--output", "what?"],
+        ["data", "csv:nowhere"],
+        ["compile", "--image", "a:b", "--output", "p.yaml", "--set", "data.source=folder:nowhere"],
+        ["serve", "--run", "nowhere", "--port", "0", "--rest-api-port", "0"],
+        ["generate", "--run", "nowhere", "--output", "x.png"],
+        ["compare", "nowhere", "elsewhere"],
+        ["report", "--run", "nowhere"],
+    ],
+)
+def test_mistake_is_told_before_tensorflow_is_imported(tmp_path, arguments):
+    program = WITHOUT_TENSORFLOW.format(arguments=arguments)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    code, *imported = done.stdout.split()
+    assert int(code) > 0
+    assert imported == ["False", "False"]
+
+
+def test_version_is_told(tmp_path):
+    assert re.fullmatch(r"tfx-vim \d+\.\d+.*\n", call("--version", cwd=tmp_path).stdout)
 
 
 def test_debug_shows_the_traceback(tmp_path):

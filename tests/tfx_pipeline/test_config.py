@@ -95,6 +95,38 @@ def test_invalid_configuration_is_one_line_error_that_names_the_key(overrides, l
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("preset", "override", "meant"),
+    [
+        ("digits", "stage2.model.dropuot=0.1", "dropout"),
+        ("digits", "stagee1.train.steps=3", "stage1"),
+        ("digits", "evaluation.generation.thresholds={class_acuracy: {min: 0.5}}", "class_accuracy"),
+        ("digts", "seed=1", "digits"),
+        ("cnn", "seed=1", "ablations/cnn"),
+    ],
+)
+def test_near_name_is_proposed(preset, override, meant):
+    with pytest.raises(ConfigError, match=f"; did you mean {meant}\\?$"):
+        load(preset, [override])
+
+
+def test_missing_file_of_a_preset_is_named():
+    with pytest.raises(ConfigError, match=r"^preset must be a \.yaml file that exists, got 'mine\.yaml'$"):
+        load("mine.yaml")
+
+
+def test_label_tells_the_changes_against_the_preset():
+    config = load(
+        "digits", ["stage2.model.dropout=0.3", "stage1.train.steps=700", "data.source=folder:a b/c"]
+    )
+    assert config.label("stage2") == "dropout=0.3"
+    assert config.label("stage1", "data") == "source=folder-a-b-c_steps=700"
+    assert (
+        load("digits", [f"stage2.model.dropout={load('digits').stage2.model.dropout}"]).label("stage2") == ""
+    )
+    assert load("digits", small=True).label("stage1", "stage2", "data", "seed") == ""
+
+
 def test_tower_with_any_convolutional_key_is_convolutional():
     tower = "{multipliers: [1, 2, 2, 4]}"
     model = load("digits", [f"stage1.model.encoder={tower}", f"stage1.model.decoder={tower}"]).stage1.model

@@ -472,22 +472,6 @@ def test_cut_examples_are_named_by_every_reader(finished, component, at_edge):
     assert str(caught.value).startswith(f"{component} failed: {file} {reason}")
 
 
-def test_damaged_checkpoint_and_examples_of_a_trainer_are_named(finished, capsys):
-    zero(first(finished, "../checkpoints/vim/*/ckpt-4.data*"))
-    file = first(finished, "TokenTransform/examples/*/Split-eval/*")
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-10])
-    with pytest.raises(local_runner.RunError) as caught:
-        again(finished, no_cache={"Trainer.vim"})
-    file.write_bytes(whole)
-    assert str(caught.value).startswith(f"Trainer.vim failed: {file} is damaged: truncated record")
-    capsys.readouterr()
-    assert "Trainer.vim" in ran(again(finished, no_cache={"Trainer.vim"}))
-    said = " ".join(capsys.readouterr().err.split())
-    assert "is damaged and kept as damaged-ckpt-4" in said
-    assert "vim: 4 steps" in said
-
-
 @pytest.mark.parametrize(
     ("file", "damage"), [("report/report.json", cut), ("report/samples.npz", Path.unlink)]
 )
@@ -553,3 +537,26 @@ def test_damaged_lineage_is_one_line(tmp_path):
     (tmp_path / "metadata.db").write_text("no database")
     with pytest.raises(LineageError, match=r"metadata\.db must be the run's lineage, got a damaged file"):
         local_runner.run(config.load("digits", small=True), str(tmp_path))
+
+
+def test_damaged_checkpoint_and_examples_of_a_trainer_are_named(finished, capsys, monkeypatch):
+    """The last test, because later runs would have new weights to evaluate."""
+    zero(first(finished, "../checkpoints/vim/*/ckpt-4.data*"))
+    file = first(finished, "TokenTransform/examples/*/Split-eval/*")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-10])
+    with pytest.raises(local_runner.RunError) as caught:
+        again(finished, no_cache={"Trainer.vim"})
+    file.write_bytes(whole)
+    assert str(caught.value).startswith(f"Trainer.vim failed: {file} is damaged: truncated record")
+
+    def stop(*arguments):
+        raise OSError("far enough")
+
+    monkeypatch.setattr("components.evaluators.generation.executor.Executor.Do", stop)
+    capsys.readouterr()
+    with pytest.raises(local_runner.RunError, match="GenerationEvaluator failed: far enough"):
+        again(finished, no_cache={"Trainer.vim"})
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is damaged and kept as damaged-ckpt-4" in said
+    assert "vim: 4 steps" in said

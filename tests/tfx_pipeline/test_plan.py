@@ -8,7 +8,7 @@ from tests import stand_ins
 from tests.tfx_pipeline.test_cli import call
 from tfx_pipeline.cli import cli
 from tfx_pipeline.config import ConfigError, load
-from tfx_pipeline.plan import CostPlan, Devices, Part, stage_1, stage_2
+from tfx_pipeline.plan import CostPlan, Devices, Part, classifier, stage_1, stage_2
 from trainers.accounting import Cost
 
 DEVICES = Devices(count=4, tflops=2.0, utilization=0.5)
@@ -238,3 +238,26 @@ def test_imported_tokenizer_provides_its_sizes_and_is_not_planned(tmp_path):
 def test_missing_imported_tokenizer_is_config_error():
     with pytest.raises(ConfigError, match="must be the folder of a SavedModel"):
         planned("stage1={savedmodel: nowhere}", stage=stage_2)
+
+
+def test_classifier_is_counted():
+    plan = planned(stage=classifier)
+    assert list(plan.parts) == ["stem", "blocks"]
+    assert plan.step_flops == 3 * sum(part.cost.flops for part in plan.parts.values()) * plan.train.batch_size
+    with pytest.raises(ConfigError, match=r"classifier\.train\.batch_size must be a multiple of 7"):
+        planned(stage=classifier, devices=Devices(count=7, tflops=1.0, utilization=1.0))
+
+
+def test_this_machine_is_measured():
+    result = CliRunner().invoke(cli, ["plan", "--device", "cpu", "--small"])
+    assert result.exit_code == 0, result.output
+    machine = Devices.this_cpu()
+    assert 0.001 < machine.tflops < 100  # a core of the slowest to the largest server
+    assert result.output.count("Fits in") == 3
+    assert "The classifier" in result.output
+
+
+def test_this_machine_or_another_one():
+    result = CliRunner().invoke(cli, ["plan", "--device", "cpu", "--devices", "8"])
+    assert result.exit_code == 2
+    assert "--device or --devices must be given, got both" in result.output

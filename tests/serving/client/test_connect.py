@@ -103,3 +103,67 @@ def test_folder_without_models_is_error(tmp_path):
 def test_rest_client_and_commands_do_not_import_tensorflow():
     program = "import sys, serving.cli.commands, serving.client.rest; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=os.environ).returncode == 0
+
+
+def models(tmp_path, *classes: tuple[str, ...]) -> str:
+    """A folder with a version of the generator for each of the classes, the oldest first."""
+    for version, names in enumerate(classes, 1):
+        stand_ins.write_generator(str(tmp_path / "vim" / str(version)), names)
+    return str(tmp_path)
+
+
+def test_folder_passes_over_a_version_that_does_not_load_and_says_so(tmp_path):
+    base = models(tmp_path, ("a", "b"), ("a", "b"))
+    (tmp_path / "vim" / "2" / "saved_model.pb").write_bytes(b"cut")
+    said = []
+    with open_folder(base, said.append) as client:
+        scores = client.predict(
+            "vim", "score", {"image_bytes": np.array([GREY], object), "class_id": np.zeros(1, np.int32)}
+        )
+    assert scores
+    (line,) = said
+    assert line.startswith(f"version 2 of vim in {base} does not load: ")
+    assert line.endswith("; version 1 is used")
+
+
+def test_older_version_with_other_classes_is_no_replacement(tmp_path):
+    base = models(tmp_path, ("a", "b"), ("b", "a"))
+    (tmp_path / "vim" / "2" / "saved_model.pb").write_bytes(b"cut")
+    with (
+        open_folder(base) as client,
+        pytest.raises(ClientError, match="version 1 has other classes or sizes"),
+    ):
+        client.predict("vim", "features", {"image_bytes": np.array([GREY], object)})
+
+
+def test_folder_without_a_version_that_loads_is_an_error(tmp_path):
+    base = models(tmp_path, ("a", "b"))
+    (tmp_path / "vim" / "1" / "saved_model.pb").write_bytes(b"cut")
+    with (
+        open_folder(base) as client,
+        pytest.raises(ClientError, match=r"version 1 of vim in .* does not load"),
+    ):
+        client.predict("vim", "features", {"image_bytes": np.array([GREY], object)})
+
+
+def test_classes_are_known_without_tensorflow(tmp_path):
+    base = models(tmp_path, ("a", "b"))
+    program = (
+        "import sys; from serving.client.connect import open_folder;"
+        f"print(open_folder({base!r}).metadata('vim').class_names, 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "('a', 'b') False\n"
+
+
+@pytest.mark.parametrize("content", [None, "", '{"kind": "generator"}'])
+def test_without_the_file_the_model_tells_its_metadata(tmp_path, content):
+    base = models(tmp_path, ("a", "b"))
+    file = tmp_path / "vim" / "1" / "assets.extra" / "tfx_vim.json"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    with open_folder(base) as client:
+        assert client.metadata("vim").class_names == ("a", "b")

@@ -41,7 +41,7 @@ def test_failed_push_leaves_nothing(tmp_path, model, monkeypatch):
     def fail(source, target):
         raise OSError("disk full")
 
-    monkeypatch.setattr(versions.tf.io.gfile, "copy", fail)
+    monkeypatch.setattr(versions, "copy_file", fail)
     with pytest.raises(OSError, match="disk full"):
         push(model, str(tmp_path / "served"))
     assert os.listdir(tmp_path / "served") == []
@@ -49,10 +49,8 @@ def test_failed_push_leaves_nothing(tmp_path, model, monkeypatch):
 
 def test_saved_model_is_copied_last(tmp_path, model, monkeypatch):
     copied = []
-    copy = versions.tf.io.gfile.copy
-    monkeypatch.setattr(
-        versions.tf.io.gfile, "copy", lambda source, target: copied.append(source) or copy(source, target)
-    )
+    copy = versions.copy_file
+    monkeypatch.setattr(versions, "copy_file", lambda one, other: copied.append(one) or copy(one, other))
     push(model, str(tmp_path / "served"))
     assert [os.path.basename(path) for path in copied] == ["variables.index", "saved_model.pb"]
 
