@@ -15,6 +15,7 @@ from components.evaluators import blessing, examples
 from components.evaluators.linear_probe import probe
 from components.evaluators.models import SavedModel
 from components.metrics import registry
+from serving.export.atomic import DRAFT
 from serving.export.metadata import Metadata
 from serving.export.records import naming_damage
 
@@ -75,7 +76,9 @@ class Executor(base_executor.BaseExecutor):
         model = saved.load()
         # The features of a large data set do not fit in memory: they go through a cache on disk.
         files = [file for split in ("train", "eval") for file in examples.split_files(images, split)]
-        with tempfile.TemporaryDirectory() as cache, naming_damage(files):
+        # In the artifact, if that is on this machine: there the next run removes what a killed one has left.
+        place = None if "://" in evaluation.uri else evaluation.uri
+        with tempfile.TemporaryDirectory(prefix=DRAFT, dir=place) as cache, naming_damage(files):
             splits = {
                 split: _features(model, images, split, batch_size).cache(os.path.join(cache, split))
                 for split in ("train", "eval")
