@@ -129,7 +129,7 @@ def data(
         check_output(Path(sheet), (".png",))
     if not as_json:  # which names the same as a problem
         with _one_line(preflight.RunError):
-            preflight.check_inputs(whole)
+            preflight.check_inputs(whole, tokenizer=False)
     from components.image_example_gen import summary
     from components.image_example_gen.survey import survey
 

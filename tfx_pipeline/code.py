@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import importlib
 import importlib.util
 import json
 import platform
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata as distributions
 from pathlib import Path
+from typing import NamedTuple
 
 from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.dsl.components.base.executor_spec import ExecutorClassSpec
@@ -24,7 +26,18 @@ from tfx.dsl.components.base.executor_spec import ExecutorClassSpec
 from serving.export.atomic import write_atomic
 
 PACKAGES = ("components", "serving", "tfx_pipeline", "trainers")
-LIBRARIES = ("tensorflow", "keras", "tfx")
+# Libraries that decide on every result, and those that decide where they are imported: name -> distribution.
+EVERYWHERE = {"tensorflow": "tensorflow", "keras": "keras", "tfx": "tfx"}
+WHERE_IMPORTED = {
+    "PIL": "pillow",
+    "apache_beam": "apache-beam",
+    "numpy": "numpy",
+    "pyarrow": "pyarrow",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "tensorflow_datasets": "tensorflow-datasets",
+}
+LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -44,12 +57,24 @@ class Code:
         """16 hex digits that change with the code."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def training(self) -> str:
+        """The fingerprint for checkpoints, which outlive an update of what only reads or scores images."""
+        versions = {name: self.versions[name] for name in ("python", *EVERYWHERE)}
+        return Code(self.files, versions).fingerprint
+
+    def import_modules(self) -> None:
+        """Import everything now, so that what runs later is what was read, also if files are edited."""
+        for name in self.files:
+            if name.endswith(".py"):
+                importlib.import_module(name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+
     def changes_since(self, before: Code) -> str:
         """What has changed, in a few words; "" if nothing has."""
         files = [
             name for name in sorted({*self.files, *before.files}) if _differ(self.files, before.files, name)
         ]
-        versions = [name for name in self.versions if _differ(self.versions, before.versions, name)]
+        versions = [name for name in sorted(self.versions) if _differ(self.versions, before.versions, name)]
         found = [*files, *(f"{name} {self.versions[name]}" for name in versions)]
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         return f"code changed: {', '.join(found[:3])}{more}" if found else ""
@@ -88,16 +113,26 @@ def reached_from(*modules: str) -> Code:
     """The files of this project that modules need, and the versions that belong to them."""
     waiting = [name for name in modules if name.partition(".")[0] in PACKAGES]
     found: dict[str, str] = {}
+    libraries = set(EVERYWHERE)
     seen: set[str] = set()
     while waiting:
         name = waiting.pop()
         if name not in seen:
             seen.add(name)
-            files, needed = _read(name)
-            found |= files
-            waiting += needed
-    versions = {name: distributions.version(name) for name in LIBRARIES}
-    return Code(dict(sorted(found.items())), {"python": platform.python_version(), **versions})
+            module = _read(name)
+            found |= module.files
+            libraries |= module.libraries
+            waiting += module.needed
+    known = {**EVERYWHERE, **WHERE_IMPORTED}
+    versions = {name: distributions.version(known[name]) for name in sorted(libraries)}
+    python = ".".join(platform.python_version_tuple()[:2])
+    return Code(dict(sorted(found.items())), {"python": python, **versions})
+
+
+class _Module(NamedTuple):
+    files: Mapping[str, str]  # path -> digest
+    needed: tuple[str, ...]  # modules of this project
+    libraries: frozenset[str]  # of `WHERE_IMPORTED`
 
 
 def _differ(these: Mapping[str, str], those: Mapping[str, str], name: str) -> bool:
@@ -105,28 +140,33 @@ def _differ(these: Mapping[str, str], those: Mapping[str, str], name: str) -> bo
 
 
 @functools.cache
-def _read(module: str) -> tuple[Mapping[str, str], tuple[str, ...]]:
-    """The digests of a module's files by path, and the modules that it needs."""
+def _read(module: str) -> _Module:
+    """What a module consists of and needs."""
     path = _path(module)
     if path is None:
-        return {}, ()
+        return _Module({}, (), frozenset())
     tree = ast.parse(path.read_bytes())
     _remove_docstrings(tree)
     own = module.replace(".", "/") + ("/__init__.py" if path.name == "__init__.py" else ".py")
     files = {own: _digest(ast.dump(tree).encode())}
     parents = module.split(".")[:-1]
+    libraries: set[str] = set()
     needed = {".".join(parents[: depth + 1]) for depth in range(len(parents))}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             needed |= set(_named(node.value))
-            beside = path.parent / node.value if "/" not in node.value and "." in node.value else path
-            if beside != path and beside.suffix != ".py" and beside.is_file():
+            text = node.value
+            is_name = "." in text and "/" not in text and len(text.encode()) <= LONGEST_NAME
+            beside = path.parent / text
+            if is_name and beside.suffix != ".py" and beside.is_file():
                 # A template may include its neighbours.
                 for file in sorted(path.parent.glob(f"*{beside.suffix}")):
                     files[f"{own.rpartition('/')[0]}/{file.name}"] = _digest(file.read_bytes())
         else:
-            needed |= {name for name in _imported(node) if name.partition(".")[0] in PACKAGES}
-    return files, tuple(sorted(name for name in needed if _path(name)))
+            roots = {name: name.partition(".")[0] for name in _imported(node)}
+            needed |= {name for name, root in roots.items() if root in PACKAGES}
+            libraries |= WHERE_IMPORTED.keys() & set(roots.values())
+    return _Module(files, tuple(sorted(name for name in needed if _path(name))), frozenset(libraries))
 
 
 def _imported(node: ast.AST) -> Iterator[str]:

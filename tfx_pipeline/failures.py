@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tfx.orchestration.portable import outputs_utils
 
-from serving.wire.errors import one_line
+from serving.wire.errors import is_out_of_memory, one_line
 
 PROJECT = ("components", "trainers", "serving", "tfx_pipeline")
 
@@ -19,7 +19,10 @@ def reason(error: BaseException) -> str:
     innermost cause.
     """
     chain = list(_causes(error))
-    return one_line(next(filter(_is_own, chain), chain[-1]))
+    own = next(filter(_is_own, chain), None)
+    if own is None and is_out_of_memory(chain[-1]):
+        return f"memory must hold a batch: lower the component's batch_size, got {one_line(chain[-1])}"
+    return one_line(own or chain[-1])
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

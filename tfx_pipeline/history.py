@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from serving.export.atomic import atomic_path
+from serving.export.atomic import DRAFT, atomic_path
 
 FOLDER = "history"
 KEPT = ("metrics.json", "data.json", "samples.png", "reconstructions.png", "report")
@@ -19,7 +19,9 @@ def keep(home: Path) -> None:
 
     The name is the local time, as `2026-11-27_16-05-09`, so that names sort by age.
     """
-    last = max((home / FOLDER).glob("*/metrics.json"), default=None)
+    for left in (home / FOLDER).glob(f"{DRAFT}*"):  # by a killed run
+        shutil.rmtree(left)
+    last = max((home / FOLDER).glob("[0-9]*/metrics.json"), default=None)
     if last is not None and _results(last) == _results(home / "metrics.json"):
         return
     now = datetime.datetime.now()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +43,10 @@ def open_store(path: Path) -> MetadataStore:
     """Open the metadata store of a run.
 
     Raises:
-      LineageError: the file is no store, or a damaged one.
+      LineageError: the file is read-only, no store, or a damaged one.
     """
+    if path.exists() and not os.access(path, os.W_OK):
+        raise LineageError(f"{path} must be a file that can be written, got one that is read-only")
     try:
         store = MetadataStore(connection(path))
         store.get_executions()

@@ -35,6 +35,7 @@ from serving.wire.errors import did_you_mean
 from tfx_pipeline import code, console, failures, history, lineage, run_lock
 from tfx_pipeline.config import Config, ImportedTokenizer
 from tfx_pipeline.console import ComponentLog
+from tfx_pipeline.lineage import LineageError
 from tfx_pipeline.pipeline import create_pipeline, imported_version
 from tfx_pipeline.preflight import RunError, check_paths
 from tfx_pipeline.run_lock import RunLock
@@ -110,23 +111,24 @@ def run(
     _require_models(config)
     graph = _compiled(pipeline, no_cache)
     home.mkdir(parents=True, exist_ok=True)
-    with run_lock.hold(home) as lock:
-        _say_killed(lock.killed, home)
-        lineage.end_abandoned(home)
-        write_atomic(home / SURVEY_FILE, json.dumps(surveyed, indent=1))
-        click.echo("\n".join(surveyed["lines"]), err=True)
-        log = ComponentLog(_Listener(pipeline, lock, home / CODE_FILE, no_cache))
-        with _followed(log), _stoppable():
-            try:
+    with run_lock.hold(home) as lock, _stoppable() as signals:
+        log: ComponentLog | None = None
+        try:
+            _say_killed(lock.killed, home)
+            lineage.end_abandoned(home)
+            write_atomic(home / SURVEY_FILE, json.dumps(surveyed, indent=1))
+            click.echo("\n".join(surveyed["lines"]), err=True)
+            log = ComponentLog(_Listener(pipeline, lock, home / CODE_FILE, no_cache))
+            with _followed(log):
                 tfx.orchestration.LocalDagRunner().run_with_ir(graph)
-            except Stopped as stop:
-                name = log.fail()
-                where = f"{stop} in {name}, {_saved(home, name)}"
-                raise Stopped(f"{where}; the same command goes on", stop.exit_code) from None
-            except Exception as error:
-                name = log.fail()
-                raise RunError(f"{name or 'the pipeline'} failed: {failures.reason(error)}") from error
-        return _finish(home, pipeline.pipeline_info.pipeline_name, log)
+            return _finish(home, pipeline.pipeline_info.pipeline_name, log)
+        except (Stopped, Exception) as error:
+            name = log.fail() if log else None
+            if signals:  # Beam makes an error of its own kind of whatever a worker raises
+                raise _stopped(signals[0], name, home) from None
+            if name is None and _is_said(error):
+                raise
+            raise RunError(f"{name or 'the pipeline'} failed: {failures.reason(error)}") from error
 
 
 def _finish(home: Path, pipeline: str, log: ComponentLog) -> Run:
@@ -159,6 +161,8 @@ class _Listener:
     def __init__(self, pipeline: tfx.dsl.Pipeline, lock: RunLock, kept: Path, no_cache: Collection[str]):
         self._upstream = {one.id: {node.id for node in one.upstream_nodes} for one in pipeline.components}
         self._codes = {one.id: code.run_by(one) for one in pipeline.components}
+        for each in self._codes.values():
+            each.import_modules()
         self._lock = lock
         self._kept = kept
         self._forced = no_cache
@@ -298,19 +302,33 @@ def _serve(artifact: Artifact, component: str) -> None:
     )
 
 
+def _is_said(error: BaseException) -> bool:
+    """Whether an error is one line for the user already."""
+    return isinstance(error, RunError | LineageError)
+
+
+def _stopped(number: int, component: str | None, home: Path) -> Stopped:
+    """What the user is told of a signal."""
+    what = f"stopped by {signal.Signals(number).name}"
+    where = f" in {component}, {_saved(home, component)}" if component else ", what has finished is kept"
+    return Stopped(f"{what}{where}; the same command goes on", 128 + number)
+
+
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Raise `Stopped` at SIGINT and SIGTERM, where signals can be handled."""
+def _stoppable() -> Iterator[list[int]]:
+    """Raise `Stopped` at SIGINT and SIGTERM, where signals can be handled; yield those that have come."""
+    signals: list[int] = []
 
     def stop(number: int, frame: object) -> None:
-        raise Stopped(f"stopped by {signal.Signals(number).name}", 128 + number)
+        signals.append(number)
+        raise Stopped(f"signal {number}", 128 + number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield signals
         return
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

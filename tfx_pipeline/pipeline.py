@@ -198,7 +198,7 @@ def _trainer(
         checkpoints=os.path.join(run_dir, "checkpoints", name),
         logs=os.path.join(run_dir, "logs", name),
         ground=config.data.ground,
-        code=code.reached_from(f"{package}.trainer").fingerprint,
+        code=code.reached_from(f"{package}.trainer").training,
         label=config.label("seed", "data", section),
     )
     return tfx.components.Trainer(

@@ -39,6 +39,8 @@ def check_run(config: Config, home: Path, beam_args: Sequence[str] = ()) -> None
     """
     check_paths(home, beam_args)
     check_inputs(config)
+    if problem := _perceptual_problem(config):
+        raise RunError(problem)
     if (home / run_lock.FILE).exists():
         run_lock.check_free(home)
 
@@ -54,8 +56,9 @@ def check_inputs(config: Config, *, source: bool = True, tokenizer: bool = True)
     Raises:
       RunError: the first that is missing.
     """
-    problems = [_source_problem(config.data.source) if source else "", _model_problem(config, tokenizer)]
-    for problem in filter(None, problems):
+    problem = _source_problem(config.data.source) if source else ""
+    problem = problem or (_tokenizer_problem(config) if tokenizer else "")
+    if problem:
         raise RunError(problem)
 
 
@@ -99,16 +102,24 @@ def _source_problem(source: str) -> str:
     return "" if there(path) else f"{source.partition(':')[0]}:{path} must {form}, got {_found(path)}"
 
 
-def _model_problem(config: Config, tokenizer: bool) -> str:
+def _tokenizer_problem(config: Config) -> str:
     stage1 = config.stage1
-    if isinstance(stage1, ImportedTokenizer):
-        key, path = "stage1.savedmodel", stage1.savedmodel if tokenizer else None
-    else:
-        key, path = (
-            "stage1.perceptual.network",
-            stage1.perceptual.savedmodel if stage1.loss.perceptual else None,
-        )
-    if path is None or "://" in path or os.path.isfile(os.path.join(path, "saved_model.pb")):
+    return _no_model("stage1.savedmodel", stage1.savedmodel) if isinstance(stage1, ImportedTokenizer) else ""
+
+
+def _perceptual_problem(config: Config) -> str:
+    stage1 = config.stage1
+    if (
+        isinstance(stage1, ImportedTokenizer)
+        or not stage1.loss.perceptual
+        or not stage1.perceptual.savedmodel
+    ):
+        return ""
+    return _no_model("stage1.perceptual.network", stage1.perceptual.savedmodel)
+
+
+def _no_model(key: str, path: str) -> str:
+    if "://" in path or os.path.isfile(os.path.join(path, "saved_model.pb")):
         return ""
     return f"{key} must be the folder of a SavedModel, got {path}"
 

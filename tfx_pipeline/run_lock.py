@@ -69,9 +69,7 @@ def hold(folder: Path) -> Iterator[RunLock]:
       RunningError: another process holds it.
     """
     with open(folder / FILE, "a+") as file:
-        file.seek(0)
-        before = _parse(file.read())
-        _take(folder, file, before)
+        before = _take(folder, file)
         since = datetime.datetime.now().isoformat(" ", "seconds")
         try:
             yield RunLock(file, Holder(socket.gethostname(), os.getpid(), since), before)
@@ -86,14 +84,27 @@ def check_free(folder: Path) -> None:
       RunningError: another process holds it.
     """
     with open(folder / FILE, "a+") as file:
-        file.seek(0)
-        _take(folder, file, _parse(file.read()))
+        _take(folder, file)
 
 
-def _take(folder: Path, file: IO[str], before: Holder | None) -> None:
-    if not _locked(file, before):
+def _take(folder: Path, file: IO[str]) -> Holder | None:
+    """Take the lock; return what a killed process has left in it."""
+    if not _locked(file, _content(file)):
+        before = _content(file)
         who = f"process {before.process} on {before.host} since {before.since}" if before else "another"
-        raise RunningError(f"{folder} must be used by one run at a time, got a second beside {who}")
+        raise RunningError(
+            f"{folder} must be used by one run at a time, got a second beside {who}; if that one is gone, "
+            f"remove {folder / FILE}"
+        )
+    return _content(file)  # read again: the holder may have ended in between
+
+
+def _content(file: IO[str]) -> Holder | None:
+    file.seek(0)
+    try:
+        return Holder(**json.loads(file.read()))
+    except (ValueError, TypeError):
+        return None
 
 
 def _locked(file: IO[str], holder: Holder | None) -> bool:
@@ -103,7 +114,9 @@ def _locked(file: IO[str], holder: Holder | None) -> bool:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
         # A file system without locks: a holder on this machine is looked for; of others nothing is known.
-        return holder is None or (holder.host == socket.gethostname() and not _lives(holder.process))
+        # A container that starts again has the same host and process as the one that was killed.
+        own = holder is not None and holder.host == socket.gethostname()
+        return holder is None or (own and (holder.process == os.getpid() or not _lives(holder.process)))
     return True
 
 
@@ -115,10 +128,3 @@ def _lives(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _parse(text: str) -> Holder | None:
-    try:
-        return Holder(**json.loads(text))
-    except (ValueError, TypeError):
-        return None

@@ -53,10 +53,16 @@ def naming_damage(files: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-        found = next(filter(None, map(_damage, files)), "")
+        # Reading everything again is only worth it where something was damaged.
+        look = _damage if isinstance(error, tf.errors.DataLossError) else _absence
+        found = next(filter(None, map(look, files)), "")
         if found:
             raise DamagedFile(found) from error
         raise
+
+
+def _absence(path: str) -> str:
+    return "" if tf.io.gfile.exists(path) else f"{path} must be there, got a missing file"
 
 
 def _damage(path: str) -> str:

@@ -30,6 +30,8 @@ def versions(model_dir: str) -> list[int]:
 def push(model: str, base: str) -> str:
     """Copy a SavedModel to a new version of a folder, and remove what a killed push has left there.
 
+    On an object store nothing is removed: half a version may be another push that still runs.
+
     The version is the time in seconds, or one above the newest if that is not smaller: it rises whatever the
     clock does. A server sees the version whole or not at all: a folder of this machine is renamed when it is
     whole; on an object store `saved_model.pb` is copied last.
@@ -37,7 +39,8 @@ def push(model: str, base: str) -> str:
     Returns:
       The folder of the version.
     """
-    _remove_halves(base)
+    if "://" not in base:
+        _remove_halves(base)
     version = max([int(time.time()), *(known + 1 for known in versions(base)[:1])])
     destination = os.path.join(base, str(version))
     if "://" in base:

@@ -54,6 +54,14 @@ def not_found(message: str) -> RequestError:
     return RequestError(grpc.StatusCode.NOT_FOUND, message)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; TensorFlow has the same type of error for full disks and open files."""
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        type(error).__name__ == "ResourceExhaustedError" and ("OOM" in text or "allocat" in text)
+    )
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """A question behind an error about an unknown name; "" if none is near."""
     # Ablations are known by the last part of their names too.

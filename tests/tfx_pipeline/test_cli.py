@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from tests.components.image_example_gen import pictures
+from tfx_pipeline import local_runner
+from tfx_pipeline.cli import cli
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +79,24 @@ def test_error_is_one_line_with_an_exit_code(tmp_path, arguments, code, line):
     assert line in result.stderr
     assert result.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "forced"),
+    [
+        ([], ()),
+        (["--no-cache"], ("ALL",)),
+        (["--no-cache", "--small"], ("ALL",)),
+        (["--no-cache", "Trainer.vim", "--no-cache", "RunReport"], ("Trainer.vim", "RunReport")),
+    ],
+)
+def test_no_cache_takes_a_component_or_none(tmp_path, monkeypatch, given, forced):
+    def stop(config, directory, beam_args, *, no_cache):
+        raise local_runner.RunError(f"asked for {no_cache}")
+
+    monkeypatch.setattr(local_runner, "run", stop)
+    result = CliRunner().invoke(cli, ["run", "--output", str(tmp_path), *given])
+    assert f"asked for {forced}" in result.output
 
 
 WITHOUT_TENSORFLOW = (

@@ -1,9 +1,13 @@
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tfx_pipeline import code
 from tfx_pipeline.code import reached_from
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -62,6 +66,39 @@ def test_versions_count(project):
     assert after.fingerprint != before.fingerprint
     assert after.changes_since(before) == "code changed: keras 9.9"
     assert before.changes_since(before) == ""
+
+
+def test_libraries_count_where_they_are_imported(project):
+    project(start="def f():\n    from PIL import Image\n", other="import numpy\n")
+    assert set(reached_from("invented.start").versions) == {"python", "tensorflow", "keras", "tfx", "PIL"}
+    assert set(reached_from("invented.other").versions) == {"python", "tensorflow", "keras", "tfx", "numpy"}
+
+
+def test_checkpoints_outlive_an_update_of_what_reads_images(project):
+    project(start="import PIL\n")
+    before = reached_from("invented.start")
+    after = code.Code(before.files, {**before.versions, "PIL": "99.0"})
+    assert after.fingerprint != before.fingerprint
+    assert after.training == before.training
+    assert code.Code(before.files, {**before.versions, "keras": "9"}).training != before.training
+
+
+def test_long_texts_are_no_files(project):
+    project(start=f"TEXT = {'a.b' * 2000!r}\n")
+    assert files("invented.start") == ["invented/__init__.py", "invented/start.py"]
+
+
+def test_modules_are_imported_before_they_run():
+    program = (
+        "import sys; from tfx_pipeline.code import reached_from;"
+        "found = reached_from('trainers.classifier.trainer'); found.import_modules();"
+        "names = (name[:-3].replace('/', '.').removesuffix('.__init__') for name in found.files);"
+        "print(all(name in sys.modules for name in names))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == "True\n"
 
 
 def test_templates_beside_a_module_count(project, tmp_path):

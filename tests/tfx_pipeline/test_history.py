@@ -27,6 +27,13 @@ def test_the_same_result_is_kept_once(tmp_path):
     assert len(finish(tmp_path, 20.0)) == 3
 
 
+def test_draft_of_a_killed_run_is_no_result_and_is_removed(tmp_path):
+    finish(tmp_path, 20.0)
+    (name,) = (tmp_path / "history").iterdir()
+    name.rename(tmp_path / "history" / ".draft-1")
+    assert [name.startswith("2") for name in finish(tmp_path, 20.0)] == [True]
+
+
 def test_damaged_result_is_no_obstacle(tmp_path):
     (name,) = finish(tmp_path, 20.0)
     (tmp_path / "history" / name / "metrics.json").write_text("{")

@@ -491,6 +491,27 @@ def test_two_runs_in_one_folder_at_once_are_refused(finished):
         again(finished)
 
 
+def test_stop_inside_a_worker_of_beam_is_a_stop(finished, monkeypatch):
+    def stop(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("components.token_transform.encode.EncodeFiles.process", stop)
+    with pytest.raises(local_runner.Stopped) as caught:
+        again(finished, no_cache={"TokenTransform"})
+    expected = (
+        "stopped by SIGTERM in TokenTransform, what finished before it is kept; the same command goes on"
+    )
+    assert str(caught.value) == expected
+
+
+def test_stop_between_components_is_a_stop(finished, monkeypatch):
+    monkeypatch.setattr(local_runner, "_finish", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(
+        local_runner.Stopped, match=r"^stopped by SIGTERM, what has finished is kept; the same"
+    ):
+        again(finished)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_run_says_what_is_kept_and_leaves_nothing_running(finished, monkeypatch, number, store):
     def stop(executor, input_dict, output_dict, exec_properties):

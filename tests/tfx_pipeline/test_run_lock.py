@@ -60,8 +60,13 @@ def test_damaged_lock_file_is_no_obstacle(tmp_path):
 
 @pytest.mark.parametrize(
     ("host", "process", "refused"),
-    [(None, os.getpid(), True), (None, 2**22 + 1, False), ("elsewhere", 2**22 + 1, True)],
-    ids=["lives", "is dead", "on another machine"],
+    [
+        (None, os.getppid(), True),
+        (None, os.getpid(), False),
+        (None, 2**22 + 1, False),
+        ("elsewhere", 2**22 + 1, True),
+    ],
+    ids=["lives", "was this one", "is dead", "on another machine"],
 )
 def test_without_locks_of_the_file_system_the_holder_is_looked_for(
     tmp_path, monkeypatch, host, process, refused

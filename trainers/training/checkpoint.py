@@ -19,6 +19,17 @@ from trainers.training.errors import TrainingError
 History = list[dict[str, float]]
 HISTORY_FILE = "history.jsonl"
 PREFIX = "ckpt-"
+# Errors of reading that say nothing about the file.
+_PASSING = (
+    tf.errors.UnavailableError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.ResourceExhaustedError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnauthenticatedError,
+    MemoryError,
+)
 
 
 class Checkpointer:
@@ -79,6 +90,8 @@ class Checkpointer:
             reader = tf.train.load_checkpoint(path)
             for name in reader.get_variable_to_shape_map():
                 reader.get_tensor(name)  # compares the checksum
+        except _PASSING:
+            raise
         # The index is read by Python, which raises almost anything on a damaged file.
         except Exception as error:
             place = "left there"

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from serving.export.metadata import Metadata
 from serving.export.records import naming_damage
-from serving.wire.errors import one_line
+from serving.wire.errors import is_out_of_memory, one_line
 from trainers.training.checkpoint import History, write_history
 from trainers.training.config import Job, Section, Train
 from trainers.training.distribution import is_chief, open_strategy
@@ -106,6 +106,8 @@ def explained(*splits: Split) -> Iterator[None]:
         with naming_damage([file for split in splits for file in split.files]):
             yield
     except tf.errors.ResourceExhaustedError as error:
+        if not is_out_of_memory(error):
+            raise
         raise TrainingError(
             "memory must hold a training step: lower train.batch_size, raise "
             "train.gradient_accumulation_steps or set train.gradient_checkpointing, "

@@ -73,12 +73,16 @@ class CsvFile:
         ]
         others = [row for row in rows if splits and row[SPLIT] not in splits]
         self._left_aside = [LeftAside(row[paths], "is of another split") for row in others]
-        in_lists = lists.read(folder, f"csv:{path}") if SPLIT not in columns else None
+        in_lists = None
+        if SPLIT not in columns:
+            in_lists, aside = lists.read_beside(folder, f"csv:{path}", [row[paths] for row in rows])
+            self._left_aside += aside
         if in_lists:
-            in_lists.check(row[paths] for row in rows)
             in_lists.check_labels(f"the column {labels}" if self.class_names else "")
             listed = [(image, in_lists.look_up(image)) for image in self._images]
-            self._left_aside = [LeftAside(image.key, "is in no list") for image, found in listed if not found]
+            self._left_aside += [
+                LeftAside(image.key, "is in no list") for image, found in listed if not found
+            ]
             self._images = [found for _, found in listed if found]
 
     def version(self) -> str:

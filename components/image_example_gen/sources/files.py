@@ -99,10 +99,9 @@ def _shards_in_lists(
     source: str, directory: str, names: Mapping[str, str]
 ) -> tuple[list[Shard], list[LeftAside]]:
     """Files whose own paths tell no splits, by the lists in the folder that they share, if it has any."""
-    read = lists.read(directory, source)
+    read, aside = lists.read_beside(directory, source, names.values())
     if read is None:
-        return [Shard(file, name, None) for file, name in names.items()], []
-    read.check(names.values())
+        return [Shard(file, name, None) for file, name in names.items()], aside
     read.check_labels("its files")
     splits = {file: read.split_of(name) for file, name in names.items()}
     used = [Shard(file, names[file], split) for file, split in splits.items() if split]

@@ -12,14 +12,14 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from components.image_example_gen.images import Image
-from components.image_example_gen.sources.base import SourceError
+from components.image_example_gen.sources.base import LeftAside, SourceError
 from components.image_example_gen.splits import EVAL_NAMES, TRAIN_NAMES, choose_splits
 
 _SUFFIX = re.compile(r"\.\w+")
@@ -122,6 +122,31 @@ def read(directory: str, source: str) -> Lists | None:
                 both = f"{labels[name]} and {label}"
                 raise SourceError(f"{source} must have one label for {path}, got {both}")
     return Lists(source, directory, files, splits, labels)
+
+
+def read_beside(directory: str, source: str, paths: Collection[str]) -> tuple[Lists | None, list[LeftAside]]:
+    """Read the lists beside files that are no folder of images, where lists may belong to something else.
+
+    Args:
+      directory: the folder.
+      source: whose files they name, for messages.
+      paths: the files.
+
+    Returns:
+      The lists, or None and why those that are there are not used.
+
+    Raises:
+      SourceError: as `read`, and a list names a missing file beside others that are there.
+    """
+    found = {name: file for name in (*TRAIN_NAMES, *EVAL_NAMES) if (file := _file(directory, name))}
+    if not choose_splits(found.keys()):
+        return None, [LeftAside(file, "is a list without its counterpart") for file in found.values()]
+    read_ones = read(directory, source)
+    if read_ones is None or not any(read_ones.split_of(path) for path in paths):
+        reason = f"is a list that names no file of {source.partition(':')[0]}:"
+        return None, [LeftAside(file, reason) for file in found.values()]
+    read_ones.check(paths)
+    return read_ones, []
 
 
 def stem(path: str) -> str:

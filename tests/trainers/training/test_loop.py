@@ -167,6 +167,18 @@ def test_damaged_checkpoint_is_kept_aside_and_training_goes_on_from_the_one_befo
         assert list((tmp_path / "damaged").glob("damaged-ckpt-8.*"))
 
 
+def test_checkpoint_that_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypatch):
+    train_wobbly(tmp_path, 8)
+
+    def unavailable(path):
+        raise tf.errors.UnavailableError(None, None, "try again")
+
+    monkeypatch.setattr(tf.train, "load_checkpoint", unavailable)
+    with pytest.raises(tf.errors.UnavailableError):
+        train_wobbly(tmp_path, 12)
+    assert (tmp_path / "ckpt-8.index").exists()
+
+
 def test_damaged_history_is_read_up_to_the_damage(tmp_path):
     train_wobbly(tmp_path, 8)
     text = (tmp_path / "history.jsonl").read_text()

@@ -185,13 +185,25 @@ def test_lists_beside_files_of_many_images_name_the_files(tmp_path, form):
     assert open_source(f"tfrecord:{tmp_path}/x*").version() != before
 
 
-def test_lists_of_the_images_in_files_of_many_are_refused(tmp_path):
+def test_lists_that_name_other_files_are_left_aside(tmp_path):
     shard(tmp_path, "x.tfrecord")
     fill(tmp_path, train=["0.png"], val=["1.png"])
-    with pytest.raises(SourceError, match="must have all files in its lists, got 2 missing, the first 0"):
-        open_source(f"tfrecord:{tmp_path}/x.tfrecord")
+    *aside, image = open_source(f"tfrecord:{tmp_path}/x.tfrecord").scan()
+    assert image.split is None
+    reason = "is a list that names no file of tfrecord:"
+    assert aside == [LeftAside("train.txt", reason), LeftAside("val.txt", reason)]
+    (tmp_path / "train.txt").unlink()
+    (aside, _) = open_source(f"tfrecord:{tmp_path}/x.tfrecord").scan()
+    assert aside == LeftAside("val.txt", "is a list without its counterpart")
+
+
+def test_lists_with_labels_or_missing_files_are_refused(tmp_path):
+    shard(tmp_path, "x.tfrecord")
     fill(tmp_path, train=["x.tfrecord 0"], val=[])
     with pytest.raises(SourceError, match="must have labels in its lists or its files, got both"):
+        open_source(f"tfrecord:{tmp_path}/x.tfrecord")
+    fill(tmp_path, train=["x.tfrecord"], val=["y.tfrecord"])
+    with pytest.raises(SourceError, match="must have all files in its lists, got 1 missing, the first y"):
         open_source(f"tfrecord:{tmp_path}/x.tfrecord")
 
 
