@@ -36,7 +36,7 @@ def test_code_and_versions_are_settings():
 
 def test_shares_of_images_have_wilson_intervals():
     lines = {line.name: line.values for line in comparison.scores([run(), run(generation={"fid": 3.5})])}
-    assert lines["Generation: FID"] == ("2.50", "3.50")
+    assert lines["Generation: FID"] == ("2.5", "3.5")
     # 5.25 of 6 is rounded to 5: the interval of 5 of 6 by R's binom.confint(5, 6, methods = "wilson").
     (accuracy, _) = lines["Generation: Class accuracy"]
     assert accuracy == "87.5% (43.6% to 97.0%)"

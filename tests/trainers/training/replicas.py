@@ -168,4 +168,5 @@ def dropped() -> np.ndarray:
 
 if __name__ == "__main__":
     gc.disable()  # a tenth of the time of this short program
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # an eighth
     main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:5]), killed=sys.argv[5:] == ["killed"])
