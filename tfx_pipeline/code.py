@@ -159,14 +159,25 @@ def _read(module: str) -> _Module:
             is_name = "." in text and "/" not in text and len(text.encode()) <= LONGEST_NAME
             beside = path.parent / text
             if is_name and beside.suffix != ".py" and beside.is_file():
-                # A template may include its neighbours.
-                for file in sorted(path.parent.glob(f"*{beside.suffix}")):
+                for file in _included(beside):
                     files[f"{own.rpartition('/')[0]}/{file.name}"] = _digest(file.read_bytes())
         else:
             roots = {name: name.partition(".")[0] for name in _imported(node)}
             needed |= {name for name, root in roots.items() if root in PACKAGES}
             libraries |= WHERE_IMPORTED.keys() & set(roots.values())
     return _Module(files, tuple(sorted(name for name in needed if _path(name))), frozenset(libraries))
+
+
+def _included(template: Path) -> set[Path]:
+    """A template, and those beside it that it names."""
+    found, waiting = set(), [template]
+    while waiting:
+        path = waiting.pop()
+        found.add(path)
+        text = path.read_text()
+        neighbours = set(path.parent.glob(f"*{path.suffix}")) - found
+        waiting += [other for other in neighbours if other.name in text]
+    return found
 
 
 def _imported(node: ast.AST) -> Iterator[str]:

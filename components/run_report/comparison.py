@@ -69,7 +69,7 @@ def text(names: Sequence[str], reports: Sequence[Report]) -> str:
 
 def page(names: Sequence[str], reports: Sequence[Report]) -> str:
     """One self-contained HTML page."""
-    return template("comparison.html").render(
+    html = template("comparison.html").render(
         runs=[
             {
                 "name": name,
@@ -81,9 +81,11 @@ def page(names: Sequence[str], reports: Sequence[Report]) -> str:
             }
             for name, report in zip(names, reports, strict=True)
         ],
-        tables=[("Settings that differ", settings(reports)), ("Scores", scores(reports))],
+        settings=settings(reports),
+        scores=scores(reports),
         confidence=f"{CONFIDENCE:.0%}",
     )
+    return html.lstrip()  # the macro at the start leaves an empty line
 
 
 def _origin(report: Report) -> dict[str, Any]:

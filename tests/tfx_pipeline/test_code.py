@@ -103,7 +103,8 @@ def test_modules_are_imported_before_they_run():
 
 def test_templates_beside_a_module_count(project, tmp_path):
     project(start="TEMPLATE = 'page.html'\n")
-    for name in ("page.html", "part.html", "notes.txt"):
+    (tmp_path / "invented" / "page.html").write_text('{% include "part.html" %}')
+    for name in ("part.html", "other.html", "notes.txt"):
         (tmp_path / "invented" / name).write_text("")
     assert files("invented.start") == [
         f"invented/{n}" for n in ("__init__.py", "page.html", "part.html", "start.py")

@@ -26,7 +26,7 @@ from serving.export.atomic import atomic_folder
 from serving.server.server import background_server
 from tests import stand_ins
 from tests.components.image_example_gen import pictures
-from tfx_pipeline import code, config, local_runner, run_lock
+from tfx_pipeline import code, config, lineage, local_runner, run_lock
 from tfx_pipeline.lineage import LineageError
 from tfx_pipeline.run_lock import RunningError
 
@@ -479,10 +479,11 @@ def test_cut_examples_are_named_by_every_reader(finished, component, at_edge):
 @pytest.mark.parametrize(
     ("file", "damage"), [("report/report.json", cut), ("report/samples.npz", Path.unlink)]
 )
-def test_damaged_report_is_one_line_and_can_be_written_anew(finished, file, damage):
+def test_damaged_report_is_one_line_and_can_be_written_anew(finished, store, file, damage):
     again(finished)
-    newest = max(finished.directory.glob("pipeline_root/RunReport/report/*"), key=lambda path: int(path.name))
-    damage(newest / file)
+    result = lineage.last_result(store, "tfx-vim-digits", "RunReport")
+    newest = result.outputs["report"].uri
+    damage(Path(newest, file))
     with pytest.raises(local_runner.RunError) as caught:
         again(finished)
     assert f"{newest}/{file} must be a file of a report, got a damaged or missing one" in str(caught.value)

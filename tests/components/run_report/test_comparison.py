@@ -39,7 +39,7 @@ def test_shares_of_images_have_wilson_intervals():
     assert lines["Generation: FID"] == ("2.5", "3.5")
     # 5.25 of 6 is rounded to 5: the interval of 5 of 6 by R's binom.confint(5, 6, methods = "wilson").
     (accuracy, _) = lines["Generation: Class accuracy"]
-    assert accuracy == "87.5% (43.6% to 97.0%)"
+    assert accuracy == "87.5\xa0% (43.6\xa0% to 97\xa0%)"
 
 
 def test_score_that_a_run_lacks_is_a_dash():
