@@ -64,6 +64,7 @@ def tfx_vim(installed: Path, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_wheel_holds_presets_templates_and_deployment_files(installed):
     for name in (
         "tfx_pipeline/configs/digits.yaml",
@@ -79,6 +80,7 @@ def test_wheel_holds_presets_templates_and_deployment_files(installed):
     assert not (installed / "tests").exists()
 
 
+@pytest.mark.slow
 def test_installed_presets_config_and_plan_work_in_another_folder(installed, tmp_path):
     presets = tfx_vim(installed, tmp_path, "presets")
     assert {"digits", "imagenet256_bb", "ablations/patchgan"} <= set(presets.split())

@@ -88,6 +88,7 @@ def test_long_texts_are_no_files(project):
     assert files("invented.start") == ["invented/__init__.py", "invented/start.py"]
 
 
+@pytest.mark.slow
 def test_modules_are_imported_before_they_run():
     program = (
         "import sys; from tfx_pipeline.code import reached_from;"

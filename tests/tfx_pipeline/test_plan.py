@@ -248,6 +248,7 @@ def test_classifier_is_counted():
         planned(stage=classifier, devices=Devices(count=7, tflops=1.0, utilization=1.0))
 
 
+@pytest.mark.slow
 def test_this_machine_is_measured():
     result = CliRunner().invoke(cli, ["plan", "--device", "cpu", "--small"])
     assert result.exit_code == 0, result.output

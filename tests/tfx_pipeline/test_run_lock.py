@@ -29,6 +29,7 @@ def other(tmp_path):
     process.wait()
 
 
+@pytest.mark.slow
 def test_second_run_is_refused_with_host_and_process(tmp_path, other):
     holder = f"process {other.pid} on {socket.gethostname()}"
     message = f"must be used by one run at a time, got a second beside {holder}"
@@ -36,6 +37,7 @@ def test_second_run_is_refused_with_host_and_process(tmp_path, other):
         pass
 
 
+@pytest.mark.slow
 def test_lock_of_a_killed_process_is_taken_over_and_tells_what_ran(tmp_path, other):
     other.send_signal(signal.SIGKILL)
     other.wait()

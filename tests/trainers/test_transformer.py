@@ -230,6 +230,7 @@ def gradients_of(blocks: list[Block], *, gradient_checkpointing: bool, jit_compi
     return [gradient.numpy() for gradient in gradients(random(2, 5, 8))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_gradient_checkpointing_gives_the_same_gradients(dropout, jit_compile):
@@ -266,6 +267,7 @@ def test_gradient_checkpointing_frees_attention_weights(gradient_checkpointing, 
     assert tape.gradient(loss, blocks[0].norm_1.gamma.value) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_repeated_gradients_are_bit_identical(jit_compile):
     blocks = [Block(SIZE, dropout=0.1) for _ in range(2)]

@@ -153,6 +153,7 @@ def size_of(variables: list[keras.Variable]) -> int:
     return sum(v.numpy().nbytes for v in variables)
 
 
+@pytest.mark.slow
 def test_deserialized_optimizer_trains_a_plain_keras_model():
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.layers.Input([2]), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)])

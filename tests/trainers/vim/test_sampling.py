@@ -195,6 +195,7 @@ def test_kv_cache_logits_equal_the_full_forward_pass(qk_norm, annealed):
         x = tf.gather(vim.token_embedding, tokens[:, place])
 
 
+@pytest.mark.slow
 def test_first_tokens_of_4000_seeds_follow_the_model_softmax(vim):
     logits = vim(tf.zeros([1, PLACES], tf.int32), tf.constant([1]))
     expected = tf.nn.softmax(tf.cast(logits, tf.float64))[0, 0].numpy()

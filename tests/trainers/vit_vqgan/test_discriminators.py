@@ -83,6 +83,7 @@ def test_every_weight_has_a_nonzero_gradient(options):
         assert np.abs(gradient.numpy()).max() > 0, weight.path
 
 
+@pytest.mark.slow
 @both
 def test_loss_and_r1_gradients_match_under_xla(options):
     model = build_discriminator(options, image_size=16)

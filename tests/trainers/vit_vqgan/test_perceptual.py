@@ -130,6 +130,7 @@ def test_distances_are_float32_under_bfloat16(vgg16, weights):
     np.testing.assert_allclose(half, vgg16(pictures(), pictures(seed=1)), rtol=0.02)
 
 
+@pytest.mark.slow
 def test_distance_and_gradient_match_under_xla(vgg16):
     def both(a, b):
         with tf.GradientTape() as tape:

@@ -34,6 +34,7 @@ def test_every_image_is_seen_once_an_epoch(three_blocks):
     assert int(fit(three_blocks, epochs=5).optimizer.iterations) == 5 * 8  # 240 images by 32
 
 
+@pytest.mark.slow
 def test_probe_is_reproducible_from_the_seed_of_the_image_order(three_blocks):
     weights = [fit(three_blocks, seed, epochs=2).get_weights()[-2] for seed in (1, 1, 2)]
     np.testing.assert_allclose(weights[0], weights[1], rtol=1e-5, atol=1e-6)
