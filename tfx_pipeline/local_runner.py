@@ -23,13 +23,12 @@ from tfx.dsl.compiler import compiler
 
 from components.image_example_gen import summary
 from components.image_example_gen.sources import SourceError, source_version
-from components.image_example_gen.sources.files import is_remote
 from components.image_example_gen.survey import survey
 from components.pusher.executor import CONTENT
 from components.run_report import folder
 from components.run_report.folder import ReportError
 from components.tokenizer_importer import saved_tokenizer
-from serving.export.atomic import write_atomic
+from serving.export.atomic import is_remote, write_atomic
 from serving.export.versions import content_digest, push, versions
 from serving.wire.errors import did_you_mean
 from tfx_pipeline import code, console, failures, history, lineage, run_lock
@@ -39,6 +38,7 @@ from tfx_pipeline.lineage import LineageError
 from tfx_pipeline.pipeline import create_pipeline, imported_version
 from tfx_pipeline.preflight import RunError, check_paths
 from tfx_pipeline.run_lock import RunLock
+from trainers.training.checkpoint import saved_steps
 from trainers.training.errors import TrainingError
 from trainers.vit_vqgan.perceptual import load_distance
 
@@ -225,13 +225,10 @@ def _saved(home: Path, component: str | None) -> str:
     trainer, _, name = (component or "").partition(".")
     if trainer != "Trainer":
         return "what finished before it is kept"
-    steps = {
-        path: int(step)
-        for path in (home / "checkpoints" / name).glob("*/ckpt-*.index")
-        if (step := path.stem.removeprefix("ckpt-")).isdecimal()
-    }
-    newest = max(steps, key=lambda path: path.stat().st_mtime, default=None)
-    return f"the checkpoint of step {steps[newest]} is kept" if newest else "which has no checkpoint yet"
+    trainings = (home / "checkpoints" / name).glob("*/")
+    newest = max(trainings, key=lambda folder: folder.stat().st_mtime, default=None)
+    steps = saved_steps(str(newest)) if newest else []
+    return f"the checkpoint of step {steps[0]} is kept" if steps else "which has no checkpoint yet"
 
 
 def _survey(config: Config, kept: Path) -> dict[str, Any]:

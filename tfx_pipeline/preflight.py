@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.image_example_gen.source_kinds import parse_source
+from components.image_example_gen.source_kinds import matching_here, parse_source
+from serving.export.atomic import is_remote
 from tfx_pipeline import run_lock
 from tfx_pipeline.config import Config, ImportedTokenizer
 
@@ -95,7 +96,7 @@ def check_paths(home: Path, beam_args: Sequence[str]) -> None:
 def _source_problem(source: str) -> str:
     kind, place = parse_source(source)
     wanted = kind.form.partition(":")[2]
-    if "://" in place or wanted not in _THERE:
+    if is_remote(place) or wanted not in _THERE:
         return ""
     path = os.path.abspath(os.path.expanduser(place))
     there, form = _THERE[wanted]
@@ -119,21 +120,15 @@ def _perceptual_problem(config: Config) -> str:
 
 
 def _no_model(key: str, path: str) -> str:
-    if "://" in path or os.path.isfile(os.path.join(path, "saved_model.pb")):
+    if is_remote(path) or os.path.isfile(os.path.join(path, "saved_model.pb")):
         return ""
     return f"{key} must be the folder of a SavedModel, got {path}"
-
-
-def _matches(pattern: str) -> bool:
-    # Brackets of a folder's name are no pattern, if there is such a folder.
-    patterns = (pattern, pattern.replace("[", "[[]"))
-    return os.path.isfile(pattern) or any(next(glob.iglob(each), None) for each in patterns)
 
 
 _THERE = {
     "DIR": (os.path.isdir, "be a folder"),
     "FILE": (os.path.isfile, "be a file"),
-    "PATTERN": (_matches, "match a file"),
+    "PATTERN": (matching_here, "match a file"),
 }
 
 

@@ -5,6 +5,8 @@ To add one, write its module in `sources/` and its line here (docs/extending.md)
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -91,3 +93,11 @@ def parse_source(source: str) -> tuple[SourceKind, str]:
     if kind is None or bool(colon and parameter) != (":" in kind.form) or (colon and not parameter):
         raise ValueError(f"must be one of {FORMS}")
     return kind, parameter
+
+
+def matching_here(pattern: str) -> list[str]:
+    """The sorted files of this machine that match an absolute pattern, or the one that has this very name."""
+    if os.path.exists(pattern) and not os.path.isdir(pattern):
+        return [pattern]
+    # Brackets of a folder's name are no pattern, if there is such a folder.
+    return sorted(glob.glob(pattern) or glob.glob(pattern.replace("[", "[[]")))

@@ -19,9 +19,9 @@ from components.image_example_gen.classes import UNLABELLED, judge
 from components.image_example_gen.images import Image, check_regular, read, serialize, split_of_image
 from components.image_example_gen.source_kinds import Reading
 from components.image_example_gen.sources import LeftAside, Source, SourceError, open_source
-from components.image_example_gen.sources.files import is_remote
 from components.image_example_gen.splits import SPLITS
 from components.tfrecords import BrokenRecord
+from serving.export.atomic import is_remote
 from serving.export.standard_image import UnreadableImage, read_header
 from serving.wire.errors import one_line
 

@@ -21,7 +21,7 @@ from serving.client import queries
 from serving.client.client import Client
 from serving.client.connect import connect, open_folder
 from serving.export.sampling_params import SamplingParams
-from serving.export.versions import model_names
+from serving.export.versions import model_names, no_model
 from serving.server import ports
 from serving.wire.errors import ServingError
 
@@ -41,9 +41,7 @@ def serve(run_dir: str, host: str, port: int, rest_api_port: int, request_second
         for wanted in (port, rest_api_port):
             ports.check_free(host, wanted)
     if not model_names(_base(run_dir)):
-        raise click.ClickException(
-            f"{_base(run_dir)} must hold <model>/<integer version>/saved_model.pb, got no model"
-        )
+        raise click.ClickException(no_model(_base(run_dir)))
     from serving.server import server
 
     limits = server.Limits(request_seconds=request_seconds)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from serving.client.client import Array, Client
 from serving.export.metadata import Metadata
-from serving.export.versions import model_names, versions
+from serving.export.versions import model_names, no_model, versions
 from serving.wire.errors import ClientError, RequestError, one_line
 
 if TYPE_CHECKING:  # it imports TensorFlow, which `metadata` does without
@@ -30,7 +30,7 @@ class FolderClient(Client):
         self._names = model_names(base)
         self._loaded: dict[str, Servable] = {}
         if not self._names:
-            raise ClientError(f"{base} must hold <model>/<integer version>/saved_model.pb, got no model")
+            raise ClientError(no_model(base))
 
     def predict(self, model: str, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """As `Client.predict`."""

@@ -39,7 +39,7 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
     """Write bytes, or text as UTF-8: a reader sees the old file or the new one."""
     data = content.encode() if isinstance(content, str) else content
     with atomic_path(path) as draft:
-        if _is_remote(draft):
+        if is_remote(draft):
             import tensorflow as tf
 
             with tf.io.gfile.GFile(draft, "wb") as file:
@@ -73,7 +73,7 @@ def atomic_folder(folder: str) -> Iterator[None]:
 
 def make_folder(folder: str) -> None:
     """Make a folder and its parents, if they are missing; "" is the working directory."""
-    if _is_remote(folder):
+    if is_remote(folder):
         import tensorflow as tf
 
         tf.io.gfile.makedirs(folder)
@@ -83,7 +83,7 @@ def make_folder(folder: str) -> None:
 
 def copy_file(source: str, target: str) -> None:
     """Copy the content of a file."""
-    if _is_remote(source) or _is_remote(target):
+    if is_remote(source) or is_remote(target):
         import tensorflow as tf
 
         tf.io.gfile.copy(source, target)
@@ -93,7 +93,7 @@ def copy_file(source: str, target: str) -> None:
 
 def remove(path: str) -> None:
     """Remove a file or a whole folder, if it exists."""
-    if _is_remote(path):
+    if is_remote(path):
         import tensorflow as tf
 
         if tf.io.gfile.isdir(path):
@@ -107,7 +107,7 @@ def remove(path: str) -> None:
 
 
 def _replace(draft: str, path: str) -> None:
-    if _is_remote(path):
+    if is_remote(path):
         import tensorflow as tf
 
         tf.io.gfile.rename(draft, path, overwrite=True)
@@ -115,5 +115,6 @@ def _replace(draft: str, path: str) -> None:
         os.replace(draft, path)
 
 
-def _is_remote(path: str) -> bool:
+def is_remote(path: str) -> bool:
+    """Whether a path names another file system than this machine's."""
     return "://" in path

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from serving.export.atomic import DRAFT, atomic_path, copy_file, make_folder, remove
+from serving.export.atomic import DRAFT, atomic_path, copy_file, is_remote, make_folder, remove
 
 SAVED_MODEL = "saved_model.pb"
 
@@ -27,6 +27,11 @@ def versions(model_dir: str) -> list[int]:
     return sorted(map(int, names), reverse=True)
 
 
+def no_model(base: str) -> str:
+    """What to say of a folder without models."""
+    return f"{base} must hold <model>/<integer version>/saved_model.pb, got no model"
+
+
 def push(model: str, base: str) -> str:
     """Copy a SavedModel to a new version of a folder, and remove what a killed push has left there.
 
@@ -39,11 +44,11 @@ def push(model: str, base: str) -> str:
     Returns:
       The folder of the version.
     """
-    if "://" not in base:
+    if not is_remote(base):
         _remove_halves(base)
     version = max([int(time.time()), *(known + 1 for known in versions(base)[:1])])
     destination = os.path.join(base, str(version))
-    if "://" in base:
+    if is_remote(base):
         _copy(model, destination)
     else:
         with atomic_path(destination) as draft:
@@ -79,7 +84,7 @@ def _copy(model: str, destination: str) -> None:
 
 def _folders(base: str) -> list[str]:
     """The names of the folders in a folder, in any order."""
-    if "://" in base:
+    if is_remote(base):
         import tensorflow as tf
 
         names = [name.rstrip("/") for name in tf.io.gfile.listdir(base)] if tf.io.gfile.isdir(base) else []
@@ -92,7 +97,7 @@ def _folders(base: str) -> list[str]:
 
 def _files(folder: str) -> list[str]:
     """The files below a folder, relative to it, `saved_model.pb` last."""
-    if "://" in folder:
+    if is_remote(folder):
         import tensorflow as tf
 
         walked = tf.io.gfile.walk(folder)
@@ -106,7 +111,7 @@ def _files(folder: str) -> list[str]:
 
 def _blocks(path: str) -> Iterator[bytes]:
     opened: Callable[..., Any] = open
-    if "://" in path:
+    if is_remote(path):
         import tensorflow as tf
 
         opened = tf.io.gfile.GFile

@@ -18,7 +18,7 @@ from typing import Literal
 import grpc
 import tensorflow as tf
 
-from serving.export.versions import model_names, versions
+from serving.export.versions import model_names, no_model, versions
 from serving.server.servable import Servable
 from serving.wire.errors import RequestError, ServingError, not_found, one_line
 
@@ -175,7 +175,7 @@ class ModelRepository:
         self._models: dict[str, Model] = {}
         news = self.refresh()
         if not self._models:
-            raise ServingError(f"{base} must hold <model>/<integer version>/saved_model.pb, got no model")
+            raise ServingError(no_model(base))
         if not any(status.state == "AVAILABLE" for status in news):
             raise ServingError(f"no model in {base} loads: {news[0].error}")
         self.first_news = news

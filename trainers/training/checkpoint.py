@@ -62,7 +62,7 @@ class Checkpointer:
         Raises:
           TrainingError: workers found different checkpoints.
         """
-        step = next((step for step in _steps(self._folder) if self._is_whole(step)), 0)
+        step = next((step for step in saved_steps(self._folder) if self._is_whole(step)), 0)
         # Checked first, because all workers take part in restoring.
         if not _same_on_all_workers(step):
             raise TrainingError(
@@ -78,7 +78,7 @@ class Checkpointer:
         self.consecutive_skips.assign(consecutive_skips)
         folder = self._scratch.name if self._scratch else self._folder
         self._checkpoint.write(_path(folder, step))
-        for old in _steps(folder)[self._keep :]:
+        for old in saved_steps(folder)[self._keep :]:
             # The index first: what is left by a kill is then no checkpoint.
             for file in sorted(_files(folder, old), key=lambda name: not name.endswith(".index")):
                 tf.io.gfile.remove(file)
@@ -104,8 +104,8 @@ class Checkpointer:
         return True
 
 
-def _steps(folder: str) -> list[int]:
-    """The steps of a folder's checkpoints, the newest first."""
+def saved_steps(folder: str) -> list[int]:
+    """The steps of the checkpoints in a folder, the newest first."""
     # Not by TensorFlow's file `checkpoint`, which loses them all if it is damaged.
     indices = tf.io.gfile.glob(os.path.join(folder, f"{PREFIX}*.index"))
     steps = (os.path.basename(path).removeprefix(PREFIX).removesuffix(".index") for path in indices)

@@ -15,7 +15,7 @@ from components.evaluators import blessing, examples
 from components.evaluators.linear_probe import probe
 from components.evaluators.models import SavedModel
 from components.metrics import registry
-from serving.export.atomic import DRAFT
+from serving.export.atomic import DRAFT, is_remote
 from serving.export.metadata import Metadata
 from serving.export.records import naming_damage
 
@@ -77,7 +77,7 @@ class Executor(base_executor.BaseExecutor):
         # The features of a large data set do not fit in memory: they go through a cache on disk.
         files = [file for split in ("train", "eval") for file in examples.split_files(images, split)]
         # In the artifact, if that is on this machine: there the next run removes what a killed one has left.
-        place = None if "://" in evaluation.uri or "TMPDIR" in os.environ else evaluation.uri
+        place = None if is_remote(evaluation.uri) or "TMPDIR" in os.environ else evaluation.uri
         with tempfile.TemporaryDirectory(prefix=DRAFT, dir=place) as cache, naming_damage(files):
             splits = {
                 split: _features(model, images, split, batch_size).cache(os.path.join(cache, split))

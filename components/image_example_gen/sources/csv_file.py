@@ -19,6 +19,7 @@ from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files, lists, tables
 from components.image_example_gen.sources.base import LeftAside, SourceError
 from components.image_example_gen.splits import EVAL_NAMES, choose_splits, is_split_name, split_word
+from serving.export.atomic import is_remote
 from serving.wire.errors import one_line
 
 PATHS = ("path", "image", "file", "filename", "file_name")
@@ -32,7 +33,7 @@ class CsvFile:
     ready = True
 
     def __init__(self, path: str, image_feature: str | None = None, label_feature: str | None = None):
-        path = path if files.is_remote(path) else os.path.abspath(os.path.expanduser(path))
+        path = path if is_remote(path) else os.path.abspath(os.path.expanduser(path))
         try:
             with tf.io.gfile.GFile(path, "rb") as file:
                 text = file.read().decode("utf-8-sig")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import posixpath
@@ -11,9 +10,11 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from components.image_example_gen.source_kinds import matching_here
 from components.image_example_gen.sources import lists
 from components.image_example_gen.sources.base import LeftAside, Shard, SourceError
 from components.image_example_gen.splits import EVAL_NAMES, choose_splits, word_in_path
+from serving.export.atomic import is_remote
 from serving.export.standard_image import SUFFIXES, UnreadableImage, read_header
 from serving.wire.errors import one_line
 
@@ -27,11 +28,6 @@ class FileStatus(NamedTuple):
 
     size: int
     modified: int  # nanoseconds since the epoch; 0 if unknown
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path names another file system than this machine's."""
-    return "://" in path
 
 
 def is_hidden(name: str) -> bool:
@@ -53,13 +49,11 @@ def folders_in(directory: str) -> list[str]:
 
 def matching(pattern: str) -> list[str]:
     """The sorted files that match a pattern with `*`, `?` and `[...]`, or the one that has this very name."""
-    pattern = pattern if is_remote(pattern) else os.path.abspath(os.path.expanduser(pattern))
+    if not is_remote(pattern):
+        return matching_here(os.path.abspath(os.path.expanduser(pattern)))
     if tf.io.gfile.exists(pattern) and not tf.io.gfile.isdir(pattern):
         return [pattern]
-    if is_remote(pattern):
-        return sorted(tf.io.gfile.glob(pattern))
-    # Brackets of a folder's name are no pattern, if there is such a folder.
-    return sorted(glob.glob(pattern) or glob.glob(pattern.replace("[", "[[]")))
+    return sorted(tf.io.gfile.glob(pattern))
 
 
 def shards(source: str, pattern: str) -> tuple[list[Shard], list[LeftAside]]:

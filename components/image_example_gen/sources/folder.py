@@ -26,6 +26,7 @@ from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files, lists
 from components.image_example_gen.sources.base import LeftAside, SourceError
 from components.image_example_gen.splits import choose_splits, is_split_name, split_word
+from serving.export.atomic import is_remote
 from serving.wire.errors import one_line
 
 
@@ -55,7 +56,7 @@ class Folder:
     ready = True
 
     def __init__(self, directory: str):
-        if not files.is_remote(directory):
+        if not is_remote(directory):
             directory = os.path.abspath(os.path.expanduser(directory))
         self._directory = directory
         try:

@@ -19,6 +19,7 @@ from components.image_example_gen.sources import files, tables
 from components.image_example_gen.sources.base import LeftAside, Shard, SourceError
 from components.image_example_gen.sources.sharded import ShardedSource
 from components.image_example_gen.splits import choose_splits, split_word
+from serving.export.atomic import is_remote
 from serving.wire.errors import one_line
 
 
@@ -26,7 +27,7 @@ class HuggingFace(ShardedSource):
     """Images of a data set on disk; keys are the Arrow file's name, with its split, and the row."""
 
     def __init__(self, directory: str, image_feature: str | None = None, label_feature: str | None = None):
-        if not files.is_remote(directory):
+        if not is_remote(directory):
             directory = os.path.abspath(os.path.expanduser(directory))
         source = f"huggingface:{directory}"
         shards, left_aside = _shards(directory)
@@ -86,4 +87,4 @@ def _json(path: str) -> dict[str, Any]:
 
 
 def _opened(path: str) -> pa.ipc.RecordBatchStreamReader:
-    return pa.ipc.open_stream(tf.io.gfile.GFile(path, "rb") if files.is_remote(path) else pa.memory_map(path))
+    return pa.ipc.open_stream(tf.io.gfile.GFile(path, "rb") if is_remote(path) else pa.memory_map(path))

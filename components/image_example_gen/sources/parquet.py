@@ -17,6 +17,7 @@ from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files, tables
 from components.image_example_gen.sources.base import Shard, SourceError
 from components.image_example_gen.sources.sharded import ShardedSource
+from serving.export.atomic import is_remote
 from serving.wire.errors import one_line
 
 # Rows at once: an image may have megabytes.
@@ -53,7 +54,7 @@ def _images_of(shard: Shard, columns: tables.Columns) -> Iterator[Image]:
 
 
 def _opened(file: str) -> pq.ParquetFile:
-    return pq.ParquetFile(tf.io.gfile.GFile(file, "rb") if files.is_remote(file) else file)
+    return pq.ParquetFile(tf.io.gfile.GFile(file, "rb") if is_remote(file) else file)
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
