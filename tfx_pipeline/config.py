@@ -217,9 +217,9 @@ class Config(Section):
             )
         if self.stage1.loss.adversarial:
             self.stage1.adversary.discriminator.check_image_size(size)
-        smallest = self.stage1.perceptual.smallest_side
+        smallest, network = self.stage1.perceptual.smallest_side, self.stage1.perceptual.network
         if self.stage1.loss.perceptual and size < smallest:
-            raise ValueError(f"data.image_size must be at least {smallest} for vgg16, got {size}")
+            raise ValueError(f"data.image_size must be at least {smallest} for {network}, got {size}")
         return self
 
     @pydantic.model_validator(mode="after")

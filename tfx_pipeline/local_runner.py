@@ -104,7 +104,7 @@ def run(
         run_dir=str(home),
         dataset_version=version,
         tokenizer_version=imported_version(config),
-        beam_pipeline_args=_beam_args(beam_args),
+        beam_pipeline_args=beam_flags(beam_args),
         # TFX's own function would create the folder before anything has been checked.
         metadata_connection_config=lineage.connection(home / "metadata.db"),
     )
@@ -253,11 +253,11 @@ def _survey(config: Config, kept: Path) -> dict[str, Any]:
     return {"asked": asked, "lines": list(summary.lines(found)), **found.to_json()}
 
 
-def _beam_args(beam_args: Sequence[str]) -> list[str]:
+def beam_flags(own: Sequence[str]) -> list[str]:
     """The flags of Beam's in-process runner, or of the runner that the user's own flags name."""
-    if any(flag.startswith("--runner") for flag in beam_args):
-        return list(beam_args)
-    return [RUNNER, IN_PROCESS, *beam_args]
+    if any(flag.startswith("--runner") for flag in own):
+        return list(own)
+    return [RUNNER, IN_PROCESS, *own]
 
 
 def _require_models(config: Config) -> None:

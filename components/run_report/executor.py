@@ -21,6 +21,7 @@ from components.run_report.page import EVALUATIONS, STAGES
 from components.run_report.report import Report
 
 HISTORY_FILE = "history.jsonl"
+ALARMS_FILE = "alarms.json"
 LIBRARIES = ("tfx-vim", "tensorflow", "keras", "tfx", "apache-beam", "numpy", "scikit-learn")
 
 
@@ -44,6 +45,7 @@ class Executor(base_executor.BaseExecutor):
         """
         uris = {name: artifact_utils.get_single_uri(artifacts) for name, artifacts in input_dict.items()}
         config, dataset = json.loads(exec_properties["config"]), Dataset.read(uris["examples"])
+        runs = {stage: uris[f"{stage}_run"] for stage in STAGES if f"{stage}_run" in uris}
         origin = {
             "preset": config["name"],
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -56,9 +58,8 @@ class Executor(base_executor.BaseExecutor):
             config=config,
             dataset=dataclasses.asdict(dataset),
             metrics={**{name: _read_evaluation(uris[name]) for name in EVALUATIONS}, "run": origin},
-            histories={
-                stage: _read_history(uris[f"{stage}_run"]) for stage in STAGES if f"{stage}_run" in uris
-            },
+            histories={stage: _read_history(uri) for stage, uri in runs.items()},
+            alarms={stage: files.read_json(os.path.join(uri, ALARMS_FILE)) for stage, uri in runs.items()},
             samples=files.read_arrays(os.path.join(uris["generation"], SAMPLES_FILE)),
             pairs=files.read_arrays(os.path.join(uris["reconstruction"], PAIRS_FILE)),
         )

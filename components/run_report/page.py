@@ -42,7 +42,7 @@ def render(report: Report) -> str:
         samples_note=_samples_note(report.metrics["generation"]),
         pairs=_gallery(report.pair_rows()),
         stages=[
-            (STAGES.get(stage, stage), list(_alarms(history, report.config)), *_training_charts(history))
+            (STAGES.get(stage, stage), report.alarms.get(stage, []), *_training_charts(history))
             for stage, history in report.histories.items()
         ],
         probe=_probe_chart(report.metrics["linear_probe"]),
@@ -185,21 +185,6 @@ def _probe_chart(probe: Mapping[str, Any]) -> charts.Lines | None:
         over="blocks",
         marked=probe["best_block"],
     )
-
-
-def _alarms(history: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Iterator[str]:
-    """Warnings about a training run."""
-    skipped = sum(row.get("skipped", 0) for row in history)
-    if skipped:
-        yield f"{skipped:.0f} steps were skipped: their loss or gradient was not finite."
-    bound = config["stage1"].get("usage_alarm", 0.0)  # runs of an earlier version have none
-    low = [row for row in history if row.get("codebook_usage", 1.0) < bound]
-    if low:
-        yield (
-            f"Codebook usage was below {charts.percentage(bound)} at {len(low)} of {len(history)} logged "
-            f"steps, the last of them step {low[-1]['step']} "
-            f"({charts.percentage(low[-1]['codebook_usage'])})."
-        )
 
 
 def _training_charts(history: Sequence[Mapping[str, Any]]) -> tuple[list[charts.Lines], list[charts.Lines]]:

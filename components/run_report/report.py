@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ class Report:
       histories: stage (`tokenizer`, `classifier`, `vim`) -> training log, one dict per logged step.
       samples: `images` uint8 [K, S, S, 3] and their `classes` int32 [K], ordered by class.
       pairs: `originals`, `reconstructions` uint8 [K, S, S, 3] and `labels` int64 [K].
+      alarms: stage -> lines that warn of its training.
     """
 
     config: Mapping[str, Any]
@@ -34,6 +35,7 @@ class Report:
     histories: Mapping[str, Sequence[Mapping[str, float]]]
     samples: Mapping[str, np.ndarray]
     pairs: Mapping[str, np.ndarray]
+    alarms: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def sample_rows(self) -> list[Row]:
         """One labelled row per class; without classes, unlabelled rows of eight."""

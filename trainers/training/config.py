@@ -50,7 +50,8 @@ class Optimizer(Section):
     """Adam (section 5.1) or Adafactor (section 5.2), with decoupled weight decay and a schedule.
 
     The learning rate rises over `warmup_steps` to `learning_rate`, holds until `decay_from` (by default the
-    end of the warm-up) and falls to `final_learning_rate` at the last step.
+    end of the warm-up) and falls to `final_learning_rate` at the last step. `epsilon` is Adam's; Adafactor
+    has its own.
     """
 
     name: OptimizerName = "adam"
@@ -61,6 +62,8 @@ class Optimizer(Section):
     decay: Literal["cosine", "exponential"] = "cosine"
     beta_1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     beta_2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
+    # The gradient of one of 8,192 codes is some 1e-8: Keras' 1e-7 would cut its steps to a sixth.
+    epsilon: Positive = 1e-12
     weight_decay: NonNegative = 1e-4
     clip_norm: Positive | None = None
 

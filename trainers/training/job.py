@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import os
 import tempfile
 import textwrap
@@ -15,15 +16,20 @@ from typing import Any, NamedTuple, TypeVar
 import keras
 import tensorflow as tf
 
+from serving.export.atomic import write_atomic
 from serving.export.metadata import Metadata
 from serving.export.records import naming_damage
 from serving.wire.errors import is_out_of_memory, one_line
+from trainers.training.alarms import Alarm, summary
 from trainers.training.checkpoint import History, write_history
 from trainers.training.config import Job, Section, Train
 from trainers.training.distribution import is_chief, open_strategy
 from trainers.training.errors import TrainingError
 from trainers.training.examples import Split
 from trainers.training.train_state import TrainState, ema_weights
+
+# Beside the history: what the report warns of.
+ALARMS_FILE = "alarms.json"
 
 Stage = TypeVar("Stage", bound=Section)
 
@@ -116,8 +122,12 @@ def explained(*splits: Split) -> Iterator[None]:
 
 
 @contextmanager
-def export_folder(fn_args: Any, history: History, states: Sequence[TrainState]) -> Iterator[str]:
-    """Write the history to the `model_run` artifact, and give networks their exported weights in the context.
+def export_folder(
+    fn_args: Any, history: History, states: Sequence[TrainState], alarms: Sequence[Alarm] = ()
+) -> Iterator[str]:
+    """Write history and alarms to the `model_run` artifact, and give networks their exported weights.
+
+    The weights are theirs while the context lasts.
 
     Afterwards the precision is float32 again, for whatever else this process runs.
 
@@ -129,6 +139,8 @@ def export_folder(fn_args: Any, history: History, states: Sequence[TrainState]) 
         with ema_weights(states):
             if is_chief():
                 write_history(fn_args.model_run_dir, history)
+                lines = json.dumps(summary(history, alarms), indent=2)
+                write_atomic(os.path.join(fn_args.model_run_dir, ALARMS_FILE), lines)
                 yield fn_args.serving_model_dir
             else:
                 with tempfile.TemporaryDirectory() as scratch:

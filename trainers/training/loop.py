@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
+from trainers.training.alarms import Alarm, Watch
 from trainers.training.checkpoint import Checkpointer, History, read_history, write_history
 from trainers.training.config import Train
 from trainers.training.distribution import is_chief
@@ -23,13 +23,6 @@ from trainers.training.step import Batch, Metrics
 
 # Steps in a row that may be skipped before the run is stopped.
 MAX_CONSECUTIVE_SKIPS = 10
-
-
-class Alarm(NamedTuple):
-    """A metric that should not fall below a bound."""
-
-    metric: str
-    below: float
 
 
 def fit(
@@ -58,7 +51,7 @@ def fit(
         `eval_<name>`; weights whose loss is not finite are never saved.
       checkpoints: a stable folder, the same for the same run; it also holds the history.
       logs: TensorBoard's folder.
-      alarms: metrics to watch; each fall below its bound is reported once.
+      alarms: metrics to watch; each is reported once when it leaves its bounds.
 
     Returns:
       The history: one mapping a logged step. Metrics are means over the steps that were not skipped;
@@ -76,9 +69,9 @@ def fit(
     iterator = iter(strategy.distribute_datasets_from_function(lambda host: batches(first, host)))
     consecutive_skips = checkpointer.consecutive_skips.read_value()
     running = _RunningMeans()
-    watch = _Watch(alarms)
     writer = tf.summary.create_file_writer(logs) if is_chief() else tf.summary.create_noop_writer()
     with Progress(title, total=train.steps, done=first) as progress, writer.as_default():
+        watch = Watch(alarms, progress.say)
         for line in checkpointer.damaged:
             progress.say(line)
         while done < train.steps:
@@ -98,7 +91,7 @@ def fit(
                 entry = running.take() | {"step": done, "steps_per_second": progress.rate}
                 if at_checkpoint:
                     entry |= _evaluated(evaluate, title, done)
-                watch.report(entry, progress)
+                watch.report(entry)
                 history.append(entry)
                 for name, value in entry.items():
                     tf.summary.scalar(name, value, step=done)
@@ -152,24 +145,6 @@ def _evaluated(evaluate: Callable[[], Metrics], title: str, step: int) -> dict[s
     if not math.isfinite(entry["eval_loss"]):
         raise TrainingError(f"{title}: held-out loss must be finite, got {entry['eval_loss']} at step {step}")
     return entry
-
-
-class _Watch:
-    """Reports an alarm when its metric falls below the bound, and again only after it has recovered."""
-
-    def __init__(self, alarms: Sequence[Alarm]):
-        self._alarms = alarms
-        self._armed = set(alarms)
-
-    def report(self, entry: Mapping[str, float], progress: Progress) -> None:
-        for alarm in self._alarms:
-            value = entry.get(alarm.metric)
-            if value is None:  # every step was skipped
-                continue
-            low = value < alarm.below
-            if low and alarm in self._armed:
-                progress.say(f"{alarm.metric} {value:.3g} is below {alarm.below:.3g} at step {entry['step']}")
-            self._armed = self._armed - {alarm} if low else self._armed | {alarm}
 
 
 class _RunningMeans:

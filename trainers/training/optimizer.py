@@ -14,8 +14,6 @@ from trainers.training.config import Optimizer
 # Weight decay pulls towards 0, which is no neutral value for a scale, an offset or a point on the sphere.
 UNDECAYED = ("bias", "gamma", "beta", "positions", "embedding")
 
-OPTIMIZERS = {"adam": keras.optimizers.Adam, "adafactor": Adafactor}
-
 
 class LearningRateSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """The learning rate at step t: warm-up, hold, decay.
@@ -52,6 +50,17 @@ class LearningRateSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return cls(Optimizer.model_validate(config["options"]), config["steps"])
 
 
+def _adam(options: Optimizer, rate: LearningRateSchedule) -> keras.optimizers.Optimizer:
+    return keras.optimizers.Adam(rate, beta_1=options.beta_1, beta_2=options.beta_2, epsilon=options.epsilon)
+
+
+def _adafactor(options: Optimizer, rate: LearningRateSchedule) -> keras.optimizers.Optimizer:
+    return Adafactor(rate, beta_1=options.beta_1, beta_2=options.beta_2)
+
+
+OPTIMIZERS = {"adam": _adam, "adafactor": _adafactor}
+
+
 class DecoupledOptimizer:
     """A Keras optimizer with clipping and decoupled weight decay that applies gradients when told to.
 
@@ -63,9 +72,7 @@ class DecoupledOptimizer:
         self.trainable_variables = trainable_variables
         self._clip_norm = options.clip_norm
         self._weight_decay = options.weight_decay
-        self._keras = OPTIMIZERS[options.name](
-            LearningRateSchedule(options, steps), beta_1=options.beta_1, beta_2=options.beta_2
-        )
+        self._keras = OPTIMIZERS[options.name](options, LearningRateSchedule(options, steps))
         self._keras.build(trainable_variables)
 
     @property

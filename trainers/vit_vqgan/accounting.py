@@ -95,7 +95,7 @@ def step_flops(stage: Stage1, *, image_size: int) -> dict[str, int]:
         flops["perceptual"] = 3 * networks["perceptual"].flops
     if "discriminator" in networks:
         flops["adversary"] = 7 * networks["discriminator"].flops
-        if stage.adversary.r1_gamma:
+        if stage.adversary.gamma(image_size=image_size, batch_size=stage.train.batch_size):
             flops["r1"] = 6 * networks["discriminator"].flops
     return flops
 

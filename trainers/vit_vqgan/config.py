@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Discriminator, Field, PositiveInt, Tag
 
+from trainers.training.alarms import Alarm
 from trainers.training.config import (
     Count,
     Fraction,
@@ -24,6 +25,11 @@ STYLEGAN2_IMAGE_SIZES = (16, 32, 64, 128, 256, 512)
 STYLEGAN2_FINAL_SIZE = 4
 # PatchGAN's channels double from layer to layer, but not beyond this multiple of the first.
 PATCHGAN_MAX_MULTIPLE = 8
+# Loss of a discriminator that knows nothing: 2 ln 2.
+CHANCE_LEVEL = 2 * math.log(2)
+# Outside of these shares of chance level its gradient teaches the tokenizer little: at 0.97, where our digits
+# once trained throughout, it knows nothing; at 0.1 it is certain, with logits some 6 apart.
+AT_CHANCE, WON = 0.95, 0.1
 SAVEDMODEL = "savedmodel:"
 # Four poolings lie before relu5_3.
 VGG16_SMALLEST_SIDE = 16
@@ -180,10 +186,12 @@ class LossWeights(Section):
 
 
 class Perceptual(Section):
-    """The network of the perceptual loss: `vgg16`, or `savedmodel:PATH` with a signature `distance`.
+    """The perceptual loss' network: `vgg16`, `lpips_vgg`, or `savedmodel:PATH` with a signature `distance`.
 
-    `weights` is a file of VGG16's weights without its top, `.h5` or `.weights.h5` as keras.applications
-    keeps them; without it keras.applications looks into its cache, then downloads them.
+    For `vgg16`, `weights` is a file of its weights without its top, `.h5` or `.weights.h5` as
+    keras.applications keeps them; without it keras.applications looks into its cache, then downloads them.
+    For `lpips_vgg` it is an `.npz` file (docs/training.md). The distances of `lpips_vgg` and of LPIPS in a
+    SavedModel are about a twelfth of those of `vgg16`, so the same `loss.perceptual` weighs less with them.
     """
 
     network: str = "vgg16"
@@ -201,8 +209,10 @@ class Perceptual(Section):
 
     @pydantic.model_validator(mode="after")
     def _is_a_known_network(self) -> Perceptual:
-        if self.network != "vgg16" and not self.savedmodel:
-            raise ValueError(f"network must be vgg16 or {SAVEDMODEL}PATH, got {self.network!r}")
+        if self.network not in ("vgg16", "lpips_vgg") and not self.savedmodel:
+            raise ValueError(f"network must be vgg16, lpips_vgg or {SAVEDMODEL}PATH, got {self.network!r}")
+        if self.network == "lpips_vgg" and not self.weights:
+            raise ValueError("weights must be an .npz file for network lpips_vgg, got none")
         if self.savedmodel and self.weights:
             raise ValueError(
                 f"weights must be absent for {self.network}, which holds its own, got {self.weights!r}"
@@ -280,18 +290,30 @@ AnyDiscriminator = Annotated[StyleGAN2 | PatchGAN, Field(discriminator="network"
 class Adversary(Section):
     """The discriminator and its training (section 5.1; Karras et al. 2020 for R1).
 
-    R1 has weight `r1_gamma` / 2 and is computed every `r1_every` steps, scaled by `r1_every`; 0 leaves it
-    out. Before `start_step` the discriminator is neither trained nor part of the loss; its learning-rate
-    schedule then spans the steps that are left. `lecam` weighs the regularization of Tseng et al. 2021.
+    R1 has weight gamma / 2 and is computed every `r1_every` steps, scaled by `r1_every`. `r1_gamma` 0 leaves
+    it out; without a number it follows the size of images and batch (`gamma`). Before `start_step` the
+    discriminator is neither trained nor part of the loss; its learning-rate schedule then spans the steps
+    that are left. `lecam` weighs the regularization of Tseng et al. 2021.
     `optimizer` is the tokenizer's by default.
+
+    StyleGAN2's weights, N(0, 1) and scaled at use, are made for a learning rate of about 2e-3, whatever the
+    tokenizer's is.
     """
 
     discriminator: AnyDiscriminator = StyleGAN2()
-    r1_gamma: NonNegative = 10.0
+    r1_gamma: NonNegative | None = None
     r1_every: PositiveInt = 16
     start_step: Count = 0
     lecam: NonNegative = 0.0
     optimizer: Optimizer | None = None
+
+    def gamma(self, *, image_size: int, batch_size: int) -> float:
+        """The gamma of R1: `r1_gamma`, or 0.0002 side^2 / batch (Karras et al. 2020b, arXiv:2006.06676).
+
+        Gamma 10, StyleGAN2's for 1024 pixels, held our discriminators of 32 pixels at chance level
+        (docs/training.md).
+        """
+        return 0.0002 * image_size**2 / batch_size if self.r1_gamma is None else self.r1_gamma
 
 
 class Stage1(Section):
@@ -303,6 +325,38 @@ class Stage1(Section):
     adversary: Adversary = Adversary()
     usage_alarm: Fraction = 0.05
     train: Train
+
+    @property
+    def alarms(self) -> list[Alarm]:
+        """What is watched in training: codebook usage, and a discriminator that teaches nothing."""
+        alarms = [
+            Alarm(
+                "codebook_usage",
+                "codes are unused",
+                "codebook.revive_below moves dead codes, a smaller codebook.dim keeps more alive",
+                below=self.usage_alarm,
+            )
+        ]
+        if self.loss.adversarial:
+            start = self.adversary.start_step
+            learned = start + (self.train.steps - start) // 4
+            alarms += [
+                Alarm(
+                    "discriminator",
+                    "discriminator at chance",
+                    "lower adversary.r1_gamma, or raise its learning rate or size",
+                    above=AT_CHANCE * CHANCE_LEVEL,
+                    from_step=learned,
+                ),
+                Alarm(
+                    "discriminator",
+                    "discriminator won",
+                    "raise adversary.r1_gamma, or lower its learning rate or size",
+                    below=WON * CHANCE_LEVEL,
+                    from_step=learned,
+                ),
+            ]
+        return alarms
 
     @pydantic.model_validator(mode="after")
     def _adversary_has_time(self) -> Stage1:

@@ -30,6 +30,7 @@ class Objective:
         self.weights = stage.loss
         self._adversary_options = stage.adversary
         self._batch_size = stage.train.batch_size
+        self._r1_gamma = stage.adversary.gamma(image_size=image_size, batch_size=self._batch_size)
         # First, because its weights may not be available.
         self._distance = load_distance(stage.perceptual) if self.weights.perceptual else None
         self.model = ViTVQGAN(
@@ -84,7 +85,7 @@ class Objective:
         gradients = [gradients_of(tape, minimized, self.tokenizer.trainable_variables)]
         if self.adversary:
             own = gradients_of(tape, discriminator_loss, self.adversary.trainable_variables)
-            if self._adversary_options.r1_gamma:
+            if self._r1_gamma:
                 penalty, of_penalty = self._lazy_r1(pixels)
                 own = [of_loss + more for of_loss, more in zip(own, of_penalty, strict=True)]
                 metrics["r1"] = penalty
@@ -177,7 +178,7 @@ class Objective:
         def compute() -> tuple[tf.Tensor, Gradients]:
             with tf.GradientTape() as tape:
                 penalty = options.r1_every * losses.r1_penalty(self._discriminator, pixels)
-                loss = 0.5 * options.r1_gamma * penalty
+                loss = 0.5 * self._r1_gamma * penalty
             return penalty, gradients_of(tape, loss, adversary.trainable_variables)
 
         def zeros() -> tuple[tf.Tensor, Gradients]:

@@ -1,13 +1,20 @@
-"""Perceptual distances: VGG16's features (Zhang et al. 2018, arXiv:1801.03924), or a SavedModel."""
+"""Perceptual distances: VGG16's features, LPIPS (Zhang et al. 2018, arXiv:1801.03924), or a SavedModel.
+
+Two networks have VGG16's form. `vgg16` has keras.applications' weights and adds the layers up with weight 1.
+`lpips_vgg` is the published LPIPS: torchvision's weights, and for each channel a weight that was fitted to
+what people see. The mean of a layer's is 0.07 to 0.11, so its distances are about a twelfth as large.
+"""
 
 from __future__ import annotations
 
 import socket
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -21,6 +28,9 @@ Distance = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 # relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3: keras.applications' layers end with their ReLU.
 VGG16_LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3")
 VGG16_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+# LPIPS' scaling of images in [-1, 1], which amounts to ImageNet's mean and deviation in [0, 1].
+LPIPS_SHIFT = (-0.030, -0.088, -0.188)
+LPIPS_SCALE = (0.458, 0.448, 0.450)
 # By default Python waits for an unresponsive server as long as the kernel does: minutes.
 DOWNLOAD_TIMEOUT_SECONDS = 10.0
 
@@ -33,34 +43,50 @@ def load_distance(options: Perceptual) -> Distance:
     Raises:
       TrainingError: the weights or the SavedModel cannot be loaded.
     """
-    return _savedmodel(options.savedmodel) if options.savedmodel else _vgg16(options.weights)
+    if options.savedmodel:
+        return _savedmodel(options.savedmodel)
+    return _lpips_vgg(options.weights) if options.network == "lpips_vgg" else _vgg16(options.weights)
 
 
-def unit_normalized(features_a: Sequence[tf.Tensor], features_b: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Return the LPIPS distance of two images' features, with every learned weight at 1, float32 [B].
+def unit_normalized(
+    features_a: Sequence[tf.Tensor],
+    features_b: Sequence[tf.Tensor],
+    weights: Sequence[tf.Tensor] | None = None,
+) -> tf.Tensor:
+    """Return the distance of two images' features, float32 [B]: LPIPS', or with all its weights at 1.
 
-    Both hold one [B, H_l, W_l, C_l] for each layer l. With u the features at a position divided by their
-    norm over channels (equation 1 of Zhang et al.),
+    Both hold one [B, H_l, W_l, C_l] for each layer l, and `weights`, if given, one w [C_l]. With u the
+    features at a position divided by their norm over channels (equation 1 of Zhang et al.),
 
-        d(a, b) = sum_l 1 / (H_l W_l) sum_hw ||u_a - u_b||^2,
+        d(a, b) = sum_l 1 / (H_l W_l) sum_hw sum_c w_c (u_a - u_b)^2,
 
-    a mean over positions and a sum over channels and layers. As ||u|| = 1, the square is 2 - 2 u_a . u_b: a
-    cosine distance, 0 to 2 after a ReLU, so that five layers sum to 0 to 10. The gradient with respect to
-    b, 2 (u_b - u_a) projected orthogonally to u_b and divided by the norm of b's features, is 0 if a = b.
+    a mean over positions and a sum over channels and layers. With w = 1, and since ||u|| = 1, the square is
+    2 - 2 u_a . u_b: a cosine distance, 0 to 2 after a ReLU, so that five layers sum to 0 to 10. Its gradient
+    with respect to b, 2 (u_b - u_a) projected orthogonally to u_b and divided by the norm of b's features, is
+    0 if a = b.
     If all channels are 0, so is u: norms are clamped to at least 1e-6 to keep the division finite.
     """
-    layers = zip(features_a, features_b, strict=True)
-    return tf.add_n([tf.reduce_mean(_squared_distance(a, b), axis=[1, 2]) for a, b in layers])
+    layers = zip(features_a, features_b, weights or [None] * len(features_a), strict=True)
+    return tf.add_n([tf.reduce_mean(_squared_distance(*layer), axis=[1, 2]) for layer in layers])
 
 
-def _squared_distance(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+def _squared_distance(a: tf.Tensor, b: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
     """Return the squared distance of unit-normalized features [B, H, W, C], float32 [B, H, W]."""
     a, b = (tf.math.l2_normalize(tf.cast(x, tf.float32), axis=-1, epsilon=1e-12) for x in (a, b))
-    return tf.reduce_sum(tf.square(a - b), axis=-1)
+    squares = tf.square(a - b)
+    return tf.reduce_sum(squares if weights is None else weights * squares, axis=-1)
 
 
 def _vgg16(weights: str | None) -> Distance:
-    network = _vgg16_from_file(weights) if weights else _vgg16_from_cache()
+    return _of_features(_vgg16_from_file(weights) if weights else _vgg16_from_cache(), _vgg16_input)
+
+
+def _of_features(
+    network: keras.Model,
+    preprocess: Callable[[tf.Tensor], tf.Tensor],
+    weights: Sequence[tf.Tensor] | None = None,
+) -> Distance:
+    """The distance in the features of a network of VGG16's form."""
     network.trainable = False
     features = keras.Model(network.input, [network.get_layer(name).output for name in VGG16_LAYERS])
 
@@ -68,12 +94,63 @@ def _vgg16(weights: str | None) -> Distance:
         side = min(a.shape[1:3])
         if side < VGG16_SMALLEST_SIDE:
             raise TrainingError(
-                f"image size must be at least {VGG16_SMALLEST_SIDE} for perceptual.network vgg16, got {side}"
+                f"image size must be at least {VGG16_SMALLEST_SIDE} for perceptual.network vgg16 and "
+                f"lpips_vgg, got {side}"
             )
         # Separate calls: `a` needs no gradient, so its activations are not kept for the backward pass.
-        return unit_normalized(*(features(_vgg16_input(pixels), training=False) for pixels in (a, b)))
+        of_a, of_b = (features(preprocess(pixels), training=False) for pixels in (a, b))
+        return unit_normalized(of_a, of_b, weights)
 
     return distance
+
+
+def _lpips_vgg(path: str | None) -> Distance:
+    assert path is not None  # the configuration checks
+    arrays = _read_lpips(path)
+    network = _frozen_vgg16(None)
+    for layer in _convolutions(network):
+        layer.set_weights([arrays[f"{layer.name}/kernel"], arrays[f"{layer.name}/bias"]])
+    weights = [tf.constant(arrays[f"{name}/weight"]) for name in VGG16_LAYERS]
+    return _of_features(network, _torchvision_input, weights)
+
+
+def _torchvision_input(pixels: tf.Tensor) -> tf.Tensor:
+    """Convert pixels in [0, 1] to the input of torchvision's networks, as LPIPS scales it."""
+    return (2.0 * pixels - 1.0 - LPIPS_SHIFT) / LPIPS_SCALE
+
+
+def _convolutions(network: keras.Model) -> list[keras.layers.Layer]:
+    return [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
+
+
+def _read_lpips(path: str) -> dict[str, np.ndarray]:
+    """Read the arrays of an LPIPS file (docs/training.md), each of the shape that VGG16 has.
+
+    Raises:
+      TrainingError: the file is missing, no `.npz`, or its arrays are others.
+    """
+    name = "perceptual.weights of network lpips_vgg"
+    if not tf.io.gfile.exists(path):
+        raise TrainingError(f"{name} must be an existing file, got {path!r}")
+    expected: dict[str, tuple[int, ...]] = {}
+    for layer in _convolutions(_frozen_vgg16(None)):
+        kernel, bias = layer.get_weights()
+        expected |= {f"{layer.name}/kernel": kernel.shape, f"{layer.name}/bias": bias.shape}
+        if layer.name in VGG16_LAYERS:
+            expected[f"{layer.name}/weight"] = bias.shape
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {key: np.asarray(stored[key], np.float32) for key in expected}
+    except (ValueError, OSError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise TrainingError(
+            f"{name} must be an .npz file as docs/training.md describes, got {path!r}: {one_line(error)}"
+        ) from error
+    for key, shape in expected.items():
+        if arrays[key].shape != shape:
+            raise TrainingError(
+                f"{name}: {key} must be of shape {shape}, got {arrays[key].shape} in {path!r}"
+            )
+    return arrays
 
 
 def _vgg16_input(pixels: tf.Tensor) -> tf.Tensor:
@@ -107,7 +184,7 @@ def _vgg16_from_cache() -> keras.Model:
         socket.setdefaulttimeout(timeout)
 
 
-def _frozen_vgg16(weights: str) -> keras.Model:
+def _frozen_vgg16(weights: str | None) -> keras.Model:
     # Setting `trainable` of the Keras model is too late: a tape would still watch its tf.Variables.
     with tf.variable_creator_scope(_untrained):
         return keras.applications.VGG16(include_top=False, weights=weights)

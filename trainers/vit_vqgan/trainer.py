@@ -7,7 +7,7 @@ from typing import Any
 from serving.export.tokenizer import export_tokenizer
 from trainers.training import examples, job
 from trainers.training.evaluation import held_out_metrics
-from trainers.training.loop import Alarm, fit
+from trainers.training.loop import fit
 from trainers.training.step import training_step
 from trainers.vit_vqgan.config import Stage1
 from trainers.vit_vqgan.objective import Objective
@@ -47,10 +47,10 @@ def run_fn(fn_args: Any) -> None:
             ),
             checkpoints=folders.checkpoints,
             logs=folders.logs,
-            alarms=[Alarm("codebook_usage", below=stage.usage_alarm)],
+            alarms=stage.alarms,
         )
         model = objective.model
-        with job.export_folder(fn_args, history, objective.states) as directory:
+        with job.export_folder(fn_args, history, objective.states, stage.alarms) as directory:
             export_tokenizer(
                 directory,
                 job.exportable(model),

@@ -271,7 +271,7 @@ def test_skipped_steps_are_counted_and_excluded_from_means(tmp_path):
 
 
 def test_metrics_are_absent_if_all_steps_were_skipped(tmp_path, capsys):
-    history = Walk(skipped=range(2, 4)).fit(tmp_path, 4, alarms=[Alarm("loss", below=1.0)])
+    history = Walk(skipped=range(2, 4)).fit(tmp_path, 4, alarms=[Alarm("loss", "low", "", below=1.0)])
     assert history[1].keys() == {"step", "steps_per_second", "skipped", "eval_loss", "eval_twice"}
     assert history[1]["skipped"] == 2
     assert "at step 4" not in capsys.readouterr().err
@@ -297,12 +297,11 @@ def test_consecutive_skipped_steps_are_counted_across_a_resume(tmp_path):
         Walk(skipped=range(4, 16)).fit(tmp_path, 20)
 
 
-def test_alarm_is_reported_once_while_the_metric_stays_low(tmp_path, capsys):
+def test_alarm_is_said_when_its_metric_leaves_its_bounds(tmp_path, capsys):
     # The loss rises over the logged steps, 0.875, 3.47, 7.12, 11.03; the first two are below 4.
-    Walk().fit(tmp_path, 8, alarms=[Alarm("loss", below=4.0)])
-    said = [line for line in capsys.readouterr().err.splitlines() if "is below 4" in line]
-    assert len(said) == 1
-    assert "walk: loss 0.875 is below 4 at step 2" in said[0]
+    Walk().fit(tmp_path, 8, alarms=[Alarm("loss", "too easy", "take harder data", below=4.0)])
+    said = [line for line in capsys.readouterr().err.splitlines() if "too easy" in line]
+    assert said == ["walk: too easy: loss 0.875 is below 4 at step 2; take harder data"]
 
 
 def test_tensorboard_events_are_written(tmp_path):

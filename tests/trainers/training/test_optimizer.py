@@ -99,7 +99,12 @@ def test_updates_match_keras_adamw():
     ours, theirs = number("kernel", 3.0), number("kernel", 3.0)
     optimizer = DecoupledOptimizer(options, 10, [ours])
     reference = keras.optimizers.AdamW(
-        LearningRateSchedule(options, 10), beta_1=0.9, beta_2=0.99, weight_decay=0.02, global_clipnorm=1.0
+        LearningRateSchedule(options, 10),
+        beta_1=0.9,
+        beta_2=0.99,
+        epsilon=1e-12,
+        weight_decay=0.02,
+        global_clipnorm=1.0,
     )
     for step in range(5):
         gradient = tf.constant([step - 1.0, 2.0])
@@ -107,6 +112,19 @@ def test_updates_match_keras_adamw():
         reference.apply([gradient], [theirs])
     np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-6)
     assert optimizer.iterations == 5
+
+
+def test_step_of_a_rare_code_is_whole_unless_epsilon_cuts_it():
+    # 8,192 codes, 256 images of 1,024 tokens: the mean gradient of a code is some 1e-8.
+    def first_step(**options) -> float:
+        code = number("embedding", 0.0)
+        optimizer = DecoupledOptimizer(Optimizer(learning_rate=0.1, weight_decay=0.0, **options), 10, [code])
+        optimizer.apply_gradients([tf.constant([1e-8, 1e-8])], tf.constant(1e-8))
+        return -float(code.numpy()[0]) / 0.1
+
+    assert first_step() == pytest.approx(1.0, abs=2e-3)
+    # Keras' default. Keras adds epsilon to the moment before its correction, here sqrt(0.01) 1e-8.
+    assert first_step(epsilon=1e-7) == pytest.approx(1 / 101, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["adam", "adafactor"])

@@ -1,3 +1,4 @@
+import re
 import socket
 import zipfile
 
@@ -283,8 +284,11 @@ def test_gradient_descent_on_lpips_lowers_the_distance():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"network": "vgg19"}, "network must be vgg16 or savedmodel:PATH, got 'vgg19'"),
-        ({"network": "savedmodel:"}, "network must be vgg16 or savedmodel:PATH, got 'savedmodel:'"),
+        ({"network": "vgg19"}, "network must be vgg16, lpips_vgg or savedmodel:PATH, got 'vgg19'"),
+        (
+            {"network": "savedmodel:"},
+            "network must be vgg16, lpips_vgg or savedmodel:PATH, got 'savedmodel:'",
+        ),
         (
             {"network": "savedmodel:lpips", "weights": "vgg16.h5"},
             "weights must be absent for savedmodel:lpips, which holds its own, got 'vgg16.h5'",
@@ -294,3 +298,114 @@ def test_gradient_descent_on_lpips_lowers_the_distance():
 def test_invalid_network_options_are_refused(options, reason):
     with pytest.raises(pydantic.ValidationError, match=reason):
         Perceptual(**options)
+
+
+# LPIPS with VGG16, against its definition in NumPy.
+
+LAYERS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+def lpips_arrays(seed: int = 0) -> dict[str, np.ndarray]:
+    random, arrays, inputs = np.random.default_rng(seed), {}, 3
+    for block, widths in enumerate(LAYERS, 1):
+        for place, width in enumerate(widths, 1):
+            name = f"block{block}_conv{place}"
+            kernel = random.normal(size=[3, 3, inputs, width]) * np.sqrt(2 / (9 * inputs))
+            arrays |= {f"{name}/kernel": kernel, f"{name}/bias": 0.1 * random.normal(size=[width])}
+            inputs = width
+        arrays[f"{name}/weight"] = random.uniform(0, 0.2, [width])
+    return {key: value.astype(np.float32) for key, value in arrays.items()}
+
+
+def lpips_of_numpy(arrays: dict[str, np.ndarray], a: np.ndarray, b: np.ndarray) -> float:
+    """The published distance of two images [S, S, 3] in [-1, 1]: networks.py and lpips.py of richzhang."""
+    shift, scale = np.array([-0.030, -0.088, -0.188]), np.array([0.458, 0.448, 0.450])
+    features = (a - shift) / scale, (b - shift) / scale
+    total = 0.0
+    for block, widths in enumerate(LAYERS, 1):
+        if block > 1:
+            features = tuple(
+                np.max(x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2, -1), axis=(1, 3)) for x in features
+            )
+        for place in range(1, len(widths) + 1):
+            name = f"block{block}_conv{place}"
+            kernel, bias = arrays[f"{name}/kernel"], arrays[f"{name}/bias"]
+            features = tuple(convolved(x, kernel, bias) for x in features)
+        of_a, of_b = (x / (np.sqrt(np.sum(x**2, axis=-1, keepdims=True)) + 1e-10) for x in features)
+        total += float(np.mean(np.sum(arrays[f"{name}/weight"] * (of_a - of_b) ** 2, axis=-1)))
+    return total
+
+
+def convolved(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    padded = np.pad(x, [(1, 1), (1, 1), (0, 0)])
+    rows, columns = x.shape[:2]
+    taps = [
+        padded[row : row + rows, column : column + columns] @ kernel[row, column]
+        for row in range(3)
+        for column in range(3)
+    ]
+    return np.maximum(sum(taps) + bias, 0)
+
+
+def test_lpips_vgg_matches_its_definition_in_numpy(tmp_path):
+    path, arrays = str(tmp_path / "lpips_vgg.npz"), lpips_arrays()
+    np.savez(path, **arrays)
+    distance = perceptual.load_distance(Perceptual(network="lpips_vgg", weights=path))
+    a, b = pictures(seed=0), pictures(seed=1)
+    expected = [
+        lpips_of_numpy(arrays, 2 * x - 1, 2 * y - 1) for x, y in zip(a.numpy(), b.numpy(), strict=True)
+    ]
+    np.testing.assert_allclose(distance(a, b), expected, rtol=1e-4)
+    np.testing.assert_array_equal(distance(a, a), [0.0, 0.0])
+    with tf.GradientTape() as tape:
+        tape.watch(b)
+        total = tf.reduce_sum(distance(a, b))
+    assert tape.watched_variables() == ()  # the network is frozen
+    assert np.abs(tape.gradient(total, b)).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("broken", "complaint"),
+    [
+        (
+            lambda arrays: arrays.pop("block5_conv3/weight"),
+            "block5_conv3/weight is not a file in the archive",
+        ),
+        (
+            lambda arrays: arrays.update({"block1_conv2/bias": np.zeros(3)}),
+            r"block1_conv2/bias must be of shape \(64,\), got \(3,\)",
+        ),
+        (
+            lambda arrays: arrays.update({"block1_conv2/bias": np.array([{}] * 64, object)}),
+            "Object arrays cannot be loaded",
+        ),
+    ],
+)
+def test_unfit_lpips_file_is_refused(tmp_path, broken, complaint):
+    arrays = lpips_arrays()
+    broken(arrays)
+    np.savez(tmp_path / "lpips.npz", **arrays)
+    message = refusal(Perceptual(network="lpips_vgg", weights=str(tmp_path / "lpips.npz")))
+    assert message.startswith("perceptual.weights of network lpips_vgg")
+    assert re.search(complaint, message)
+
+
+def test_lpips_file_that_is_missing_or_no_archive_is_refused(tmp_path):
+    missing = str(tmp_path / "none.npz")
+    assert f"must be an existing file, got '{missing}'" in refusal(
+        Perceptual(network="lpips_vgg", weights=missing)
+    )
+    (tmp_path / "page.npz").write_text("<html>404</html>")
+    assert "must be an .npz file" in refusal(
+        Perceptual(network="lpips_vgg", weights=str(tmp_path / "page.npz"))
+    )
+    with open(tmp_path / "array.npz", "wb") as file:
+        np.save(file, np.zeros(3))
+    assert "must be an .npz file" in refusal(
+        Perceptual(network="lpips_vgg", weights=str(tmp_path / "array.npz"))
+    )
+
+
+def test_lpips_vgg_needs_a_file():
+    with pytest.raises(pydantic.ValidationError, match="file for network lpips_vgg, got none"):
+        Perceptual(network="lpips_vgg")
