@@ -339,7 +339,7 @@ class Stage1(Section):
         ]
         if self.loss.adversarial:
             start = self.adversary.start_step
-            learned = start + (self.train.steps - start) // 4
+            learned = start + (self.train.steps - start) // 2
             alarms += [
                 Alarm(
                     "discriminator",

@@ -73,11 +73,11 @@ def test_discriminator_that_cannot_learn_rings_the_alarm(frozen):
 def test_discriminator_is_watched_once_it_had_time_to_learn():
     stage = load("digits", ["stage1.train.steps=800", "stage1.adversary.start_step=400"]).trained_stage1
     chance, won = stage.alarms[1:]
-    assert chance.rings({"step": 499, "discriminator": CHANCE}) is None
-    assert chance.rings({"step": 500, "discriminator": CHANCE})
-    assert not chance.rings({"step": 500, "discriminator": 1.2})
-    assert won.rings({"step": 500, "discriminator": 0.01})
-    assert not won.rings({"step": 500, "discriminator": 0.3})
+    assert chance.rings({"step": 599, "discriminator": CHANCE}) is None
+    assert chance.rings({"step": 600, "discriminator": CHANCE})
+    assert not chance.rings({"step": 600, "discriminator": 1.2})
+    assert won.rings({"step": 600, "discriminator": 0.01})
+    assert not won.rings({"step": 600, "discriminator": 0.3})
 
 
 def test_nothing_of_a_discriminator_is_watched_without_one():
