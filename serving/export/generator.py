@@ -182,6 +182,9 @@ def _checks(params: BatchSamplingParams) -> list[tf.Operation]:
         tf.debugging.assert_positive(params.top_p, "top_p must be in (0, 1]"),
         tf.debugging.assert_less_equal(params.top_p, 1.0, "top_p must be in (0, 1]"),
         tf.debugging.assert_non_negative(params.last_guidance_scale, "guidance_scale must be 0 or more"),
+        # An infinite scale takes infinity from infinity, and every token would be 0.
+        tf.debugging.assert_less(params.last_guidance_scale, math.inf, "guidance_scale must be finite"),
+        tf.debugging.assert_less(params.temperature, math.inf, "temperature must be finite"),
     ]
 
 

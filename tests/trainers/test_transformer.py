@@ -1,4 +1,5 @@
 import gc
+import math
 import weakref
 
 import keras
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from benchmarks import hlo
 from trainers.training.config import Transformer
 from trainers.transformer import (
     Block,
@@ -210,6 +212,87 @@ def test_kv_cache_steps_match_the_full_call_under_bfloat16(bfloat16):
     block = Block(SIZE, causal=True, qk_norm=True)
     x = random(3, 5, 8)
     np.testing.assert_allclose(block(x), stepped(block, x), atol=0.03)
+
+
+def normalized(x: np.ndarray, layer: LayerNorm) -> np.ndarray:
+    x = x - x.mean(axis=-1, keepdims=True)
+    x /= np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6)
+    return x * layer.gamma.numpy() + layer.beta.numpy()
+
+
+def dense(x: np.ndarray, layer: Dense) -> np.ndarray:
+    return x @ layer.kernel.numpy() + layer.bias.numpy()
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
+
+
+def block_of_numpy(block: Block, x: np.ndarray, masks: list[np.ndarray]) -> np.ndarray:
+    """A pre-norm block [B, N, D] in float64, with four masks for its dropouts."""
+    attention, (rows, length, width) = block.attention, x.shape
+    heads = dense(normalized(x, block.norm_1), attention.qkv).reshape(rows, length, 3, attention.heads, -1)
+    queries, keys, values = heads.transpose(2, 0, 3, 1, 4)
+    scores = queries @ keys.swapaxes(-1, -2) / math.sqrt(width / attention.heads)
+    if attention.causal:
+        scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights = masks[0] * weights / weights.sum(axis=-1, keepdims=True)
+    mixed = (weights @ values).transpose(0, 2, 1, 3).reshape(x.shape)
+    x = x + masks[1] * dense(mixed, attention.out)
+    hidden = masks[2] * gelu(dense(normalized(x, block.norm_2), block.expand))
+    return x + masks[3] * dense(hidden, block.contract)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_block_and_its_dropouts_match_numpy(causal, training, monkeypatch):
+    block = Block(SIZE, causal=causal, dropout=0.25)
+    block(random(1, 5, 8))
+    for index, weight in enumerate(block.trainable_variables):
+        weight.assign(tf.random.stateless_normal(weight.shape, [7, index]))
+    masks: list[np.ndarray] = []
+    dropout = tf.nn.experimental.stateless_dropout
+
+    def watched(x: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
+        masks.append(dropout(tf.ones_like(x), rate, seed).numpy())
+        return dropout(x, rate, seed)
+
+    monkeypatch.setattr(tf.nn.experimental, "stateless_dropout", watched)
+    x = random(2, 5, 8)
+    found = block(x, training=training)
+    if training:
+        assert [mask.shape for mask in masks] == [(2, 2, 5, 5), (2, 5, 8), (2, 5, 16), (2, 5, 8)]
+        for mask in masks:
+            assert set(np.unique(mask)) == {0.0, np.float32(1 / 0.75)}
+    kept = masks if training else [np.ones(1)] * 4
+    np.testing.assert_allclose(
+        found, block_of_numpy(block, x.numpy().astype(float), kept), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.slow
+def test_recomputed_block_with_dropout_holds_no_more_than_one_without():
+    """XLA keeps the random bits of a recomputed block, unless they depend on its input."""
+    size, rows, length = Transformer(blocks=1, heads=4, width=64, hidden=256), 4, 64
+
+    def held(blocks: int, dropout: float) -> int:
+        stack = [Block(size, causal=True, dropout=dropout) for _ in range(blocks)]
+        for block in stack:
+            block.build((rows, length, size.width))
+        weights = [variable.value for block in stack for variable in block.trainable_variables]
+
+        def gradients(x: tf.Tensor) -> list[tf.Tensor]:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = run_blocks(stack, x, training=True, gradient_checkpointing=True)
+                loss = tf.reduce_sum(y * y)
+            return tape.gradient(loss, [x, *weights])
+
+        return hlo.count(gradients, random(rows, length, size.width)).held
+
+    without, with_dropout = (held(4, dropout) - held(2, dropout) for dropout in (0.0, 0.1))
+    assert with_dropout < 1.02 * without
 
 
 def gradients_of(blocks: list[Block], *, gradient_checkpointing: bool, jit_compile: bool) -> list[np.ndarray]:

@@ -110,8 +110,12 @@ class VIM(keras.Model):
         )
 
     def start(self, class_id: tf.Tensor) -> tf.Tensor:
-        """The class ids as given, or all `no_class` for a model without classes."""
-        return class_id if self.classes else tf.fill(tf.shape(class_id), self.no_class)
+        """The ids that start images of these classes: `no_class` for -1, and for a model without classes.
+
+        An image without a label then trains the start that has no class. Left as -1 it would raise an error
+        on a CPU, and train the first class under XLA.
+        """
+        return tf.where((class_id >= 0) & (self.classes > 0), class_id, self.no_class)
 
     def head(self, x: tf.Tensor) -> tf.Tensor:
         """The last block's output [..., D] to logits, float32 [..., K]."""

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -122,6 +124,9 @@ def test_metadata_signature_round_trips(tokenizer, generator):
         ({"top_p": [1.5, 1.0, 1.0]}, r"top_p must be in \(0, 1\]"),
         ({"top_k": [-1, 0, 0]}, "top_k must be 0 .off. or more"),
         ({"guidance_scale": [-0.5, 1.0, 1.0]}, "guidance_scale must be 0 or more"),
+        ({"guidance_scale": [math.inf, 1.0, 1.0]}, "guidance_scale must be finite"),
+        ({"guidance_scale": [math.nan, 1.0, 1.0]}, "guidance_scale must be 0 or more"),
+        ({"temperature": [math.inf, 1.0, 1.0]}, "temperature must be finite"),
         ({"kept_rows": [0, 3, 0]}, r"kept_rows must be in \[0, 2\]"),
         ({"kept_rows": [0, -1, 0]}, r"kept_rows must be in \[0, 2\]"),
     ],

@@ -7,6 +7,7 @@ from tests.trainers.precision import bfloat16
 from trainers.training.config import Transformer
 from trainers.vim.config import Model
 from trainers.vim.model import VIM
+from trainers.vim.trainer import losses
 
 CODES, PLACES, CLASSES = 50, 6, 3
 SIZE = Transformer(blocks=2, heads=2, width=16, hidden=32)
@@ -128,3 +129,17 @@ def test_logits_and_residual_stream_are_float32_under_bfloat16():
     called, featured = seen
     assert called.dtype == featured.dtype == tf.float32
     np.testing.assert_array_equal(called, featured)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_row_without_a_label_starts_without_a_class(jit_compile):
+    vim = model(class_dropout=0.1)
+
+    @tf.function(jit_compile=jit_compile)
+    def loss(labels: tf.Tensor) -> tf.Tensor:
+        return losses(vim, {"tokens": rows(2), "label": labels}, training=False)["loss"]
+
+    without = loss(tf.fill([2], -1))
+    assert float(without) == pytest.approx(float(loss(tf.fill([2], vim.no_class))), rel=1e-6)
+    assert float(without) != float(loss(tf.zeros([2], tf.int32)))
+    assert model(class_conditional=False).start(tf.constant([0, 2])).numpy().tolist() == [0, 0]

@@ -175,6 +175,87 @@ def test_residual_block_keeps_the_variance_of_constant_images():
     assert np.mean(output**2) == pytest.approx(1.0, abs=0.2)
 
 
+def convolved(x: np.ndarray, kernel: np.ndarray, *, stride: int = 1, margin: int) -> np.ndarray:
+    """Cross-correlation of [B, H, W, C] padded with `margin` zeros, tap by tap."""
+    x = np.pad(x, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
+    size = len(kernel)
+    rows, columns = ((side - size) // stride + 1 for side in x.shape[1:3])
+    return sum(
+        x[:, down : down + stride * rows : stride, across : across + stride * columns : stride]
+        @ kernel[down, across]
+        for down in range(size)
+        for across in range(size)
+    )
+
+
+def blurred(x: np.ndarray, *, margin: int, stride: int = 1) -> np.ndarray:
+    taps = np.array([1.0, 3.0, 3.0, 1.0]) / 8
+    kernel = np.einsum("i,j,cd->ijcd", taps, taps, np.eye(x.shape[-1]))
+    return convolved(x, kernel, stride=stride, margin=margin)
+
+
+def leaky(x: np.ndarray) -> np.ndarray:
+    return np.where(x > 0, x, 0.2 * x)
+
+
+def equalized(layer, gain: float) -> tuple[np.ndarray, np.ndarray]:
+    kernel = layer.kernel.numpy()
+    bias = np.zeros(kernel.shape[-1]) if layer.bias is None else layer.bias.numpy()
+    return gain * kernel / np.sqrt(np.prod(kernel.shape[:3])), gain * bias
+
+
+def test_stylegan2_matches_its_definition_in_numpy():
+    """Karras et al. 2020: figure 7 right, in float64 and with convolutions written out."""
+    model = build_discriminator(StyleGAN2(channel_multiplier=1 / 128), image_size=16)
+    for index, weight in enumerate(model.trainable_variables):
+        weight.assign(tf.random.stateless_normal(weight.shape, [3, index]))
+    pixels = tf.random.stateless_uniform([3, 16, 16, 3], [1, 2])
+
+    root = np.sqrt(2.0)
+    kernel, bias = equalized(model.from_rgb, root)
+    x = leaky(convolved(2.0 * pixels.numpy().astype(float) - 1.0, kernel, margin=0) + bias)
+    for block in model.blocks:
+        kernel, bias = equalized(block.convolution, root)
+        inner = leaky(convolved(x, kernel, margin=1) + bias)
+        kernel, bias = equalized(block.down, root)
+        inner = leaky(convolved(blurred(inner, margin=2), kernel, stride=2, margin=0) + bias)
+        kernel, _ = equalized(block.skip, 1.0)
+        skipped = convolved(blurred(x, margin=1, stride=2), kernel, margin=0)
+        x = (inner + skipped) / root
+    for layer, margin in ((model.convolution, 1), (model.hidden, 0)):
+        kernel, bias = equalized(layer, root)
+        x = leaky(convolved(x, kernel, margin=margin) + bias)
+    kernel, bias = equalized(model.logit, 1.0)
+    expected = convolved(x, kernel, margin=0) + bias
+    np.testing.assert_allclose(model(pixels), expected.reshape(3, 1), rtol=2e-4)
+
+
+def test_patchgan_matches_its_definition_in_numpy():
+    """Isola et al. 2017, with group norm in place of batch norm."""
+    model = build_discriminator(PatchGAN(channels=4, layers=2), image_size=16)
+    for index, weight in enumerate(model.trainable_variables):
+        weight.assign(tf.random.stateless_normal(weight.shape, [3, index]))
+    pixels = tf.random.stateless_uniform([2, 16, 16, 3], [1, 2])
+
+    def same(layer, x):
+        stride = layer.strides[0]
+        # TensorFlow pads 1 and 2 zeros at stride 1, 1 and 1 at stride 2.
+        x = np.pad(x, [(0, 0), (1, 3 - stride), (1, 3 - stride), (0, 0)])
+        bias = 0.0 if layer.bias is None else layer.bias.numpy()
+        return convolved(x, layer.kernel.numpy(), stride=stride, margin=0) + bias
+
+    first, *others = model.convolutions
+    x = leaky(same(first, 2.0 * pixels.numpy().astype(float) - 1.0))
+    for layer, norm in zip(others, model.norms, strict=True):
+        x = same(layer, x)
+        groups = x.reshape(*x.shape[:3], norm.groups, -1)
+        mean = groups.mean(axis=(1, 2, 4), keepdims=True)
+        variance = groups.var(axis=(1, 2, 4), keepdims=True)
+        x = ((groups - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape)
+        x = leaky(x * norm.gamma.numpy() + norm.beta.numpy())
+    np.testing.assert_allclose(model(pixels), same(model.logits, x), rtol=1e-3, atol=1e-4)
+
+
 def test_channel_multiplier_2_gives_the_channels_of_configuration_f():
     published = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64}
     options = StyleGAN2(channel_multiplier=2.0)
