@@ -187,9 +187,7 @@ def stage_1(config: Config, devices: Devices, *, image_bytes: int | None = None)
     """
     stage, size = config.trained_stage1, config.data.image_size
     _check_batch("stage1", stage.train, devices)
-    costs = vit_vqgan.parts(
-        stage.model, image_size=size, gradient_checkpointing=stage.train.gradient_checkpointing
-    )
+    costs = vit_vqgan.parts(stage.model, image_size=size, memory=stage.train.memory)
     towers = {"encoder": stage.model.encoder, "decoder": stage.model.decoder}
     own = stage.train.optimizer
     parts = {name: Part(cost, own.name, table_2=_table_2(towers.get(name))) for name, cost in costs.items()}
@@ -255,16 +253,12 @@ def stage_2(config: Config, devices: Devices, *, image_bytes: int | None = None)
     stage, size = config.stage2, config.data.image_size
     _check_batch("stage2", stage.train, devices)
     tokens, codes = _vocabulary(config)
-    checkpointing = stage.train.gradient_checkpointing
-    costs = vim.parts(
-        stage.model, tokens=tokens, codebook_size=codes, classes=0, gradient_checkpointing=checkpointing
-    )
+    memory = stage.train.memory
+    costs = vim.parts(stage.model, tokens=tokens, codebook_size=codes, classes=0, memory=memory)
     towers = {"blocks": stage.model.transformer}
     optimizer = stage.train.optimizer.name
     parts = {name: Part(cost, optimizer, table_2=_table_2(towers.get(name))) for name, cost in costs.items()}
-    flops = vim.step_flops(
-        stage.model, tokens=tokens, codebook_size=codes, gradient_checkpointing=checkpointing
-    )
+    flops = vim.step_flops(stage.model, tokens=tokens, codebook_size=codes, memory=memory)
     unknown = stage.tokens == "on_the_fly" and isinstance(config.stage1, ImportedTokenizer)
     if stage.tokens == "on_the_fly":
         if not unknown:

@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from trainers.training.config import Transformer
+from trainers.training.config import Memory, Transformer
 
 FLOAT32_BYTES = 4
 BFLOAT16_BYTES = 2
@@ -115,34 +115,45 @@ def norm(width: int, *, rows: int, float32: bool = True) -> Cost:
     return total([tensor(width), tensor(width), work(activations=numbers, float32=numbers * float32)])
 
 
-def attention(width: int, *, heads: int, tokens: int) -> Cost:
-    """Self-attention with its projections; it keeps queries, keys, values and the attention weights."""
+def attention(width: int, *, heads: int, tokens: int, blockwise: bool = False) -> Cost:
+    """Self-attention with its projections; it keeps queries, keys, values and the attention weights.
+
+    `blockwise` it keeps its output and a number a query in place of the weights.
+    """
     return total(
         [
             dense(width, 3 * width, rows=tokens),
             work(flops=4 * tokens**2 * width, activations=3 * tokens * width),
-            loss(heads * tokens**2),
+            loss(tokens * (width + heads) if blockwise else heads * tokens**2),
             dense(width, width, rows=tokens),
         ]
     )
 
 
-def block(size: Transformer, *, tokens: int, dropout: bool = False, qk_norm: bool = False) -> Cost:
+def block(
+    size: Transformer,
+    *,
+    tokens: int,
+    dropout: bool = False,
+    qk_norm: bool = False,
+    blockwise: bool = False,
+) -> Cost:
     """One Transformer block (`trainers.transformer.Block`) on a sequence of N tokens.
 
     With d the width, h the hidden width and H heads: 4 d^2 + 2 d h weights with 9 d + h biases and norm
     parameters; 2 N (4 d^2 + 2 d h) + 4 N^2 d FLOPs; 8 N d + 2 N h + H N^2 activations, which are the
     inputs of both norms, of attention's projections and products, of the feed-forward layers and of
     GELU, and the attention weights. Dropout adds its masks, and a copy of the attention weights:
-    2 N d + N h + 2 H N^2. Norms of queries and keys have 4 d / H parameters and keep 2 N d inputs.
+    2 N d + N h + 2 H N^2. Norms of queries and keys have 4 d / H parameters and keep 2 N d inputs. With
+    blockwise attention N d + H N takes the place of H N^2, and dropout adds no 2 H N^2.
     """
     d, h, heads = size.width, size.hidden, size.heads
     query_key_norms = [norm(d // heads, rows=heads * tokens)] * (2 if qk_norm else 0)
-    masks = 2 * tokens * d + tokens * h + 2 * heads * tokens**2
+    masks = 2 * tokens * d + tokens * h + (0 if blockwise else 2 * heads * tokens**2)
     return total(
         [
             norm(d, rows=tokens),
-            attention(d, heads=heads, tokens=tokens),
+            attention(d, heads=heads, tokens=tokens, blockwise=blockwise),
             *query_key_norms,
             norm(d, rows=tokens),
             dense(d, h, rows=tokens),
@@ -159,19 +170,29 @@ def blocks(
     tokens: int,
     dropout: bool = False,
     qk_norm: bool = False,
-    gradient_checkpointing: bool = False,
+    memory: Memory = Memory(),
 ) -> Cost:
     """A stack of Transformer blocks.
 
-    With `gradient_checkpointing` it keeps every block's input, N d numbers, and the activations of the one
-    block that is being recomputed. The FLOPs are the forward pass's.
+    With `memory.gradient_checkpointing` it keeps every block's input, N d numbers, and the activations of the
+    one block that is being recomputed. The FLOPs are the forward pass's.
     """
-    one = block(size, tokens=tokens, dropout=dropout, qk_norm=qk_norm)
+    one = block(size, tokens=tokens, dropout=dropout, qk_norm=qk_norm, blockwise=memory.blockwise_attention)
     every = total([one] * size.blocks)
-    if gradient_checkpointing:
+    if memory.gradient_checkpointing:
         inputs = size.blocks * tokens * size.width
         return every._replace(activations=inputs + one.activations, float32=inputs + one.float32)
     return every
+
+
+def memory_flops(size: Transformer, *, tokens: int, memory: Memory) -> dict[str, int]:
+    """What saving memory adds to a stack's training step: its forward pass again, or all scores, 2 N^2 d."""
+    added = {}
+    if memory.gradient_checkpointing:
+        added["gradient checkpointing"] = blocks(size, tokens=tokens).flops
+    if memory.blockwise_attention:
+        added["blockwise attention"] = 2 * size.blocks * tokens**2 * size.width
+    return added
 
 
 def table_2(size: Transformer) -> int:

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from trainers.training.config import Transformer
+from trainers.attention import attend, attend_blockwise, dropout
+from trainers.training.config import Memory, Transformer
 
 # `Dense.step` splits its product into so many, which the cores share.
 STEP_PRODUCTS = 4
@@ -141,17 +142,12 @@ class SelfAttention(keras.layers.Layer):
             if norm:
                 norm.build((None, self.heads, None, self.head_dim))
 
-    def call(self, x: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
+    def call(self, x: tf.Tensor, seed: tf.Tensor | None = None, blockwise: bool = False) -> tf.Tensor:
         """[B, N, D] to [B, N, D]; with a seed [2] attention weights are dropped."""
-        length = x.shape[1]
         queries, keys, values = self._heads(self.qkv(x))
-        scores = tf.cast(tf.matmul(queries, keys, transpose_b=True), tf.float32)
-        if self.causal:
-            visible = tf.linalg.band_part(tf.ones([length, length], tf.bool), -1, 0)
-            scores = tf.where(visible, scores, scores.dtype.min)
-        weights = tf.cast(_dropout(tf.nn.softmax(scores), self.rate, seed), values.dtype)
-        mixed = tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3])
-        return self.out(tf.reshape(mixed, [-1, *x.shape[1:]]))
+        core = attend_blockwise if blockwise else attend
+        mixed = core(queries, keys, values, causal=self.causal, rate=self.rate, seed=seed)
+        return self.out(tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [-1, *x.shape[1:]]))
 
     def step(self, x: tf.Tensor, cache: KVCache, position: tf.Tensor) -> tuple[tf.Tensor, KVCache]:
         """Compute one position of the causal call, with the earlier ones from the cache.
@@ -218,21 +214,24 @@ class Block(keras.layers.Layer):
             layer.build(shape)
         self.contract.build((*shape[:-1], self.expand.units))
 
-    def call(self, x: tf.Tensor, training: bool = False, gradient_checkpointing: bool = False) -> tf.Tensor:
+    def call(self, x: tf.Tensor, training: bool = False, memory: Memory = Memory()) -> tf.Tensor:
         """[B, N, D] to float32 [B, N, D].
 
-        With `gradient_checkpointing` only the input is kept for the backward pass, and the rest is recomputed
-        there (Chen et al. 2016): the same gradients, in a third more time.
+        With `memory.gradient_checkpointing` only the input is kept for the backward pass, and the rest is
+        recomputed there (Chen et al. 2016): the same gradients, in a third more time. With
+        `memory.blockwise_attention`, training does not keep the attention weights (`trainers.attention`).
         """
         # Drawn here, so that the recomputation drops the same.
         drawn = [_of_replica(self.random.next()) if training and self.random else None for _ in range(4)]
 
         def forward(x: tf.Tensor) -> tf.Tensor:
-            seeds = [_bound_to(x, seed) for seed in drawn] if gradient_checkpointing else drawn
-            attended = self.attention(self.norm_1(x), seed=seeds[0])
-            return self._feed_forward(_add(x, _dropout(attended, self.rate, seeds[1])), seeds[2:])
+            seeds = [_bound_to(x, seed) for seed in drawn] if memory.gradient_checkpointing else drawn
+            attended = self.attention(
+                self.norm_1(x), seed=seeds[0], blockwise=training and memory.blockwise_attention
+            )
+            return self._feed_forward(_add(x, dropout(attended, self.rate, seeds[1])), seeds[2:])
 
-        return tf.recompute_grad(forward)(x) if gradient_checkpointing else forward(x)
+        return tf.recompute_grad(forward)(x) if memory.gradient_checkpointing else forward(x)
 
     def step(self, x: tf.Tensor, cache: KVCache, position: tf.Tensor) -> tuple[tf.Tensor, KVCache]:
         """One position [B, D] of the causal call; see `SelfAttention.step`."""
@@ -241,16 +240,16 @@ class Block(keras.layers.Layer):
         return _add(x, self.contract.step(self.expand.step(self.norm_2.step(x)))), cache
 
     def _feed_forward(self, x: tf.Tensor, seeds: Sequence[tf.Tensor | None]) -> tf.Tensor:
-        hidden = _dropout(self.expand(self.norm_2(x)), self.rate, seeds[0])
-        return _add(x, _dropout(self.contract(hidden), self.rate, seeds[1]))
+        hidden = dropout(self.expand(self.norm_2(x)), self.rate, seeds[0])
+        return _add(x, dropout(self.contract(hidden), self.rate, seeds[1]))
 
 
 def run_blocks(
-    blocks: Sequence[Block], x: tf.Tensor, *, training: bool, gradient_checkpointing: bool
+    blocks: Sequence[Block], x: tf.Tensor, *, training: bool, memory: Memory = Memory()
 ) -> tf.Tensor:
     """Run a stack of blocks on [B, N, D]; returns float32 [B, N, D]."""
     for block in blocks:
-        x = block(x, training=training, gradient_checkpointing=gradient_checkpointing)
+        x = block(x, training=training, memory=memory)
     return x
 
 
@@ -285,9 +284,3 @@ def _bound_to(x: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor | None:
     if seed is None:
         return None
     return seed + tf.cast(tf.math.is_nan(x[0, 0, 0]), seed.dtype)
-
-
-def _dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
-    if seed is None:
-        return x
-    return tf.nn.experimental.stateless_dropout(x, rate, tf.cast(seed, tf.int32))

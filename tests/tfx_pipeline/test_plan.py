@@ -85,7 +85,7 @@ def test_each_network_has_the_slots_of_its_own_optimizer():
     assert after.memory["optimizer, adafactor"] == discriminator.adafactor
     assert after.memory["optimizer, adam"] == 8 * (learned(before) - discriminator.parameters)
     # Without its own optimizer, the discriminator uses the tokenizer's.
-    both = planned("stage1.train.optimizer.name=adafactor")
+    both = planned("stage1.train.optimizer.name=adafactor", "stage1.adversary.optimizer=null")
     assert both.memory["optimizer, adam"] == 0
     assert learned(both) < both.memory["optimizer, adafactor"] < 1.2 * learned(both)
 

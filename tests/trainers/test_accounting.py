@@ -3,7 +3,7 @@ import tensorflow as tf
 
 from tests.trainers.products import flops
 from trainers import accounting
-from trainers.training.config import Transformer
+from trainers.training.config import Memory, Transformer
 from trainers.transformer import Block
 
 # Blocks, heads, width and hidden, and the parameters in millions that Table 2 states.
@@ -21,6 +21,9 @@ def test_parameters_match_table_2_to_its_last_digit(sizes, millions):
     size = Transformer(**dict(zip(("blocks", "heads", "width", "hidden"), sizes, strict=True)))
     digits = len(str(millions).partition(".")[2])
     assert round(accounting.table_2(size) / 1e6, digits) == millions
+
+
+CHECKPOINTED = Memory(gradient_checkpointing=True)
 
 
 def test_block_parameters_and_flops_match_the_built_block():
@@ -49,12 +52,25 @@ def test_residual_stream_and_attention_weights_count_as_float32():
     assert accounting.activation_bytes(cost, low_precision=False) == 4 * 290
     assert accounting.activation_bytes(cost, low_precision=True) == 4 * 90 + 2 * 200
     three = size.model_copy(update={"blocks": 3})
-    assert accounting.blocks(three, tokens=5, gradient_checkpointing=True).float32 == 3 * 20 + 90
+    assert accounting.blocks(three, tokens=5, memory=CHECKPOINTED).float32 == 3 * 20 + 90
+
+
+def test_blockwise_attention_keeps_its_output_and_a_number_a_query_in_place_of_the_weights():
+    size = Transformer(blocks=3, heads=2, width=4, hidden=8)
+    plain, blockwise = (accounting.block(size, tokens=5, blockwise=way) for way in (False, True))
+    assert plain.activations - blockwise.activations == 2 * 25 - (20 + 10)
+    assert plain[:2] == blockwise[:2]
+    dropped = accounting.block(size, tokens=5, dropout=True, blockwise=True)
+    assert dropped.activations - blockwise.activations == 2 * 20 + 40
+    memory = Memory(blockwise_attention=True)
+    assert accounting.blocks(size, tokens=5, memory=memory).activations == 3 * blockwise.activations
+    # Scores once more: 2 N^2 d for each of three blocks.
+    assert accounting.memory_flops(size, tokens=5, memory=memory) == {"blockwise attention": 3 * 2 * 25 * 4}
 
 
 def test_gradient_checkpointing_keeps_block_inputs_and_one_block():
     size = Transformer(blocks=3, heads=2, width=4, hidden=8)
-    kept = accounting.blocks(size, tokens=5, gradient_checkpointing=True)
+    kept = accounting.blocks(size, tokens=5, memory=CHECKPOINTED)
     assert kept.activations == 3 * 20 + 290
     assert kept[:2] == accounting.blocks(size, tokens=5)[:2]
 

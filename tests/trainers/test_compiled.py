@@ -14,7 +14,7 @@ from tests.trainers.vit_vqgan import distances
 from trainers.classifier import config as classifier
 from trainers.classifier import trainer as classifier_trainer
 from trainers.classifier.model import ResNet
-from trainers.training.config import Optimizer, Train, Transformer
+from trainers.training.config import Memory, Optimizer, Train, Transformer
 from trainers.training.step import TrainState, loss_gradients, training_step
 from trainers.vim import config as vim
 from trainers.vim import trainer as vim_trainer
@@ -89,7 +89,7 @@ def vim_step(**options):
         tokens=16,
         codebook_size=8,
         classes=2,
-        gradient_checkpointing=True,
+        memory=Memory(gradient_checkpointing=True, blockwise_attention=True),
     )
     state = TrainState(model, train())
 
@@ -133,6 +133,7 @@ STEPS = {
         gradient_accumulation_steps=2,
         ema_decay=0.9,
         gradient_checkpointing=True,
+        blockwise_attention=True,
     ),
     "tokenizer with PatchGAN and start_step": lambda: tokenizer_step(
         {"network": "patchgan", "channels": 4, "layers": 2}, start_step=1

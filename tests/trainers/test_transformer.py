@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import hlo
-from trainers.training.config import Transformer
+from trainers.training.config import Memory, Transformer
 from trainers.transformer import (
     Block,
     Dense,
@@ -19,6 +19,7 @@ from trainers.transformer import (
     softmax_by_row,
 )
 
+CHECKPOINTED = Memory(gradient_checkpointing=True)
 SIZE = Transformer(blocks=1, heads=2, width=8, hidden=16)
 
 
@@ -285,14 +286,14 @@ def test_recomputed_block_with_dropout_holds_no_more_than_one_without():
         def gradients(x: tf.Tensor) -> list[tf.Tensor]:
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                y = run_blocks(stack, x, training=True, gradient_checkpointing=True)
+                y = run_blocks(stack, x, training=True, memory=CHECKPOINTED)
                 loss = tf.reduce_sum(y * y)
             return tape.gradient(loss, [x, *weights])
 
         return hlo.count(gradients, random(rows, length, size.width)).held
 
     without, with_dropout = (held(4, dropout) - held(2, dropout) for dropout in (0.0, 0.1))
-    assert with_dropout < 1.02 * without
+    assert with_dropout < 1.1 * without  # 1.25 if the bits are kept
 
 
 def gradients_of(blocks: list[Block], *, gradient_checkpointing: bool, jit_compile: bool) -> list[np.ndarray]:
@@ -306,7 +307,7 @@ def gradients_of(blocks: list[Block], *, gradient_checkpointing: bool, jit_compi
         with tf.GradientTape() as tape:
             tape.watch(x)
             loss = tf.reduce_sum(
-                run_blocks(blocks, x, training=True, gradient_checkpointing=gradient_checkpointing) ** 2
+                run_blocks(blocks, x, training=True, memory=Memory(gradient_checkpointing)) ** 2
             )
         return tape.gradient(loss, [x, *weights])
 
@@ -343,7 +344,7 @@ def test_gradient_checkpointing_frees_attention_weights(gradient_checkpointing, 
     seen.clear()
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(
-            run_blocks(blocks, random(1, 5, 8), training=True, gradient_checkpointing=gradient_checkpointing)
+            run_blocks(blocks, random(1, 5, 8), training=True, memory=Memory(gradient_checkpointing))
         )
         gc.collect()
         assert sum(weights() is not None for weights in seen) == kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import pydantic
 from pydantic import Field, PositiveInt
@@ -98,13 +98,21 @@ class Tpu(Section):
     project: str | None = None
 
 
+class Memory(NamedTuple):
+    """How a stack of Transformer blocks saves memory in training (`trainers.transformer.Block`)."""
+
+    gradient_checkpointing: bool = False
+    blockwise_attention: bool = False
+
+
 class Train(Section):
     """One training run.
 
     `batch_size` counts a whole step: all replicas, and all of the `gradient_accumulation_steps` micro-batches
     that a replica computes one after the other. `gradient_checkpointing` keeps only the input of each
-    Transformer block and recomputes the rest in the backward pass; convolutional networks have no such
-    blocks. With `ema_decay`, the exponential moving average of the weights is evaluated and exported.
+    Transformer block and recomputes the rest in the backward pass; `blockwise_attention` keeps no attention
+    weights, which is for accelerators: on a CPU it takes longer. Convolutional networks have no such blocks.
+    With `ema_decay`, the exponential moving average of the weights is evaluated and exported.
     """
 
     # Keys that say where and at what intervals training runs; the result does not depend on them.
@@ -119,6 +127,7 @@ class Train(Section):
     ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
+    blockwise_attention: bool = False
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto"
     tpu: Tpu = Tpu()
     steps_per_call: PositiveInt = 10
@@ -126,6 +135,11 @@ class Train(Section):
     checkpoint_every: PositiveInt = 500
     keep_checkpoints: PositiveInt = 2
     jit_compile: bool = False
+
+    @property
+    def memory(self) -> Memory:
+        """How the network's Transformer blocks save memory."""
+        return Memory(self.gradient_checkpointing, self.blockwise_attention)
 
     @pydantic.model_validator(mode="after")
     def _numbers_fit_together(self) -> Train:

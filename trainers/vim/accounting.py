@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from trainers.accounting import Cost, blocks, dense, loss, norm, tensor, total
+from trainers.accounting import Cost, blocks, dense, loss, memory_flops, norm, tensor, total
+from trainers.training.config import Memory
 from trainers.vim.config import Model
 
 
 def parts(
-    model: Model, *, tokens: int, codebook_size: int, classes: int, gradient_checkpointing: bool = False
+    model: Model, *, tokens: int, codebook_size: int, classes: int, memory: Memory = Memory()
 ) -> dict[str, Cost]:
     """Costs of `embeddings` (tokens, classes and the start without a class, positions), `blocks`, `logits`.
 
@@ -24,18 +25,14 @@ def parts(
             tokens=tokens,
             dropout=model.dropout > 0,
             qk_norm=model.qk_norm,
-            gradient_checkpointing=gradient_checkpointing,
+            memory=memory,
         ),
         "logits": total([*head, loss(tokens * codebook_size)]),
     }
 
 
-def step_flops(
-    model: Model, *, tokens: int, codebook_size: int, gradient_checkpointing: bool = False
-) -> dict[str, int]:
-    """FLOPs of a training step for each of its rows: 3 forward passes, and `gradient checkpointing`."""
+def step_flops(model: Model, *, tokens: int, codebook_size: int, memory: Memory = Memory()) -> dict[str, int]:
+    """FLOPs of a training step for each of its rows: 3 forward passes, and those that save memory."""
     costs = parts(model, tokens=tokens, codebook_size=codebook_size, classes=0)
     flops = {"image model": 3 * total(costs.values()).flops}
-    if gradient_checkpointing:
-        flops["gradient checkpointing"] = costs["blocks"].flops
-    return flops
+    return flops | memory_flops(model.transformer, tokens=tokens, memory=memory)

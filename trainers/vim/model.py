@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from trainers.training.config import Memory
 from trainers.transformer import Block, Dense, LayerNorm, run_blocks
 from trainers.vim import config
 
@@ -27,7 +28,7 @@ class VIM(keras.Model):
         tokens: int,
         codebook_size: int,
         classes: int,
-        gradient_checkpointing: bool = False,
+        memory: Memory = Memory(),
     ):
         # The residual stream is float32; layers follow the global policy (trainers.transformer).
         super().__init__(name="vim", dtype="float32")
@@ -60,7 +61,7 @@ class VIM(keras.Model):
             )
             for index in range(options.transformer.blocks)
         ]
-        self.gradient_checkpointing = gradient_checkpointing
+        self.memory = memory
         self.norm = LayerNorm(name="norm")
         # Logits start near 0: the untrained model is uniform and its loss is ln K. float32 under any policy:
         # bfloat16 would round what is compared and sampled from.
@@ -89,7 +90,7 @@ class VIM(keras.Model):
           training: whether to apply dropout.
         """
         x = self._embed(tokens, class_id, order)
-        x = run_blocks(self.blocks, x, training=training, gradient_checkpointing=self.gradient_checkpointing)
+        x = run_blocks(self.blocks, x, training=training, memory=self.memory)
         return self.head(x)
 
     def features(self, tokens: tf.Tensor) -> tf.Tensor:

@@ -47,7 +47,7 @@ def run_fn(fn_args: Any) -> None:
             tokens=metadata.tokens,
             codebook_size=metadata.codebook_size,
             classes=classes,
-            gradient_checkpointing=stage.train.gradient_checkpointing,
+            memory=stage.train.memory,
         )
         state = TrainState(model, stage.train)
         augment = row_augmentation(

@@ -17,26 +17,27 @@ from trainers.accounting import (
     dense,
     kept,
     loss,
+    memory_flops,
     norm,
     tensor,
     total,
     work,
 )
-from trainers.training.config import Transformer
+from trainers.training.config import Memory, Transformer
 from trainers.vit_vqgan.config import FSQ, VQ, Convolutional, Model, PatchGAN, Stage1, StyleGAN2
 
 # Channels of VGG16's convolutions (Simonyan and Zisserman 2014, configuration D), a stage a row.
 VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
-def parts(model: Model, *, image_size: int, gradient_checkpointing: bool = False) -> dict[str, Cost]:
+def parts(model: Model, *, image_size: int, memory: Memory = Memory()) -> dict[str, Cost]:
     """Costs of `encoder`, `factorize`, `quantizer` and `decoder`, for images of S x S pixels."""
     tokens = (image_size // model.patch_size) ** 2
     return {
-        "encoder": _encoder(model, image_size, gradient_checkpointing),
+        "encoder": _encoder(model, image_size, memory),
         "factorize": dense(_latent_width(model), model.codebook.dim, rows=tokens, float32=True),
         "quantizer": QUANTIZERS[model.codebook.kind](model.codebook, tokens),
-        "decoder": _decoder(model, image_size, gradient_checkpointing),
+        "decoder": _decoder(model, image_size, memory),
     }
 
 
@@ -73,7 +74,7 @@ def step_flops(stage: Stage1, *, image_size: int) -> dict[str, int]:
 
     `tokenizer`: 3 forward passes, of which the quantizer counts once, because no gradient flows through its
       comparison with all codes.
-    `gradient checkpointing`: one more forward pass of the Transformer blocks.
+    `gradient checkpointing`, `blockwise attention`: what saves memory in the Transformer blocks.
     `entropy`: the comparison with all codes again, this time with gradients, if it is regularized.
     `perceptual`: 3 of its forward passes, on image, reconstruction, and back to the latter's pixels.
     `adversary`: 7 of the discriminator's: forward on image and reconstruction (2), back to the
@@ -84,10 +85,11 @@ def step_flops(stage: Stage1, *, image_size: int) -> dict[str, int]:
     costs = parts(model, image_size=image_size)
     comparison = costs["quantizer"].flops
     flops = {"tokenizer": 3 * total(costs.values()).flops - 2 * comparison}
-    if stage.train.gradient_checkpointing:
-        tokens = (image_size // model.patch_size) ** 2
-        towers = [tower for tower in (model.encoder, model.decoder) if isinstance(tower, Transformer)]
-        flops["gradient checkpointing"] = total(blocks(tower, tokens=tokens) for tower in towers).flops
+    tokens = (image_size // model.patch_size) ** 2
+    for tower in (model.encoder, model.decoder):
+        if isinstance(tower, Transformer):
+            for name, added in memory_flops(tower, tokens=tokens, memory=stage.train.memory).items():
+                flops[name] = flops.get(name, 0) + added
     if isinstance(model.codebook, VQ) and model.codebook.entropy:
         flops["entropy"] = 3 * comparison
     networks = critics(stage, image_size=image_size)
@@ -195,24 +197,24 @@ def _latent_width(model: Model) -> int:
     return encoder.widths[-1] if isinstance(encoder, Convolutional) else encoder.width
 
 
-def _encoder(model: Model, image_size: int, gradient_checkpointing: bool) -> Cost:
+def _encoder(model: Model, image_size: int, memory: Memory) -> Cost:
     width = _latent_width(model)
     if isinstance(model.encoder, Convolutional):
         return cnn_encoder(model.encoder, units=width, image_size=image_size)
     inputs = CHANNELS * model.patch_size**2
-    return _vit_tower(model, model.encoder, inputs, width, image_size, gradient_checkpointing)
+    return _vit_tower(model, model.encoder, inputs, width, image_size, memory)
 
 
-def _decoder(model: Model, image_size: int, gradient_checkpointing: bool) -> Cost:
+def _decoder(model: Model, image_size: int, memory: Memory) -> Cost:
     dim, channels = model.codebook.dim, model.output_channels
     if isinstance(model.decoder, Convolutional):
         return cnn_decoder(model.decoder, dim=dim, channels_out=channels, image_size=image_size)
     units = channels * model.patch_size**2
-    return _vit_tower(model, model.decoder, dim, units, image_size, gradient_checkpointing)
+    return _vit_tower(model, model.decoder, dim, units, image_size, memory)
 
 
 def _vit_tower(
-    model: Model, size: Transformer, inputs: int, units: int, image_size: int, gradient_checkpointing: bool
+    model: Model, size: Transformer, inputs: int, units: int, image_size: int, memory: Memory
 ) -> Cost:
     """A `vit.Tower` from [N, inputs] to [N, units]."""
     tokens = (image_size // model.patch_size) ** 2
@@ -220,7 +222,7 @@ def _vit_tower(
         [
             dense(inputs, size.width, rows=tokens),
             tensor(tokens, size.width),  # positions
-            blocks(size, tokens=tokens, gradient_checkpointing=gradient_checkpointing),
+            blocks(size, tokens=tokens, memory=memory),
             norm(size.width, rows=tokens),
             dense(size.width, size.hidden, rows=tokens),
             kept(tokens * size.hidden),

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from serving.export.metadata import CHANNELS
+from trainers.training.config import Memory
 from trainers.transformer import Dense
 from trainers.vit_vqgan import cnn, config, losses, vit
 from trainers.vit_vqgan.quantizer import QUANTIZERS, Quantized
@@ -34,17 +35,15 @@ class Distribution(NamedTuple):
 class ViTVQGAN(keras.Model):
     """The tokenizer: S x S images to (S / patch)^2 tokens in raster order, and back."""
 
-    def __init__(
-        self, options: config.Model, *, image_size: int, seed: int, gradient_checkpointing: bool = False
-    ):
+    def __init__(self, options: config.Model, *, image_size: int, seed: int, memory: Memory = Memory()):
         # Pixels are centred in float32 under any policy; the layers follow the global policy.
         super().__init__(name="vit_vqgan", dtype="float32")
         self.options = options
         self.tokens = (image_size // options.patch_size) ** 2
-        self.encoder = _encoder(options, self.tokens, gradient_checkpointing)
+        self.encoder = _encoder(options, self.tokens, memory)
         self.factorize = Dense(options.codebook.dim, dtype="float32", name="factorize")
         self.quantizer = QUANTIZERS[options.codebook.kind](options.codebook, seed=seed, name="quantizer")
-        self.decoder = _decoder(options, self.tokens, gradient_checkpointing)
+        self.decoder = _decoder(options, self.tokens, memory)
         self(tf.zeros([1, image_size, image_size, CHANNELS]))
 
     def call(self, pixels: tf.Tensor, training: bool = False) -> tuple[Distribution, Quantized]:
@@ -73,7 +72,7 @@ class ViTVQGAN(keras.Model):
         return Distribution(mu, tf.clip_by_value(output[..., CHANNELS:], *LOG_SCALE_RANGE))
 
 
-def _encoder(options: config.Model, tokens: int, gradient_checkpointing: bool) -> keras.layers.Layer:
+def _encoder(options: config.Model, tokens: int, memory: Memory) -> keras.layers.Layer:
     """[B, S, S, 3] in [-1, 1] to [B, N, *]."""
     if isinstance(options.encoder, config.Convolutional):
         return cnn.Encoder(options.encoder, units=options.encoder.widths[-1], name="encoder")
@@ -81,12 +80,12 @@ def _encoder(options: config.Model, tokens: int, gradient_checkpointing: bool) -
         options.encoder,
         patch_size=options.patch_size,
         tokens=tokens,
-        gradient_checkpointing=gradient_checkpointing,
+        memory=memory,
         name="encoder",
     )
 
 
-def _decoder(options: config.Model, tokens: int, gradient_checkpointing: bool) -> keras.layers.Layer:
+def _decoder(options: config.Model, tokens: int, memory: Memory) -> keras.layers.Layer:
     """Codes [B, N, dim] to [B, S, S, output channels]."""
     channels, code_norm = options.output_channels, options.codebook.code_norm
     if isinstance(options.decoder, config.Convolutional):
@@ -103,6 +102,6 @@ def _decoder(options: config.Model, tokens: int, gradient_checkpointing: bool) -
         channels=channels,
         tokens=tokens,
         input_scale=code_norm,
-        gradient_checkpointing=gradient_checkpointing,
+        memory=memory,
         name="decoder",
     )

@@ -37,7 +37,7 @@ class Objective:
             stage.model,
             image_size=image_size,
             seed=seed,
-            gradient_checkpointing=stage.train.gradient_checkpointing,
+            memory=stage.train.memory,
         )
         self.tokenizer = TrainState(self.model, stage.train)
         self.adversary: TrainState | None = None

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from serving.export.metadata import CHANNELS
-from trainers.training.config import Transformer
+from trainers.training.config import Memory, Transformer
 from trainers.transformer import Block, Dense, LayerNorm, run_blocks
 
 
@@ -26,7 +26,7 @@ class Tower(keras.layers.Layer):
         tokens: int,
         units: int,
         input_scale: float,
-        gradient_checkpointing: bool,
+        memory: Memory,
         **kwargs,
     ):
         # The residual stream that starts here is float32 (trainers.transformer).
@@ -47,21 +47,19 @@ class Tower(keras.layers.Layer):
         self.head_hidden = Dense(size.hidden, activation="tanh", name="head_hidden")
         # float32 under any policy: bfloat16 would round what is quantized next, or compared as mu and ln b.
         self.head_output = Dense(units, dtype="float32", name="head_output")
-        self._gradient_checkpointing = gradient_checkpointing
+        self._memory = memory
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """[B, N, *] to [B, N, units]."""
         x = tf.cast(self.project(x), tf.float32) + self.positions
-        x = run_blocks(self.blocks, x, training=False, gradient_checkpointing=self._gradient_checkpointing)
+        x = run_blocks(self.blocks, x, training=training, memory=self._memory)
         return self.head_output(self.head_hidden(self.norm(x)))
 
 
 class Encoder(keras.layers.Layer):
     """Images to one vector a patch, as wide as the Transformer."""
 
-    def __init__(
-        self, size: Transformer, *, patch_size: int, tokens: int, gradient_checkpointing: bool, **kwargs
-    ):
+    def __init__(self, size: Transformer, *, patch_size: int, tokens: int, memory: Memory, **kwargs):
         super().__init__(**kwargs)
         self.patch_size = patch_size
         values = CHANNELS * patch_size**2
@@ -70,15 +68,15 @@ class Encoder(keras.layers.Layer):
             tokens=tokens,
             units=size.width,
             input_scale=math.sqrt(values),
-            gradient_checkpointing=gradient_checkpointing,
+            memory=memory,
             name="tower",
         )
 
-    def call(self, pixels: tf.Tensor) -> tf.Tensor:
+    def call(self, pixels: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Pixels [B, S, S, 3] in [-1, 1] to [B, (S / patch)^2, width], raster order."""
         patches = tf.nn.space_to_depth(pixels, self.patch_size)
         sequence = tf.reshape(patches, [-1, patches.shape[1] * patches.shape[2], patches.shape[3]])
-        return self.tower(sequence)
+        return self.tower(sequence, training=training)
 
 
 class Decoder(keras.layers.Layer):
@@ -92,7 +90,7 @@ class Decoder(keras.layers.Layer):
         channels: int,
         tokens: int,
         input_scale: float,
-        gradient_checkpointing: bool,
+        memory: Memory,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -103,12 +101,12 @@ class Decoder(keras.layers.Layer):
             tokens=tokens,
             units=patch_size**2 * channels,
             input_scale=input_scale,
-            gradient_checkpointing=gradient_checkpointing,
+            memory=memory,
             name="tower",
         )
 
-    def call(self, codes: tf.Tensor) -> tf.Tensor:
+    def call(self, codes: tf.Tensor, training: bool = False) -> tf.Tensor:
         """[B, N, dim], raster order, to [B, S, S, channels]."""
-        patches = self.tower(codes)
+        patches = self.tower(codes, training=training)
         grid = tf.reshape(patches, [-1, self.side, self.side, patches.shape[-1]])
         return tf.nn.depth_to_space(grid, self.patch_size)

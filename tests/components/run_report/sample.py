@@ -42,7 +42,6 @@ def report(**metrics_changes):
             "name": "tiny",
             "seed": 7,
             "data": {"source": "<somewhere>"},
-            "stage1": {"usage_alarm": 0.05},
         },
         dataset={
             "notes": ["splits are the folders train and val"],
@@ -63,4 +62,5 @@ def report(**metrics_changes):
         },
         samples={"images": images, "classes": np.array([0, 0, 0, 1, 1, 1])},
         pairs={"originals": images, "reconstructions": images, "labels": np.zeros(6, np.int64)},
+        alarms={"tokenizer": [], "classifier": [], "vim": []},
     )

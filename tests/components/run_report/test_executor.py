@@ -36,6 +36,7 @@ def inputs(tmp_path):
         made[name] = artifacts.artifact(standard_artifacts.ModelRun, tmp_path / name)
         lines = "".join(json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in (1, 2, 3))
         write_atomic(str(tmp_path / name / "history.jsonl"), lines)
+        files.write_json(str(tmp_path / name / "alarms.json"), [f"{name} is slow"])
     return made
 
 
@@ -62,6 +63,7 @@ def test_report_is_written_to_the_artifact_and_the_run_folder(inputs, tmp_path):
         assert "<title>tiny" in (tmp_path / place / "report" / "index.html").read_text()
     plain = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
     assert [row["step"] for row in plain["histories"]["vim"]] == [1, 2, 3]
+    assert plain["alarms"]["vim"] == ["vim_run is slow"]
     assert np.load(tmp_path / "run" / "report" / "samples.npz")["images"].shape == (6, 8, 8, 3)
 
 

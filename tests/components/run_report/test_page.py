@@ -146,16 +146,13 @@ def test_durations_are_human_readable(seconds, said):
     assert page.duration(seconds) == said
 
 
-def test_skipped_steps_and_low_codebook_usage_are_reported():
+def test_alarms_of_a_training_are_shown_with_it():
     report = sample.report()
-    words = text(page.render(report))
-    assert "skipped" not in words
-    assert "Codebook usage was below" not in words
-    report.histories["tokenizer"][0] |= {"skipped": 3.0, "codebook_usage": 0.02}
-    words = text(page.render(report)).replace("\N{NO-BREAK SPACE}", " ")
-    step = report.histories["tokenizer"][0]["step"]
-    assert "3 steps were skipped: their loss or gradient was not finite." in words
-    assert f"the last of them step {step} (2 %)" in words
+    assert "verdict bad" not in page.render(report)
+    warned = dataclasses.replace(report, alarms={"vim": ["3 steps were skipped: <why> is not known."]})
+    html = page.render(warned)
+    assert html.count("verdict bad") == 1
+    assert "3 steps were skipped: &lt;why&gt; is not known." in html
 
 
 def test_psnr_and_codebook_usage_are_main_charts():

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from tests.trainers.precision import bfloat16
-from trainers.training.config import Transformer
+from trainers.training.config import Memory, Transformer
 from trainers.vit_vqgan.config import VQ, Convolutional, Model
 from trainers.vit_vqgan.model import ViTVQGAN
 
@@ -50,7 +50,8 @@ def test_decoded_tokens_equal_the_reconstruction():
 def test_patches_keep_their_position():
     vit_vqgan = model(output_channels=3)
     # Identity towers: only the splitting into patches and its inverse are left.
-    vit_vqgan.encoder.tower = vit_vqgan.decoder.tower = vit_vqgan.factorize = lambda patches: patches
+    for layer, name in ((vit_vqgan.encoder, "tower"), (vit_vqgan.decoder, "tower"), (vit_vqgan, "factorize")):
+        setattr(layer, name, lambda patches, **options: patches)
     patches = vit_vqgan._latents(pictures())
     np.testing.assert_allclose(
         tf.reshape(patches[0, 6], [4, 4, 3]), 2 * pictures()[0, 4:8, 8:12] - 1, atol=1e-6
@@ -87,7 +88,7 @@ def test_bfloat16_outputs_are_float32_and_close(
     exact = model()
     with bfloat16():
         options = Model(patch_size=4, encoder=SMALL, decoder=LARGE, codebook=VQ(size=32, dim=4))
-        rough = ViTVQGAN(options, image_size=16, seed=0, gradient_checkpointing=gradient_checkpointing)
+        rough = ViTVQGAN(options, image_size=16, seed=0, memory=Memory(gradient_checkpointing))
     for variable, value in zip(rough.variables, exact.variables, strict=True):
         variable.assign(value)
     codes = exact(pictures())[1].codes
