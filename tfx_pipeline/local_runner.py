@@ -40,6 +40,7 @@ from tfx_pipeline.preflight import RunError, check_paths
 from tfx_pipeline.run_lock import RunLock
 from trainers.training.checkpoint import saved_steps
 from trainers.training.errors import TrainingError
+from trainers.training.preemption import PREEMPTED, Preempted
 from trainers.vit_vqgan.perceptual import load_distance
 
 # Not DirectRunner, which tries to download another runner before it starts.
@@ -62,7 +63,7 @@ class Stopped(BaseException):
     No `Exception`, which TFX and Beam would wrap.
 
     Attributes:
-      exit_code: as a shell gives for the signal.
+      exit_code: as a shell gives for the signal; 75 if it was SIGTERM and a trainer saved its checkpoint.
     """
 
     def __init__(self, message: str, exit_code: int):
@@ -122,8 +123,10 @@ def run(
             with _followed(log):
                 tfx.orchestration.LocalDagRunner().run_with_ir(graph)
             return _finish(home, pipeline.pipeline_info.pipeline_name, log)
-        except (Stopped, Exception) as error:
+        except (Stopped, Preempted, Exception) as error:
             name = log.fail() if log else None
+            if isinstance(error, Preempted):
+                raise _stopped(signal.SIGTERM, name, home, PREEMPTED) from None
             if signals:  # Beam makes an error of its own kind of whatever a worker raises
                 raise _stopped(signals[0], name, home) from None
             if name is None and _is_said(error):
@@ -304,11 +307,11 @@ def _is_said(error: BaseException) -> bool:
     return isinstance(error, RunError | LineageError)
 
 
-def _stopped(number: int, component: str | None, home: Path) -> Stopped:
-    """What the user is told of a signal."""
+def _stopped(number: int, component: str | None, home: Path, exit_code: int | None = None) -> Stopped:
+    """What the user is told of a signal; the exit code is a shell's by default."""
     what = f"stopped by {signal.Signals(number).name}"
     where = f" in {component}, {_saved(home, component)}" if component else ", what has finished is kept"
-    return Stopped(f"{what}{where}; the same command goes on", 128 + number)
+    return Stopped(f"{what}{where}; the same command goes on", exit_code or 128 + number)
 
 
 @contextlib.contextmanager

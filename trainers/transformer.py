@@ -65,8 +65,12 @@ class Dense(keras.layers.Dense):
         """[B, ..., D] to [B, ..., units]."""
         product = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), self.kernel)
         # In this form, with the bias' shape known, bias and GELU are fused into the product.
-        flat = self.activation(tf.nn.bias_add(product, tf.ensure_shape(self.bias, [self.units])))
+        flat = self.activation(tf.nn.bias_add(product, tf.ensure_shape(self.learned_bias(), [self.units])))
         return tf.reshape(flat, [-1, *x.shape[1:-1], self.units])
+
+    def learned_bias(self) -> tf.Tensor:
+        """The bias, as far as gradients reach it."""
+        return self.bias
 
     def step(self, x: tf.Tensor) -> tf.Tensor:
         """[B, D] to [B, units], each row by itself: bit-identical in any batch.
@@ -81,6 +85,19 @@ class Dense(keras.layers.Dense):
         rows = tf.reshape(tf.cast(x, kernel.dtype), [-1, parts, 1, x.shape[-1] // parts])
         product = tf.reduce_sum(tf.matmul(tf.transpose(rows, [1, 0, 2, 3]), kernel), axis=0)[:, 0]
         return tf.cast(self.activation(tf.nn.bias_add(product, self.bias)), self.compute_dtype)
+
+
+class QKV(Dense):
+    """The projection to queries, keys and values, [B, N, 3 D]; no gradient reaches the bias of the keys.
+
+    It adds the same number to all scores of a query, which softmax does not see. Its gradient is 0 but for
+    rounding, and Adam, which divides by the size of gradients, would make full steps from it.
+    """
+
+    def learned_bias(self) -> tf.Tensor:
+        """The bias, that of the keys fixed."""
+        queries, keys, values = tf.split(tf.convert_to_tensor(self.bias), 3)
+        return tf.concat([queries, tf.stop_gradient(keys), values], axis=0)
 
 
 class LayerNorm(keras.layers.LayerNormalization):
@@ -129,7 +146,8 @@ class SelfAttention(keras.layers.Layer):
         self.head_dim = size.width // size.heads
         self.causal = causal
         self.rate = dropout
-        self.qkv = Dense(3 * size.width, name="qkv")
+        # Behind a norm of its own, a bias of the keys does matter.
+        self.qkv = (Dense if qk_norm else QKV)(3 * size.width, name="qkv")
         self.query_norm = LayerNorm(name="query_norm") if qk_norm else None
         self.key_norm = LayerNorm(name="key_norm") if qk_norm else None
         self.out = Dense(size.width, name="out")

@@ -29,6 +29,7 @@ from tests.components.image_example_gen import pictures
 from tfx_pipeline import code, config, lineage, local_runner, run_lock
 from tfx_pipeline.lineage import LineageError
 from tfx_pipeline.run_lock import RunningError
+from trainers.training.preemption import Preempted
 
 pytestmark = pytest.mark.slow
 
@@ -536,6 +537,18 @@ def test_stopped_run_says_what_is_kept_and_leaves_nothing_running(finished, monk
     again(finished)
     assert not half.exists()
     assert RUNNING not in {one.last_known_state for one in store.get_executions()}
+
+
+def test_run_whose_trainer_saved_its_checkpoint_at_sigterm_has_an_exit_code_of_its_own(finished, monkeypatch):
+    def preempted(*arguments):
+        raise Preempted
+
+    monkeypatch.setattr("tfx.components.trainer.executor.GenericExecutor.Do", preempted)
+    with pytest.raises(local_runner.Stopped, match=r"stopped by SIGTERM in Trainer\.vim, the") as caught:
+        again(finished, no_cache={"Trainer.vim"})
+    assert caught.value.exit_code == 75
+    monkeypatch.undo()
+    again(finished)
 
 
 def test_run_after_a_killed_one_says_what_ran(finished, capsys):

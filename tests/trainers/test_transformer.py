@@ -272,6 +272,19 @@ def test_block_and_its_dropouts_match_numpy(causal, training, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_bias_of_keys_has_a_gradient_only_behind_a_norm(qk_norm):
+    block = Block(SIZE, qk_norm=qk_norm)
+    block(random(1, 5, 8))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(block(random(2, 5, 8)) ** 2)
+    gradient = tape.gradient(loss, block.attention.qkv.bias.value).numpy()
+    of_queries, of_keys, of_values = np.split(gradient, 3)
+    assert (np.abs(of_keys).max() > 0) == qk_norm
+    assert np.abs(of_queries).max() > 0
+    assert np.abs(of_values).max() > 0
+
+
 @pytest.mark.slow
 def test_recomputed_block_with_dropout_holds_no_more_than_one_without():
     """XLA keeps the random bits of a recomputed block, unless they depend on its input."""

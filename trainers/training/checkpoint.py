@@ -6,14 +6,14 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import tensorflow as tf
 
 from serving.export.atomic import write_atomic
 from serving.wire.errors import one_line
-from trainers.training.distribution import is_chief
+from trainers.training.distribution import is_chief, mean_over_workers
 from trainers.training.errors import TrainingError
 
 History = list[dict[str, float]]
@@ -35,6 +35,9 @@ _PASSING = (
 class Checkpointer:
     """The last few checkpoints of a run, each named after its step and written whole or not at all.
 
+    They are written while training goes on, from a copy of the variables. The best one on held-out data is
+    kept beside the last few.
+
     Args:
       variables: everything that training changes, by name.
       folder: a stable folder, the same for the same run.
@@ -51,6 +54,8 @@ class Checkpointer:
         self.damaged: list[str] = []
         self.consecutive_skips = tf.Variable(0.0, trainable=False)
         self._checkpoint = tf.train.Checkpoint(consecutive_skips=self.consecutive_skips, **tensors)
+        # A background write stores it beside the variables: made here, it is part of every checkpoint.
+        self._checkpoint.save_counter  # noqa: B018
         self._folder = folder
         # All workers take part in saving, and each needs a folder of its own to write to.
         self._scratch = None if is_chief() else tempfile.TemporaryDirectory()
@@ -70,15 +75,49 @@ class Checkpointer:
                 "All workers must share one checkpoint folder"
             )
         if step:
-            self._checkpoint.read(_path(self._folder, step)).assert_consumed()
+            self._read(step)
         return step
 
-    def save(self, step: int, consecutive_skips: tf.Tensor) -> None:
-        """Write the checkpoint of a step, with how many steps in a row were skipped up to it."""
+    def restore_best(self, best: int) -> bool:
+        """Restore the checkpoint of the best step; whether it is whole and all workers have it."""
+        whole = best in saved_steps(self._folder) and self._is_whole(best)
+        if mean_over_workers(whole) != [1.0]:
+            return False
+        self._read(best)
+        return True
+
+    def _read(self, step: int) -> None:
+        self._checkpoint.read(_path(self._folder, step)).assert_consumed()
+
+    def save(self, step: int, consecutive_skips: tf.Tensor, *, best: int) -> None:
+        """Start to write the checkpoint of a step.
+
+        Args:
+          step: the number of steps made.
+          consecutive_skips: steps in a row that were skipped up to it.
+          best: the step that is kept beside the last few.
+        """
+        self.finish(best=best)
         self.consecutive_skips.assign(consecutive_skips)
         folder = self._scratch.name if self._scratch else self._folder
-        self._checkpoint.write(_path(folder, step))
+        in_background = tf.train.CheckpointOptions(experimental_enable_async_checkpoint=True)
+        self._checkpoint.write(_path(folder, step), options=in_background)
+
+    @contextlib.contextmanager
+    def written(self) -> Iterator[None]:
+        """Wait at the end of the context, also at an error, for the checkpoint that is being written."""
+        try:
+            yield
+        finally:
+            self._checkpoint.sync()
+
+    def finish(self, *, best: int) -> None:
+        """Wait for the checkpoint that is being written, and remove old ones."""
+        self._checkpoint.sync()
+        folder = self._scratch.name if self._scratch else self._folder
         for old in saved_steps(folder)[self._keep :]:
+            if old == best:
+                continue
             # The index first: what is left by a kill is then no checkpoint.
             for file in sorted(_files(folder, old), key=lambda name: not name.endswith(".index")):
                 tf.io.gfile.remove(file)
@@ -126,21 +165,14 @@ def _aside(path: str) -> str:
 
 def _same_on_all_workers(step: int) -> bool:
     """Whether all workers bring the same step; every worker gets the same answer."""
-    strategy = tf.distribute.get_strategy()
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return True
-
-    def reduced(own: tf.Tensor) -> tf.Tensor:
-        # A tensor of each replica: a value that is the same on all cannot be reduced.
-        own = tf.identity(own)
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, own)
-
-    @tf.function
-    def means(own: tf.Tensor) -> tf.Tensor:
-        return strategy.experimental_local_results(strategy.run(reduced, args=(own,)))[0]
-
-    mean, mean_square = means(tf.constant([step, step**2], tf.float64)).numpy()
+    mean, mean_square = mean_over_workers(step, step**2)
     return mean_square == mean**2  # no variance
+
+
+def best_step(history: History) -> int:
+    """The step of the lowest loss on held-out data, the first of equals; 0 before any was evaluated."""
+    evaluated = [entry for entry in history if "eval_loss" in entry]
+    return int(min(evaluated, key=lambda entry: entry["eval_loss"])["step"]) if evaluated else 0
 
 
 def write_history(folder: str, history: History) -> None:

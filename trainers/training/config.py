@@ -113,11 +113,24 @@ class Train(Section):
     Transformer block and recomputes the rest in the backward pass; `blockwise_attention` keeps no attention
     weights, which is for accelerators: on a CPU it takes longer. Convolutional networks have no such blocks.
     With `ema_decay`, the exponential moving average of the weights is evaluated and exported.
+
+    Every `checkpoint_every` steps the held-out loss is taken and a checkpoint written; `checkpoint_minutes`
+    writes further ones in between. `export` takes the weights of the lowest held-out loss, whose checkpoint
+    stays beside the last `keep_checkpoints`, or the last ones.
     """
 
     # Keys that say where and at what intervals training runs; the result does not depend on them.
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
-        ("strategy", "tpu", "steps_per_call", "log_every", "checkpoint_every", "keep_checkpoints")
+        (
+            "strategy",
+            "tpu",
+            "steps_per_call",
+            "log_every",
+            "checkpoint_every",
+            "checkpoint_minutes",
+            "keep_checkpoints",
+            "export",
+        )
     )
 
     steps: PositiveInt
@@ -133,7 +146,9 @@ class Train(Section):
     steps_per_call: PositiveInt = 10
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 500
+    checkpoint_minutes: Positive | None = None
     keep_checkpoints: PositiveInt = 2
+    export: Literal["best", "last"] = "last"
     jit_compile: bool = False
 
     @property

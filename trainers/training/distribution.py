@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -46,6 +47,31 @@ def is_chief() -> bool:
     return (resolver.task_type, resolver.task_id) in (("chief", 0), ("worker", 0)) and not (
         resolver.task_type == "worker" and "chief" in resolver.cluster_spec().jobs
     )
+
+
+def mean_over_workers(*values: float) -> list[float]:
+    """The mean of each value over the hosts of `multi_worker`, float64; the values themselves on one host.
+
+    All workers take part, and get the same.
+    """
+    strategy = tf.distribute.get_strategy()
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return list(values)
+    return _mean_over_replicas(strategy)(tf.constant(values, tf.float64)).numpy().tolist()
+
+
+@functools.cache
+def _mean_over_replicas(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+    def reduced(own: tf.Tensor) -> tf.Tensor:
+        # A tensor of each replica: a value that is the same on all cannot be reduced.
+        own = tf.identity(own)
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, own)
+
+    @tf.function
+    def means(own: tf.Tensor) -> tf.Tensor:
+        return strategy.experimental_local_results(strategy.run(reduced, args=(own,)))[0]
+
+    return means
 
 
 @functools.cache

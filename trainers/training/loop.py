@@ -7,6 +7,7 @@ checkpoints. The position in the data is no state: it follows from the step (`tr
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -14,10 +15,11 @@ import keras
 import tensorflow as tf
 
 from trainers.training.alarms import Alarm, Watch
-from trainers.training.checkpoint import Checkpointer, History, read_history, write_history
+from trainers.training.checkpoint import Checkpointer, History, best_step, read_history, write_history
 from trainers.training.config import Train
-from trainers.training.distribution import is_chief
+from trainers.training.distribution import is_chief, mean_over_workers
 from trainers.training.errors import TrainingError
+from trainers.training.preemption import Preemption
 from trainers.training.progress import Progress
 from trainers.training.step import Batch, Metrics
 
@@ -38,6 +40,8 @@ def fit(
     alarms: Sequence[Alarm] = (),
 ) -> History:
     """Train for `train.steps` steps under the current strategy, resuming from the newest checkpoint.
+
+    At the end the variables have the values that `train.export` names.
 
     Args:
       title: what the progress bar calls the model.
@@ -60,6 +64,7 @@ def fit(
     Raises:
       TrainingError: ten steps in a row were not finite, or the loss on held-out data was not; or workers
         found different checkpoints.
+      Preempted: SIGTERM came; the checkpoint is saved.
     """
     strategy = tf.distribute.get_strategy()
     checkpointer = Checkpointer(variables, checkpoints, keep=train.keep_checkpoints)
@@ -69,8 +74,14 @@ def fit(
     iterator = iter(strategy.distribute_datasets_from_function(lambda host: batches(first, host)))
     consecutive_skips = checkpointer.consecutive_skips.read_value()
     running = _RunningMeans()
+    clock = _Clock(train.checkpoint_minutes)
     writer = tf.summary.create_file_writer(logs) if is_chief() else tf.summary.create_noop_writer()
-    with Progress(title, total=train.steps, done=first) as progress, writer.as_default():
+    with (
+        Progress(title, total=train.steps, done=first) as progress,
+        writer.as_default(),
+        Preemption() as stop,
+        checkpointer.written(),
+    ):
         watch = Watch(alarms, progress.say)
         for line in checkpointer.damaged:
             progress.say(line)
@@ -95,11 +106,22 @@ def fit(
                 history.append(entry)
                 for name, value in entry.items():
                     tf.summary.scalar(name, value, step=done)
-            if at_checkpoint:
+            # Of any worker: all save, and all stop.
+            stopped, overdue = map(bool, mean_over_workers(stop.requested, clock.is_due()))
+            if at_checkpoint or stopped or overdue:
                 # The history first: what it holds beyond the checkpoint is cut off on resume.
                 if is_chief():
                     write_history(checkpoints, history)
-                checkpointer.save(done, consecutive_skips)
+                checkpointer.save(done, consecutive_skips, best=best_step(history))
+                clock.restart()
+            if stopped and done < train.steps:
+                checkpointer.finish(best=best_step(history))
+                progress.say(f"stopped at step {done}, whose checkpoint is saved")
+                stop.leave()
+        best = best_step(history)
+        checkpointer.finish(best=best)
+        if train.export == "best" and best != done and checkpointer.restore_best(best):
+            progress.say(f"weights of step {best} are exported, whose held-out loss is the lowest")
     return history
 
 
@@ -145,6 +167,22 @@ def _evaluated(evaluate: Callable[[], Metrics], title: str, step: int) -> dict[s
     if not math.isfinite(entry["eval_loss"]):
         raise TrainingError(f"{title}: held-out loss must be finite, got {entry['eval_loss']} at step {step}")
     return entry
+
+
+class _Clock:
+    """Says when the next checkpoint is due by time."""
+
+    def __init__(self, minutes: float | None):
+        self._seconds = math.inf if minutes is None else 60.0 * minutes
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew, at a checkpoint."""
+        self._since = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether the interval has passed."""
+        return time.monotonic() - self._since >= self._seconds
 
 
 class _RunningMeans:

@@ -147,10 +147,11 @@ def kill_before_the_last_checkpoint() -> None:
     """Make the process kill itself, when it has trained beyond its newest checkpoint."""
     save = loop.Checkpointer.save
 
-    def save_or_die(keeper: loop.Checkpointer, step: int, consecutive_skips: tf.Tensor) -> None:
+    def save_or_die(keeper: loop.Checkpointer, step: int, consecutive_skips: tf.Tensor, *, best: int) -> None:
         if step == STEPS:
+            keeper.finish(best=best)  # the one before is written by now
             os.kill(os.getpid(), signal.SIGKILL)
-        save(keeper, step, consecutive_skips)
+        save(keeper, step, consecutive_skips, best=best)
 
     loop.Checkpointer.save = save_or_die
 

@@ -1,5 +1,6 @@
 import json
 import math
+import signal
 from pathlib import Path
 
 import keras
@@ -7,9 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from trainers.training.alarms import Alarm
+from trainers.training.checkpoint import saved_steps
 from trainers.training.config import Optimizer, Train
 from trainers.training.errors import TrainingError
-from trainers.training.loop import Alarm, fit
+from trainers.training.loop import fit
+from trainers.training.preemption import Preempted
+from trainers.training.progress import Progress
 from trainers.training.step import loss_gradients, training_step
 from trainers.training.train_state import TrainState
 
@@ -187,11 +192,106 @@ def test_damaged_history_is_read_up_to_the_damage(tmp_path):
     assert steps_of(tmp_path) == [2, 4, 6, 10, 12]
 
 
-def test_only_the_newest_checkpoints_are_kept(tmp_path):
-    train_wobbly(tmp_path, 16)
-    assert sorted(path.name for path in tmp_path.glob("ckpt-*.index")) == ["ckpt-12.index", "ckpt-16.index"]
-    train_wobbly(tmp_path / "three", 16, keep_checkpoints=3)
-    assert len(list((tmp_path / "three").glob("ckpt-*.index"))) == 3
+def kept(folder) -> list[int]:
+    return saved_steps(str(folder / "checkpoints"))
+
+
+def test_newest_checkpoints_and_the_best_one_are_kept(tmp_path):
+    # The loss rises with every step, so the first checkpoint is the best.
+    Walk().fit(tmp_path, 20)
+    assert kept(tmp_path) == [20, 16, 4]
+    three = settings(20).model_copy(update={"keep_checkpoints": 3})
+    Walk().fit(tmp_path / "three", 20, train=three)
+    assert kept(tmp_path / "three") == [20, 16, 12, 4]
+
+
+def test_best_weights_are_exported_on_request(tmp_path, capsys):
+    four = Walk()
+    four.fit(tmp_path / "four", 4)
+    last, best, later = Walk(), Walk(), Walk()
+    last.fit(tmp_path, 12)
+    assert last.value.numpy() != four.value.numpy()
+    by_loss = settings(12).model_copy(update={"export": "best"})
+    best.fit(tmp_path / "best", 12, train=by_loss)
+    assert best.value.numpy() == four.value.numpy()
+    assert "weights of step 4 are exported, whose held-out loss is the lowest" in capsys.readouterr().err
+    # Of a finished run too, without training.
+    later.fit(tmp_path, 12, train=by_loss)
+    assert later.value.numpy() == four.value.numpy()
+    assert later.starts == [12]
+
+
+def test_last_weights_are_exported_if_the_best_checkpoint_is_damaged(tmp_path, capsys):
+    last, again = Walk(), Walk()
+    last.fit(tmp_path, 12)
+    (tmp_path / "checkpoints" / "ckpt-4.index").write_bytes(b"damaged")
+    again.fit(tmp_path, 12, train=settings(12).model_copy(update={"export": "best"}))
+    assert again.value.numpy() == last.value.numpy()
+
+
+def signal_at(monkeypatch, step: int, *numbers: int) -> None:
+    """Send signals to this process while a step is made."""
+    update = Progress.update
+
+    def interrupted(progress, done, metrics):
+        update(progress, done, metrics)
+        if done == step:
+            for number in numbers:
+                signal.raise_signal(number)
+
+    monkeypatch.setattr(Progress, "update", interrupted)
+
+
+def test_sigterm_saves_a_checkpoint_and_has_an_exit_code_of_its_own(tmp_path, monkeypatch):
+    whole, stopped, resumed = Walk(), Walk(), Walk()
+    whole.fit(tmp_path / "whole", 12)
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        signal_at(patch, 6, signal.SIGTERM)
+        with pytest.raises(Preempted) as caught:
+            stopped.fit(tmp_path, 12)
+    assert caught.value.code == 75
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert kept(tmp_path) == [6, 4]
+    resumed.fit(tmp_path, 12)
+    assert resumed.starts == [6]
+    assert resumed.value.numpy() == whole.value.numpy()
+
+
+def test_sigterm_at_the_last_step_lets_the_run_finish(tmp_path, monkeypatch):
+    signal_at(monkeypatch, 8, signal.SIGTERM)
+    assert Walk().fit(tmp_path, 8)[-1]["step"] == 8
+
+
+def test_interrupt_saves_a_checkpoint_first(tmp_path, monkeypatch):
+    signal_at(monkeypatch, 6, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        Walk().fit(tmp_path, 12)
+    assert kept(tmp_path) == [6, 4]
+
+
+def test_second_signal_stops_at_once(tmp_path, monkeypatch):
+    signal_at(monkeypatch, 6, signal.SIGINT, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        Walk().fit(tmp_path, 12)
+    assert kept(tmp_path) == [4]
+
+
+def test_checkpoints_are_also_written_by_time(tmp_path):
+    often = settings(8).model_copy(update={"checkpoint_minutes": 1e-9, "keep_checkpoints": 9})
+    history = Walk().fit(tmp_path, 8, train=often)
+    assert kept(tmp_path) == [8, 6, 4, 2]
+    # Held-out data is evaluated at the regular ones alone.
+    assert [entry["step"] for entry in history if "eval_loss" in entry] == [4, 8]
+
+
+def test_failed_background_write_stops_the_run(tmp_path):
+    walk = Walk()
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / "ckpt-4_temp").write_text("a file where TensorFlow wants a folder")
+    with pytest.raises(tf.errors.OpError):
+        walk.fit(tmp_path, 12)
 
 
 class Wobbly(keras.Model):
