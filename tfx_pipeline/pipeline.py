@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+import tensorflow as tf
 from google.protobuf.message import Message
 from tfx import v1 as tfx
 from tfx.dsl.components.base.base_component import BaseComponent
@@ -24,9 +25,12 @@ from components.run_report.component import RunReport
 from components.token_transform.component import TokenTransform
 from components.tokenizer_importer import saved_tokenizer
 from components.tokenizer_importer.component import TokenizerImporter
+from serving.wire.errors import one_line
 from tfx_pipeline import code
-from tfx_pipeline.config import Config, ImportedTokenizer
+from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
+from trainers.training import warm_start
 from trainers.training.config import Job
+from trainers.training.errors import TrainingError
 
 
 def create_pipeline(
@@ -50,6 +54,9 @@ def create_pipeline(
 
     Returns:
       The TFX pipeline, for any TFX runner.
+
+    Raises:
+      ConfigError: `train.warm_start` of a section has no weights.
     """
     data, evaluation = config.data, config.evaluation
 
@@ -199,6 +206,7 @@ def _trainer(
         logs=os.path.join(run_dir, "logs", name),
         ground=config.data.ground,
         code=code.reached_from(f"{package}.trainer").training,
+        start=_start(config, section, name),
         label=config.label("seed", "data", section),
     )
     return tfx.components.Trainer(
@@ -207,6 +215,19 @@ def _trainer(
         base_model=base_model.outputs["model"] if base_model else None,
         custom_config={"job": job.model_dump_json(), "stage": getattr(config, section).model_dump_json()},
     ).with_id(f"Trainer.{name}")
+
+
+def _start(config: Config, section: str, stage: str) -> str:
+    """The fingerprint of the weights that a training begins with, so that the cache notices others; or "".
+
+    Raises:
+      ConfigError: there are no such weights.
+    """
+    folder = getattr(config, section).train.warm_start
+    try:
+        return warm_start.find(folder, stage=stage).version if folder else ""
+    except (TrainingError, OSError, tf.errors.OpError) as error:
+        raise ConfigError(f"{section}.{one_line(error)}") from error
 
 
 def _release(

@@ -58,7 +58,7 @@ def check_inputs(config: Config, *, source: bool = True, tokenizer: bool = True)
       RunError: the first that is missing.
     """
     problem = _source_problem(config.data.source) if source else ""
-    problem = problem or (_tokenizer_problem(config) if tokenizer else "")
+    problem = problem or (_tokenizer_problem(config) if tokenizer else "") or _warm_start_problem(config)
     if problem:
         raise RunError(problem)
 
@@ -106,6 +106,15 @@ def _source_problem(source: str) -> str:
 def _tokenizer_problem(config: Config) -> str:
     stage1 = config.stage1
     return _no_model("stage1.savedmodel", stage1.savedmodel) if isinstance(stage1, ImportedTokenizer) else ""
+
+
+def _warm_start_problem(config: Config) -> str:
+    for section in ("stage1", "stage2", "classifier"):
+        train = getattr(getattr(config, section), "train", None)
+        folder = train.warm_start if train else None
+        if folder and not is_remote(folder) and not os.path.isdir(folder):
+            return f"{section}.train.warm_start must be a folder that exists, got {folder!r}"
+    return ""
 
 
 def _perceptual_problem(config: Config) -> str:

@@ -116,7 +116,8 @@ class Train(Section):
 
     Every `checkpoint_every` steps the held-out loss is taken and a checkpoint written; `checkpoint_minutes`
     writes further ones in between. `export` takes the weights of the lowest held-out loss, whose checkpoint
-    stays beside the last `keep_checkpoints`, or the last ones.
+    stays beside the last `keep_checkpoints`, or the last ones. `warm_start` is a run's folder or a SavedModel
+    whose weights training begins with (`trainers.training.warm_start`).
     """
 
     # Keys that say where and at what intervals training runs; the result does not depend on them.
@@ -149,6 +150,7 @@ class Train(Section):
     checkpoint_minutes: Positive | None = None
     keep_checkpoints: PositiveInt = 2
     export: Literal["best", "last"] = "last"
+    warm_start: Annotated[str, Field(min_length=1)] | None = None
     jit_compile: bool = False
 
     @property
@@ -181,7 +183,8 @@ class Train(Section):
 class Job(Section):
     """The part of the whole run's configuration that every trainer gets beside its own section.
 
-    `code` is the fingerprint of the code that trains; `label` is for people, in the names of folders.
+    `code` is the fingerprint of the code that trains, and `start` that of the weights of `train.warm_start`;
+    `label` is for people, in the names of folders.
     """
 
     preset: str
@@ -192,4 +195,5 @@ class Job(Section):
     logs: str
     ground: str = WHITE
     code: str = ""
+    start: str = ""
     label: str = ""

@@ -27,6 +27,11 @@ class ExponentialMovingAverage:
             for v in self._weights
         ]
 
+    def restart(self) -> None:
+        """Begin with the weights as they are."""
+        for average, weight in zip(self.variables, self._weights, strict=True):
+            average.assign(weight.value)
+
     def update(self, step: tf.Tensor) -> None:
         """Include the weights after step number `step`; call it in cross-replica context."""
         t = tf.cast(step, tf.float32)

@@ -8,18 +8,20 @@ import json
 import os
 import tempfile
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata as distributions
 from typing import Any, NamedTuple, TypeVar
 
 import keras
 import tensorflow as tf
+from rich.console import Console
 
 from serving.export.atomic import write_atomic
 from serving.export.metadata import Metadata
 from serving.export.records import naming_damage
 from serving.wire.errors import is_out_of_memory, one_line
+from trainers.training import warm_start as weights
 from trainers.training.alarms import Alarm, summary
 from trainers.training.checkpoint import History, write_history
 from trainers.training.config import Job, Section, Train
@@ -98,6 +100,13 @@ def prepare(seed: int, train: Train) -> tf.distribute.Strategy:
     # Not 0: with a global seed of 0, tf.data's shuffle takes no tensor for its own seed.
     keras.utils.set_random_seed(seed + 1)
     return strategy
+
+
+def warm_start(train: Train, states: Mapping[str, TrainState], *, stage: str) -> None:
+    """Give networks the weights that `train.warm_start` names, if it names any, and say which."""
+    if train.warm_start:
+        taken = weights.load(train.warm_start, states, stage=stage)
+        Console(stderr=True, soft_wrap=True).print(f"{stage}: {taken}", markup=False, highlight=False)
 
 
 @contextmanager

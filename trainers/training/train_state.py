@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainers.training.config import Optimizer, Train
@@ -46,7 +47,7 @@ class TrainState:
         self.ema = ExponentialMovingAverage(network.variables, decay) if decay else None
         # Written by the forward pass: the moving statistics of batch norm.
         self.statistics = [v for v in network.non_trainable_variables if v.dtype.startswith("float")]
-        self._network = network
+        self.network = network
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
@@ -57,7 +58,14 @@ class TrainState:
     def variables(self) -> list[keras.Variable]:
         """Everything that a checkpoint holds of this network."""
         ema = self.ema.variables if self.ema else []
-        return [*self._network.variables, *self.optimizer.variables, *ema]
+        return [*self.network.variables, *self.optimizer.variables, *ema]
+
+    def start_from(self, values: Sequence[np.ndarray]) -> None:
+        """Take the values of all variables of the network, and begin its EMA with them."""
+        for variable, value in zip(self.network.variables, values, strict=True):
+            variable.assign(value)
+        if self.ema:
+            self.ema.restart()
 
     def apply_gradients(self, gradients: Gradients, norm: tf.Tensor) -> None:
         """Update weights and EMA; `norm` is the global norm. Call it in cross-replica context."""

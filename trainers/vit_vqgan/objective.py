@@ -60,6 +60,11 @@ class Objective:
         return [self.tokenizer, *([self.adversary] if self.adversary else [])]
 
     @property
+    def networks(self) -> dict[str, TrainState]:
+        """The networks in training, named as in `variables`."""
+        return dict(zip(("tokenizer", "adversary"), self.states, strict=False))
+
+    @property
     def variables(self) -> dict[str, list[keras.Variable]]:
         """Every variable that training changes, by name."""
         variables = {"tokenizer": self.tokenizer.variables}

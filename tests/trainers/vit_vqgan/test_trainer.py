@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from components.model_validator.executor import validate
@@ -43,3 +45,44 @@ def test_tokenizer_is_trained_and_exported_and_low_usage_reported(tmp_path, caps
     # 4 images have 64 tokens, so that at most 64 of the 512 codes are used.
     assert "is below 1 at step 2" in capsys.readouterr().err
     assert not [check for check in validate(str(tmp_path / "model")) if check.reason]
+
+
+def test_warm_start_goes_on_from_a_run_and_from_its_exported_model(tmp_path, capsys):
+    write_images(tmp_path / "images", records=8)
+
+    def train(folder, **options) -> list[dict[str, float]]:
+        stage = Stage1.model_validate(
+            {
+                "model": {
+                    "patch_size": 4,
+                    "encoder": TOWER,
+                    "decoder": TOWER,
+                    "codebook": {"size": 16, "dim": 4},
+                },
+                "loss": {"perceptual": 0.0},
+                "adversary": {"discriminator": {"network": "stylegan2", "channel_multiplier": 0.01}},
+                "train": {
+                    "steps": 40,
+                    "batch_size": 4,
+                    "log_every": 10,
+                    "checkpoint_every": 10,
+                    "optimizer": {"learning_rate": 3e-3},
+                    **options,
+                },
+            }
+        )
+        trainer.run_fn(Arguments(folder, tmp_path / "images", stage, image_size=16))
+        lines = (folder / "run" / "history.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    first = train(tmp_path / "first")
+    capsys.readouterr()
+    # In a run, checkpoints lie in a folder for each trainer.
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "first" / "checkpoints").rename(tmp_path / "run" / "checkpoints" / "tokenizer")
+    from_run = train(tmp_path / "second", warm_start=str(tmp_path / "run"))
+    assert "tokenizer: starts with the tokenizer and adversary of" in capsys.readouterr().err
+    from_model = train(tmp_path / "third", warm_start=str(tmp_path / "first" / "model"))
+    assert "; adversary anew" in capsys.readouterr().err
+    for history in (from_run, from_model):
+        assert history[0]["loss"] < 0.7 * first[0]["loss"]
