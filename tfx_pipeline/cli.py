@@ -251,6 +251,13 @@ def config_(preset: str, overrides: tuple[str, ...], small: bool) -> None:
 @click.option(
     "--image-bytes", type=click.IntRange(1), help="Mean size of an encoded image.  [default: 2 per pixel]"
 )
+@click.option(
+    "--images",
+    default=1_281_167,
+    type=click.IntRange(1),
+    show_default=True,
+    help="Training images, for the cost of the linear probe; the default is ImageNet's.",
+)
 def plan(
     preset: str,
     overrides: tuple[str, ...],
@@ -261,6 +268,7 @@ def plan(
     utilization: float,
     device_memory: float | None,
     image_bytes: int | None,
+    images: int,
 ) -> None:
     """Print the cost of training: parameters, FLOPs, memory, data and time."""
     config = configuration.load(preset, overrides, small=small)
@@ -269,6 +277,7 @@ def plan(
     from rich.console import Console
 
     from tfx_pipeline import plan as plans
+    from tfx_pipeline import probe_plan
 
     memory = device_memory * 1e9 if device_memory else None
     machine = plans.Devices(devices, device_tflops, utilization, memory)
@@ -281,6 +290,7 @@ def plan(
     console = Console(highlight=False)
     for stage in stages:
         plans.show(stage, console)
+    probe_plan.show(probe_plan.linear_probe(config, images=images), machine, console)
 
 
 def _check_not_given(*names: str) -> None:

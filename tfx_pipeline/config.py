@@ -143,9 +143,13 @@ class GenerationEvaluation(Section):
 
 
 class LinearProbeEvaluation(Section):
-    """A linear layer on the frozen features of every block (section 4.2, Appendix A)."""
+    """A linear layer on the frozen features of every block (section 4.2, Appendix A).
+
+    `batch_size` is the probe's; the image model computes features of `features_batch_size` images at once.
+    """
 
     batch_size: PositiveInt = 64
+    features_batch_size: PositiveInt = 64
     epochs: PositiveInt = 90
     learning_rate: Positive = 1e-2
 

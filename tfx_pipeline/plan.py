@@ -163,7 +163,7 @@ class CostPlan:
         memory, size = self.memory, self.devices.memory
         assert size is not None
         if sum(memory.values()) <= size:
-            return f"Fits in {_bytes(size)}."
+            return f"Fits in {bytes_text(size)}."
         shards = [n for n in range(2, self.devices.count + 1) if self.devices.count % n == 0]
         names = list(SHARDED)
         for count in range(1, len(names) + 1):
@@ -171,9 +171,11 @@ class CostPlan:
             whole = sum(memory.values()) - shared
             for n in shards:
                 if whole + shared / n <= size:
-                    return f"Does not fit in {_bytes(size)}: needs {', '.join(names[:count])} in {n} shards."
-        activations = _bytes(memory["activations"])
-        return f"Does not fit in {_bytes(size)}, however sharded: activations take {activations}."
+                    return (
+                        f"Does not fit in {bytes_text(size)}: needs {', '.join(names[:count])} in {n} shards."
+                    )
+        activations = bytes_text(memory["activations"])
+        return f"Does not fit in {bytes_text(size)}, however sharded: activations take {activations}."
 
 
 def stage_1(config: Config, devices: Devices, *, image_bytes: int | None = None) -> CostPlan:
@@ -252,7 +254,7 @@ def stage_2(config: Config, devices: Devices, *, image_bytes: int | None = None)
     """
     stage, size = config.stage2, config.data.image_size
     _check_batch("stage2", stage.train, devices)
-    tokens, codes = _vocabulary(config)
+    tokens, codes = vocabulary(config)
     memory = stage.train.memory
     costs = vim.parts(stage.model, tokens=tokens, codebook_size=codes, classes=0, memory=memory)
     towers = {"blocks": stage.model.transformer}
@@ -293,7 +295,7 @@ def _product_tflops() -> float:
     return 2 * PRODUCT_SIDE**3 / (time.perf_counter() - started) / 1e12
 
 
-def _vocabulary(config: Config) -> tuple[int, int]:
+def vocabulary(config: Config) -> tuple[int, int]:
     """Tokens of an image, and codes."""
     if isinstance(config.stage1, ImportedTokenizer):
         from components.tokenizer_importer import saved_tokenizer
@@ -339,7 +341,7 @@ def show(plan: CostPlan, console: Console) -> None:
 
 
 def _parts_table(plan: CostPlan) -> Table:
-    table = _table("part", "parameters", "by Table 2", "forward per image", "kept per image")
+    table = plain_table("part", "parameters", "by Table 2", "forward per image", "kept per image")
     for name, part in plan.parts.items():
         stated = f"{part.table_2 / 1e6:.2f} M" if part.table_2 else ""
         table.add_row(name, *_cost(part.cost, stated, part.passes))
@@ -350,47 +352,54 @@ def _parts_table(plan: CostPlan) -> Table:
 
 
 def _cost(cost: Cost, table_2: str, passes: int) -> tuple[str, str, str, str]:
-    forward, activations = _flops(cost.flops), f"{passes * cost.activations / 1e6:.2f} M numbers"
+    forward, activations = flops_text(cost.flops), f"{passes * cost.activations / 1e6:.2f} M numbers"
     return f"{cost.parameters / 1e6:.2f} M", table_2, forward, activations
 
 
 def _step_table(plan: CostPlan) -> Table:
     batch, devices = plan.train.batch_size, plan.devices
-    table = _table("training step", f"{batch} images", "per image")
+    table = plain_table("training step", f"{batch} images", "per image")
     for name, flops in plan.flops.items():
         every = plan.averaged.get(name, 1)
         label = f"{name}, on one step of {every}" if every > 1 else name
-        table.add_row(label, _flops(batch * flops), _flops(flops))
-    table.add_row("on average", _flops(plan.step_flops), _flops(plan.step_flops / batch), style="bold")
-    table.add_row(f"read: {plan.example}", _bytes(batch * plan.example_bytes), _bytes(plan.example_bytes))
+        table.add_row(label, flops_text(batch * flops), flops_text(flops))
+    table.add_row(
+        "on average", flops_text(plan.step_flops), flops_text(plan.step_flops / batch), style="bold"
+    )
+    table.add_row(
+        f"read: {plan.example}", bytes_text(batch * plan.example_bytes), bytes_text(plan.example_bytes)
+    )
     rate = f"{devices.count} x {devices.tflops:.3g} TFLOP/s, {devices.utilization:.0%} of it reached"
-    table.add_row(f"time on {rate}", _seconds(plan.step_seconds), style="bold")
-    table.add_row(f"time of {plan.train.steps} steps", _seconds(plan.train.steps * plan.step_seconds))
+    table.add_row(f"time on {rate}", seconds_text(plan.step_seconds), style="bold")
+    table.add_row(f"time of {plan.train.steps} steps", seconds_text(plan.train.steps * plan.step_seconds))
     return table
 
 
 def _memory_table(plan: CostPlan) -> Table:
     images = plan.train.batch_size // plan.devices.count // plan.train.gradient_accumulation_steps
-    table = _table("memory of a device", f"{images} images at once")
+    table = plain_table("memory of a device", f"{images} images at once")
     for name, size in plan.memory.items():
         if size:
-            table.add_row(name, _bytes(size))
-    table.add_row("total", _bytes(sum(plan.memory.values())), style="bold")
+            table.add_row(name, bytes_text(size))
+    table.add_row("total", bytes_text(sum(plan.memory.values())), style="bold")
     return table
 
 
-def _table(first: str, *others: str) -> Table:
+def plain_table(first: str, *others: str) -> Table:
+    """A table without lines, whose columns but the first are aligned to the right."""
     table = Table(first, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for header in others:
         table.add_column(header, justify="right")
     return table
 
 
-def _flops(flops: float) -> str:
+def flops_text(flops: float) -> str:
+    """FLOPs for people."""
     return f"{flops / 1e12:.2f} TFLOP" if flops >= 1e12 else f"{flops / 1e9:.2f} GFLOP"
 
 
-def _bytes(size: float) -> str:
+def bytes_text(size: float) -> str:
+    """Bytes for people."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
@@ -398,7 +407,8 @@ def _bytes(size: float) -> str:
     return f"{size:.2f} GB"
 
 
-def _seconds(seconds: float) -> str:
+def seconds_text(seconds: float) -> str:
+    """A duration for people."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"

@@ -182,10 +182,20 @@ def test_table_7_tokenizers_are_small_small_and_the_cnn_of_table_4():
     assert cnn.model_copy(update={"model": base.model}) == base
 
 
-def test_table_7_dvae_preset_changes_only_the_tokenizer():
+def test_table_7_dvae_preset_changes_only_the_tokenizer_and_when_it_runs():
     own, base = load(IMPORTED), load("ablations/vim_base")
     assert own.stage1 == config.ImportedTokenizer(savedmodel="models/dvae")
-    assert own.model_copy(update={"name": base.name, "stage1": base.stage1}) == base
+    assert (own.stage2.tokens, base.stage2.tokens) == ("cached", "on_the_fly")
+    stage2 = own.stage2.model_copy(update={"tokens": "on_the_fly"})
+    changed = {"name": base.name, "stage1": base.stage1, "tokens": base.tokens, "stage2": stage2}
+    assert own.model_copy(update=changed) == base
+
+
+@pytest.mark.parametrize("preset", PAPER)
+def test_image_models_of_the_papers_size_are_guarded_against_overfitting(preset):
+    stage = load(preset).stage2
+    assert stage.tokens == "on_the_fly"
+    assert (stage.train.ema_decay, stage.train.export) == (0.9999, "best")
 
 
 def test_cifar10_has_64_tokens_and_no_perceptual_network():

@@ -13,6 +13,7 @@ class LinearProbeEvaluatorSpec(component_spec.ComponentSpec):
 
     PARAMETERS = {
         "batch_size": component_spec.ExecutionParameter(type=int),
+        "features_batch_size": component_spec.ExecutionParameter(type=int),
         "epochs": component_spec.ExecutionParameter(type=int),
         "learning_rate": component_spec.ExecutionParameter(type=float),
         "class_dropout": component_spec.ExecutionParameter(type=float),
@@ -40,6 +41,7 @@ class LinearProbeEvaluator(base_component.BaseComponent):
         *,
         class_dropout: float,
         batch_size: int = 64,
+        features_batch_size: int = 64,
         epochs: int = 90,
         learning_rate: float = 1e-2,
         seed: int = 0,
@@ -52,7 +54,8 @@ class LinearProbeEvaluator(base_component.BaseComponent):
           class_dropout: the fraction of training rows for which the image model's class was dropped; the
             SavedModel does not store it. The features of a class-conditional model start without a class,
             which only these rows train: at 0 the evaluation warns. Not used without classes.
-          batch_size: images per call of the model and per step of the probe.
+          batch_size: images per step of the probe.
+          features_batch_size: images per call of the model.
           epochs: passes over the train split.
           learning_rate: Adam's peak.
           seed: for shuffling the images.
@@ -62,6 +65,7 @@ class LinearProbeEvaluator(base_component.BaseComponent):
                 examples=examples,
                 model=model,
                 batch_size=batch_size,
+                features_batch_size=features_batch_size,
                 epochs=epochs,
                 learning_rate=learning_rate,
                 class_dropout=class_dropout,

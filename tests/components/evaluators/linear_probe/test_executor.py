@@ -25,7 +25,15 @@ def evaluate(tmp_path, rows=ROWS, class_names=stand_ins.CLASSES, write=stand_ins
             model=artifacts.write_model(tmp_path / "model", write),
         ),
         artifacts.as_lists(evaluation=made["evaluation"]),
-        {"batch_size": 8, "epochs": 40, "learning_rate": 0.1, "class_dropout": 0.1, "seed": 0, **options},
+        {
+            "batch_size": 8,
+            "features_batch_size": 5,
+            "epochs": 40,
+            "learning_rate": 0.1,
+            "class_dropout": 0.1,
+            "seed": 0,
+            **options,
+        },
     )
     return json.loads(Path(made["evaluation"].uri, "evaluation.json").read_text())
 
@@ -52,6 +60,8 @@ def test_every_image_is_encoded_once_for_all_epochs(tmp_path, monkeypatch):
     drawn = []
 
     def features(model, images, split, batch_size):
+        assert batch_size == 5  # of the image model, not the probe's
+
         def one_pass():
             drawn.append(split)
             yield from zip(np.eye(3, 4).repeat(8, axis=0)[:, None], np.arange(3).repeat(8), strict=True)
@@ -106,3 +116,17 @@ def test_any_model_with_the_signatures_can_be_probed(tmp_path):
     red, blue = (np.full([8, 8, 3], colour, np.uint8) for colour in ((200, 0, 0), (0, 0, 200)))
     evaluation = evaluate(tmp_path, [(red, 0), (blue, 1)] * 8, ("red", "blue"), write=write_another_generator)
     assert [row["top1"] for row in evaluation["metrics"]["by_block"]] == [1.0, 1.0, 1.0]
+
+
+def test_features_are_cached_in_16_bits_and_read_as_32(tmp_path):
+    numbers = np.float32([[1.0, -3.14159, 1e-3], [1e6, -1e6, 0.0]])
+    given = tf.data.Dataset.from_tensors((tf.constant(numbers), tf.constant(2, tf.int64)))
+    dataset = executor._cached(given, str(tmp_path / "features"))
+    for _ in range(2):
+        ((feature, label),) = dataset
+        assert (feature.dtype, int(label)) == (tf.float32, 2)
+        np.testing.assert_allclose(feature[0], numbers[0], rtol=2**-11)
+        np.testing.assert_array_equal(feature[1], [65504.0, -65504.0, 0.0])
+    large = tf.data.Dataset.from_tensors((tf.zeros([10, 1000]), tf.constant(0, tf.int64)))
+    list(executor._cached(large, str(tmp_path / "large")))
+    assert sum(path.stat().st_size for path in tmp_path.glob("large.data*")) < 2.2 * 10_000
