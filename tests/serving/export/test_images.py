@@ -60,10 +60,26 @@ def test_random_crop_is_a_square_of_the_image_at_any_place(height, width):
     # Even over its range: a mean of 0.9, with a standard error of 0.005.
     assert abs(area.mean() - 0.9) < 0.02
     for offset, room in ((left, width - across), (top, height - down)):
-        assert offset.min() > -1
-        share = (offset + 0.5) / (room + 1)
-        assert (share.min() < 0.05, share.max() > 0.95) == (True, True)
+        share = offset / room
+        assert (-0.01 < share.min() < 0.05, 0.95 < share.max() < 1.01) == (True, True)
         assert abs(share.mean() - 0.5) < 0.1
+
+
+def test_random_crop_of_whole_pixels_is_the_crop_that_is_resized():
+    pixels = tf.constant(np.random.default_rng(0).uniform(size=[40, 60, 3]), tf.float32)
+    crop = images._crop(pixels, 16, top=tf.constant(3.0), left=tf.constant(20.0), side=tf.constant(32.0))
+    # But for the edges, where the filter of the crop sees what is beside it.
+    expected = images.resize(pixels[3:35, 20:52], 16)
+    np.testing.assert_allclose(crop[2:-2, 2:-2], expected[2:-2, 2:-2], atol=1e-5)
+
+
+def test_random_crops_of_a_small_image_are_all_different():
+    pixels = coordinates(8, 8)
+    crops = [
+        images.random_resized_crop(pixels, 8, tf.constant([0, seed]), min_scale=0.8, flip=False).numpy()
+        for seed in range(30)
+    ]
+    assert len({crop.tobytes() for crop in crops}) == 30
 
 
 def test_random_crop_without_scale_and_flip_is_the_centre_crop():
