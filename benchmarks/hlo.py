@@ -9,7 +9,7 @@ accelerator's fuses more.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -36,17 +36,47 @@ def count(step: Callable[..., Any], *arguments: Any) -> Count:
     serialized = compiled.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo_proto_serialized")
     program = hlo_pb2.HloProto.FromString(serialized)
     module = program.hlo_module
-    (entry,) = (each for each in module.computations if each.id == module.entry_computation_id)
-    made = {each.id: each for each in entry.instructions}
-    return Count(
-        sum(_flops(each, made) for each in made.values()),
-        sum(_moved(each, made) for each in made.values() if each.opcode not in UNMOVED),
-        sum(
-            buffer.size
-            for buffer in program.buffer_assignment.buffer_allocations
-            if not (buffer.is_entry_computation_parameter or buffer.is_constant or buffer.is_thread_local)
-        ),
+    computations = {each.id: each for each in module.computations}
+    flops, moved = _work(module.entry_computation_id, computations)
+    held = sum(
+        buffer.size
+        for buffer in program.buffer_assignment.buffer_allocations
+        if not (buffer.is_entry_computation_parameter or buffer.is_constant or buffer.is_thread_local)
     )
+    return Count(flops, moved, held)
+
+
+def _work(computation: int, computations: Mapping[int, Any]) -> tuple[int, int]:
+    """FLOPs of a computation, and the bytes that it moves; loops as often as they run."""
+    made = {each.id: each for each in computations[computation].instructions}
+    flops = moved = 0
+    for instruction in made.values():
+        if instruction.opcode == "while":
+            body, condition = instruction.called_computation_ids
+            inner = _work(body, computations)
+            times = _trips(condition, computations)
+            flops, moved = flops + times * inner[0], moved + times * inner[1]
+        elif instruction.opcode not in UNMOVED:
+            # What is called was fused: it reads its operands and writes its result.
+            called = instruction.called_computation_ids if instruction.opcode == "call" else ()
+            flops += _flops(instruction, made) + sum(_work(each, computations)[0] for each in called)
+            moved += _moved(instruction, made)
+    return flops, moved
+
+
+def _trips(condition: int, computations: Mapping[int, Any]) -> int:
+    """How often a loop runs that counts from 0: up to the constant that its condition compares with."""
+    bounds = set(_integers(condition, computations))
+    if len(bounds) != 1:
+        raise ValueError(f"a loop's condition must compare with one constant, got {sorted(bounds)}")
+    return bounds.pop()
+
+
+def _integers(computation: int, computations: Mapping[int, Any]) -> Iterator[int]:
+    for instruction in computations[computation].instructions:
+        yield from (*instruction.literal.s32s, *instruction.literal.s64s)
+        for called in instruction.called_computation_ids:
+            yield from _integers(called, computations)
 
 
 def _flops(instruction: hlo_pb2.HloInstructionProto, made: Mapping[int, Any]) -> int:

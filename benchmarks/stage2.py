@@ -58,7 +58,8 @@ def main(only: tuple[str, ...], jit: bool | None, repetitions: int, quick: bool)
 def _works(size: str, *, jit: bool | None, quick: bool) -> Iterator[Work]:
     preset, images, transformer = SIZES[size]
     config = load(preset, small=quick)
-    train = config.stage2.train.model_copy(update={"batch_size": images, "gradient_checkpointing": False})
+    plainly = {"batch_size": images, "gradient_checkpointing": False, "ema_decay": None}
+    train = config.stage2.train.model_copy(update=plainly)
     tokens = (config.data.image_size // config.trained_stage1.model.patch_size) ** 2
     codes = config.trained_stage1.model.codebook.size
     compiled = train.jit_compile if jit is None else jit

@@ -34,3 +34,17 @@ def test_what_a_backward_pass_needs_is_held():
     of_4, of_8 = (hlo.count(gradient, x, *weights[:layers]).held for layers in (4, 8))
     # Four results of tanh more, 128 KiB each.
     assert of_8 - of_4 == 4 * 512 * 64 * 4
+
+
+def test_loop_counts_as_often_as_it_runs():
+    a = tf.ones([64, 64])
+
+    def repeated(x):
+        return tf.while_loop(
+            lambda index, x: index < 7,
+            lambda index, x: (index + 1, x @ a),
+            (tf.constant(0), x),
+            maximum_iterations=7,
+        )[1]
+
+    assert hlo.count(repeated, a).flops == 7 * 2 * 64**3
