@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 from google.protobuf.message import Message
@@ -25,6 +26,7 @@ from components.run_report.component import RunReport
 from components.token_transform.component import TokenTransform
 from components.tokenizer_importer import saved_tokenizer
 from components.tokenizer_importer.component import TokenizerImporter
+from serving.export.atomic import is_remote
 from serving.wire.errors import one_line
 from tfx_pipeline import code
 from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
@@ -197,6 +199,7 @@ def _trainer(
 
     It gets only the part that it reads, so that after a change elsewhere the trained model is still cached.
     """
+    stage, start = _started(getattr(config, section), section, name, run_dir)
     job = Job(
         preset=config.name,
         seed=config.seed,
@@ -206,28 +209,41 @@ def _trainer(
         logs=os.path.join(run_dir, "logs", name),
         ground=config.data.ground,
         code=code.reached_from(f"{package}.trainer").training,
-        start=_start(config, section, name),
+        start=start,
         label=config.label("seed", "data", section),
     )
     return tfx.components.Trainer(
         run_fn=f"{package}.trainer.run_fn",
         examples=examples.outputs["examples"],
         base_model=base_model.outputs["model"] if base_model else None,
-        custom_config={"job": job.model_dump_json(), "stage": getattr(config, section).model_dump_json()},
+        custom_config={"job": job.model_dump_json(), "stage": stage.model_dump_json()},
     ).with_id(f"Trainer.{name}")
 
 
-def _start(config: Config, section: str, stage: str) -> str:
-    """The fingerprint of the weights that a training begins with, so that the cache notices others; or "".
+def _started(stage: Any, section: str, name: str, run_dir: str) -> tuple[Any, str]:
+    """A trainer's section with the path of the weights that it begins with, and their fingerprint or "".
+
+    Both are settled here, so that the cache notices other weights and all workers take the same.
 
     Raises:
-      ConfigError: there are no such weights.
+      ConfigError: there are no such weights, or they are this run's own, which change as it trains.
     """
-    folder = getattr(config, section).train.warm_start
+    folder = stage.train.warm_start
+    if not folder:
+        return stage, ""
+    key = f"{section}.train.warm_start"
+    if not is_remote(folder):
+        folder, home = os.path.realpath(folder), os.path.realpath(run_dir)
+        if os.path.commonpath([folder, home]) == home:
+            raise ConfigError(f"{key} must be outside of the run's own folder, got {folder!r}")
     try:
-        return warm_start.find(folder, stage=stage).version if folder else ""
-    except (TrainingError, OSError, tf.errors.OpError) as error:
-        raise ConfigError(f"{section}.{one_line(error)}") from error
+        start = warm_start.find(folder, stage=name)
+        train = stage.train.model_copy(update={"warm_start": start.path})
+        return stage.model_copy(update={"train": train}), start.version
+    except TrainingError as error:
+        raise ConfigError(f"{section}.{error}") from error
+    except (OSError, tf.errors.OpError) as error:
+        raise ConfigError(f"{key} must be readable, got {folder!r}: {one_line(error)}") from error
 
 
 def _release(

@@ -39,7 +39,8 @@ def linear_probe(config: Config, *, images: int) -> ProbePlan:
     """The plan of the linear probe of a configuration."""
     model, probe = config.stage2.model, config.evaluation.linear_probe
     tokens, codes = vocabulary(config)
-    flops = total(vim.parts(model, tokens=tokens, codebook_size=codes, classes=0).values()).flops
+    parts = vim.parts(model, tokens=tokens, codebook_size=codes, classes=0)
+    flops = total(cost for name, cost in parts.items() if name != "logits").flops
     if not isinstance(config.stage1, ImportedTokenizer):
         flops += vit_vqgan.encode(config.stage1.model, image_size=config.data.image_size).flops
     size = model.transformer

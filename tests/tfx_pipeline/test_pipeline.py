@@ -1,6 +1,9 @@
-import pytest
+import json
 
-from tfx_pipeline.config import load
+import pytest
+import tensorflow as tf
+
+from tfx_pipeline.config import ConfigError, load
 from tfx_pipeline.pipeline import create_pipeline
 
 
@@ -37,3 +40,30 @@ def test_imported_tokenizer_replaces_the_trained_one():
     ):
         assert source_of(components[consumer], channel) == "TokenizerImporter", consumer
     assert "tokenizer_run" not in components["RunReport"].inputs
+
+
+def test_warm_start_is_settled_when_the_pipeline_is_made(tmp_path):
+    tf.saved_model.save(tf.Module(), str(tmp_path / "vim" / "7"))
+    trainer = graph(f"stage2.train.warm_start={tmp_path / 'vim'}")["Trainer.vim"]
+    sent = json.loads(trainer.exec_properties["custom_config"])
+    job, stage = json.loads(sent["job"]), json.loads(sent["stage"])
+    assert stage["train"]["warm_start"] == str(tmp_path / "vim" / "7")
+    assert len(job["start"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("folder", "complaint"),
+    [
+        (
+            "run/serving/vim",
+            r"stage2\.train\.warm_start must be outside of the run's own folder, got '/.*vim'",
+        ),
+        (
+            "tests",
+            r"stage2\.train\.warm_start must be a SavedModel, a folder of its versions, or a run's folder",
+        ),
+    ],
+)
+def test_warm_start_without_weights_or_from_the_run_itself_is_refused(folder, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        graph(f"stage2.train.warm_start={folder}")

@@ -38,7 +38,7 @@ def run_fn(fn_args: Any) -> None:
         held_out = examples.held_out_images(eval_split, run, limit=EVALUATION_IMAGES)
         model = ResNet(stage.model, image_size=run.image_size, classes=len(class_names))
         state = TrainState(model, stage.train)
-        job.warm_start(stage.train, {"classifier": state}, stage="classifier")
+        job.warm_start(run, stage.train, {"classifier": state}, stage="classifier")
         folders = job.training_folders(run, stage, train_split.fingerprint)
         history = fit(
             "classifier",

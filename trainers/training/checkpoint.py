@@ -7,8 +7,10 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from serving.export.atomic import write_atomic
@@ -45,7 +47,8 @@ class Checkpointer:
 
     Attributes:
       consecutive_skips: steps in a row that were skipped, up to the newest checkpoint.
-      damaged: a line for each checkpoint that `restore` could not read.
+      best: the step that is kept beside the last few.
+      damaged: a line for each checkpoint that could not be read.
     """
 
     def __init__(self, variables: Mapping[str, Sequence[keras.Variable]], folder: str, *, keep: int):
@@ -53,9 +56,12 @@ class Checkpointer:
         tensors = {name: [variable.value for variable in each] for name, each in variables.items()}
         self.damaged: list[str] = []
         self.consecutive_skips = tf.Variable(0.0, trainable=False)
-        self._checkpoint = tf.train.Checkpoint(consecutive_skips=self.consecutive_skips, **tensors)
-        # A background write stores it beside the variables: made here, it is part of every checkpoint.
-        self._checkpoint.save_counter  # noqa: B018
+        self._checkpoint = tf.train.Checkpoint(consecutive_skips=[self.consecutive_skips], **tensors)
+        self._named: dict[str, list[tf.Variable]] = {"consecutive_skips": [self.consecutive_skips], **tensors}
+        self._writer = futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: futures.Future[None] | None = None
+        self._next_best = 0
+        self.best = 0
         self._folder = folder
         # All workers take part in saving, and each needs a folder of its own to write to.
         self._scratch = None if is_chief() else tempfile.TemporaryDirectory()
@@ -78,12 +84,12 @@ class Checkpointer:
             self._read(step)
         return step
 
-    def restore_best(self, best: int) -> bool:
-        """Restore the checkpoint of the best step; whether it is whole and all workers have it."""
-        whole = best in saved_steps(self._folder) and self._is_whole(best)
+    def restore_best(self) -> bool:
+        """Restore the checkpoint of the best step, if it is whole for all workers; return whether it is."""
+        whole = self.best in saved_steps(self._folder) and self._is_whole(self.best)
         if mean_over_workers(whole) != [1.0]:
             return False
-        self._read(best)
+        self._read(self.best)
         return True
 
     def _read(self, step: int) -> None:
@@ -95,32 +101,49 @@ class Checkpointer:
         Args:
           step: the number of steps made.
           consecutive_skips: steps in a row that were skipped up to it.
-          best: the step that is kept beside the last few.
+          best: `best` from now on, perhaps this step.
+
+        Raises:
+          TrainingError: the checkpoint before could not be written.
         """
-        self.finish(best=best)
+        self.finish()
         self.consecutive_skips.assign(consecutive_skips)
         folder = self._scratch.name if self._scratch else self._folder
-        in_background = tf.train.CheckpointOptions(experimental_enable_async_checkpoint=True)
-        self._checkpoint.write(_path(folder, step), options=in_background)
+        values = {name: [tensor.numpy() for tensor in each] for name, each in self._named.items()}
+        self._writing = self._writer.submit(_write, _path(folder, step), values)
+        # Until this one is whole, the best one before stays.
+        self._next_best = best
 
-    @contextlib.contextmanager
-    def written(self) -> Iterator[None]:
-        """Wait at the end of the context, also at an error, for the checkpoint that is being written."""
-        try:
-            yield
-        finally:
-            self._checkpoint.sync()
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written, and remove old ones.
 
-    def finish(self, *, best: int) -> None:
-        """Wait for the checkpoint that is being written, and remove old ones."""
-        self._checkpoint.sync()
+        Raises:
+          TrainingError: it could not be written.
+        """
+        if self._writing:
+            written, self._writing = self._writing, None
+            try:
+                written.result()
+            except (tf.errors.OpError, OSError) as error:
+                raise TrainingError(
+                    f"checkpoints must be written to {self._folder}, got {one_line(error)}"
+                ) from error
+            self.best = self._next_best
         folder = self._scratch.name if self._scratch else self._folder
         for old in saved_steps(folder)[self._keep :]:
-            if old == best:
+            if old == self.best:
                 continue
             # The index first: what is left by a kill is then no checkpoint.
             for file in sorted(_files(folder, old), key=lambda name: not name.endswith(".index")):
                 tf.io.gfile.remove(file)
+
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """Wait at the end of the context, also at an error, for the checkpoint that is being written."""
+        try:
+            yield
+        finally:
+            self._writer.shutdown()
 
     def _is_whole(self, step: int) -> bool:
         """Whether every tensor of a checkpoint can be read; a damaged one is kept aside, and said."""
@@ -141,6 +164,17 @@ class Checkpointer:
             self.damaged.append(f"checkpoint {path} is damaged and {place}: {one_line(error)}")
             return False
         return True
+
+
+def _write(path: str, values: dict[str, list[np.ndarray]]) -> None:
+    """Write a checkpoint of values, under the names that the variables have.
+
+    In a thread of its own, because that is outside of any strategy's scope, which would distribute them.
+    """
+    with tf.device("CPU:0"):
+        # One after the other, each in place of its value: memory holds one copy.
+        copies = {name: [tf.Variable(each.pop(0)) for _ in range(len(each))] for name, each in values.items()}
+        tf.train.Checkpoint(**copies).write(path)
 
 
 def saved_steps(folder: str) -> list[int]:

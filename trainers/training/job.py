@@ -84,7 +84,9 @@ def training_digest(job: Job, stage: Section, *inputs: str) -> str:
       inputs: fingerprints of the data.
     """
     own = job.model_dump_json(exclude={"checkpoints", "logs", "label"})
-    learned = stage.model_dump_json(exclude={"train": set(Train.OPERATIONAL), "usage_alarm": True})
+    # `job.start` tells the weights of a warm start, wherever they lie.
+    aside = {*Train.OPERATIONAL, "warm_start"}
+    learned = stage.model_dump_json(exclude={"train": aside, "usage_alarm": True})
     decisive = "".join([own, learned, *inputs])
     return hashlib.sha256(decisive.encode()).hexdigest()[:8]
 
@@ -102,10 +104,10 @@ def prepare(seed: int, train: Train) -> tf.distribute.Strategy:
     return strategy
 
 
-def warm_start(train: Train, states: Mapping[str, TrainState], *, stage: str) -> None:
+def warm_start(job: Job, train: Train, states: Mapping[str, TrainState], *, stage: str) -> None:
     """Give networks the weights that `train.warm_start` names, if it names any, and say which."""
     if train.warm_start:
-        taken = weights.load(train.warm_start, states, stage=stage)
+        taken = weights.load(train.warm_start, states, stage=stage, version=job.start)
         Console(stderr=True, soft_wrap=True).print(f"{stage}: {taken}", markup=False, highlight=False)
 
 

@@ -51,8 +51,8 @@ def fit(
       batches: from a step (counted from 0) and an input context to one host's endless batches from that step
         on, of the size that one replica takes.
       variables: everything that `step` changes, by name: weights, statistics, random state, slots.
-      evaluate: scalars on held-out data, `loss` among them, taken before every checkpoint and logged as
-        `eval_<name>`; weights whose loss is not finite are never saved.
+      evaluate: scalars on held-out data, `loss` among them, taken before every checkpoint but those of a
+        signal, and logged as `eval_<name>`; weights whose loss is not finite are not saved.
       checkpoints: a stable folder, the same for the same run; it also holds the history.
       logs: TensorBoard's folder.
       alarms: metrics to watch; each is reported once when it leaves its bounds.
@@ -70,6 +70,7 @@ def fit(
     checkpointer = Checkpointer(variables, checkpoints, keep=train.keep_checkpoints)
     done = first = checkpointer.restore()
     history = read_history(checkpoints, until=first)
+    checkpointer.best = best_step(history)
     run_steps = _compile(step, jit_compile=train.jit_compile)
     iterator = iter(strategy.distribute_datasets_from_function(lambda host: batches(first, host)))
     consecutive_skips = checkpointer.consecutive_skips.read_value()
@@ -80,7 +81,7 @@ def fit(
         Progress(title, total=train.steps, done=first) as progress,
         writer.as_default(),
         Preemption() as stop,
-        checkpointer.written(),
+        checkpointer.closing(),
     ):
         watch = Watch(alarms, progress.say)
         for line in checkpointer.damaged:
@@ -97,32 +98,52 @@ def fit(
             done += count
             progress.update(done, running.add(sums, count))
 
-            at_checkpoint = done == train.steps or done % train.checkpoint_every == 0
-            if at_checkpoint or done % train.log_every == 0:
+            # Of any worker: all save, and all stop.
+            stopped, overdue = map(bool, mean_over_workers(stop.requested, clock.is_due()))
+            regular = done == train.steps or done % train.checkpoint_every == 0
+            saved = regular or stopped or overdue
+            if saved or done % train.log_every == 0:
                 entry = running.take() | {"step": done, "steps_per_second": progress.rate}
-                if at_checkpoint:
+                # Whoever sends a signal has no time for more held-out data than usual.
+                if regular or (overdue and not stopped):
                     entry |= _evaluated(evaluate, title, done)
                 watch.report(entry)
                 history.append(entry)
                 for name, value in entry.items():
                     tf.summary.scalar(name, value, step=done)
-            # Of any worker: all save, and all stop.
-            stopped, overdue = map(bool, mean_over_workers(stop.requested, clock.is_due()))
-            if at_checkpoint or stopped or overdue:
+            if saved:
                 # The history first: what it holds beyond the checkpoint is cut off on resume.
                 if is_chief():
                     write_history(checkpoints, history)
                 checkpointer.save(done, consecutive_skips, best=best_step(history))
                 clock.restart()
-            if stopped and done < train.steps:
-                checkpointer.finish(best=best_step(history))
+            if stopped:
+                _finish(checkpointer)
                 progress.say(f"stopped at step {done}, whose checkpoint is saved")
                 stop.leave()
-        best = best_step(history)
-        checkpointer.finish(best=best)
-        if train.export == "best" and best != done and checkpointer.restore_best(best):
-            progress.say(f"weights of step {best} are exported, whose held-out loss is the lowest")
+        _finish(checkpointer)
+        if train.export == "best" and best_step(history) not in (0, done):
+            progress.say(_restore_best(checkpointer))
     return history
+
+
+def _finish(checkpointer: Checkpointer) -> None:
+    """Wait for the last checkpoint, on all workers: the chief's is the one that counts."""
+    checkpointer.finish()
+    mean_over_workers(0.0)
+
+
+def _restore_best(checkpointer: Checkpointer) -> str:
+    """Restore the best checkpoint; return a line that says which weights are exported."""
+    best, known = checkpointer.best, len(checkpointer.damaged)
+    if checkpointer.restore_best():
+        return f"weights of step {best} are exported, whose held-out loss is the lowest"
+    return "; ".join(
+        [
+            *checkpointer.damaged[known:],
+            f"the last weights are exported: those of step {best}, the best, are missing or damaged",
+        ]
+    )
 
 
 def _compile(

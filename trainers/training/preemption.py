@@ -28,7 +28,8 @@ class Preempted(SystemExit):
 class Preemption:
     """Notes the first SIGTERM or SIGINT while the context lasts; a second one acts as it did before.
 
-    Outside of the main thread Python handles no signals, and nothing is noted.
+    One that nobody has answered at the end of the context acts then. Outside of the main thread Python
+    handles no signals, and nothing is noted.
     """
 
     def __init__(self) -> None:
@@ -41,8 +42,10 @@ class Preemption:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._restore()
+        if self._noted is not None and kind is None:
+            signal.raise_signal(self._noted)
 
     @property
     def requested(self) -> bool:

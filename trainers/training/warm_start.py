@@ -44,6 +44,8 @@ def find(folder: str, *, stage: str) -> Start:
     Raises:
       TrainingError: there are none.
     """
+    if tf.io.gfile.exists(f"{folder}.index"):
+        return Start(folder, is_checkpoint=True)
     for place in (folder, *(os.path.join(folder, str(version)) for version in versions(folder))):
         if tf.io.gfile.exists(os.path.join(place, SAVED_MODEL)):
             return Start(place, is_checkpoint=False)
@@ -60,7 +62,7 @@ def find(folder: str, *, stage: str) -> Start:
     return Start(max(checkpoints)[1], is_checkpoint=True)
 
 
-def load(folder: str, states: Mapping[str, TrainState], *, stage: str) -> str:
+def load(folder: str, states: Mapping[str, TrainState], *, stage: str, version: str = "") -> str:
     """Give networks the weights that `train.warm_start` names, and their averages too.
 
     Args:
@@ -68,6 +70,7 @@ def load(folder: str, states: Mapping[str, TrainState], *, stage: str) -> str:
       states: by the name that a checkpoint has for them. The first is the one that a SavedModel holds, and it
         must fit. Of the others, those whose weights are missing or of other shapes keep their own.
       stage: "tokenizer", "classifier" or "vim".
+      version: what `Start.version` must be, if given.
 
     Returns:
       A line that says what was taken.
@@ -76,16 +79,25 @@ def load(folder: str, states: Mapping[str, TrainState], *, stage: str) -> str:
       TrainingError: there are no weights, they cannot be read, or they are of another model.
     """
     start = find(folder, stage=stage)
+    if version and start.version != version:
+        raise TrainingError(
+            f"train.warm_start must be the weights that the run began with, {version}, got {start.version} "
+            f"in {start.path}"
+        )
     try:
         read = _of_checkpoint(start.path) if start.is_checkpoint else _of_saved_model(start.path)
         values = {name: read(name, len(state.network.variables)) for name, state in states.items()}
     except (tf.errors.OpError, OSError, ValueError, AttributeError) as error:
-        raise TrainingError(f"train.warm_start: {start.path} cannot be read: {one_line(error)}") from error
+        raise TrainingError(
+            f"train.warm_start must be weights of this project, got {start.path}: {one_line(error)}"
+        ) from error
     taken = []
     for index, (name, state) in enumerate(states.items()):
         misfit = _misfit(state.network, values[name])
         if misfit and index == 0:
-            raise TrainingError(f"train.warm_start must be of the same model, but {misfit} in {start.path}")
+            raise TrainingError(
+                f"train.warm_start must be of the same model, got {start.path}: {misfit} there"
+            )
         if not misfit:
             state.start_from(values[name])
             taken.append(name)

@@ -50,7 +50,7 @@ def run_fn(fn_args: Any) -> None:
             memory=stage.train.memory,
         )
         state = TrainState(model, stage.train)
-        job.warm_start(stage.train, {"vim": state}, stage="vim")
+        job.warm_start(run, stage.train, {"vim": state}, stage="vim")
         augment = row_augmentation(
             stage.model,
             tokens=metadata.tokens,

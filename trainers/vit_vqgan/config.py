@@ -191,7 +191,7 @@ class Perceptual(Section):
     For `vgg16`, `weights` is a file of its weights without its top, `.h5` or `.weights.h5` as
     keras.applications keeps them; without it keras.applications looks into its cache, then downloads them.
     For `lpips_vgg` it is an `.npz` file (docs/training.md). The distances of `lpips_vgg` and of LPIPS in a
-    SavedModel are about a twelfth of those of `vgg16`, so the same `loss.perceptual` weighs less with them.
+    SavedModel are about an eleventh of those of `vgg16`, so the same `loss.perceptual` weighs less with them.
     """
 
     network: str = "vgg16"

@@ -2,7 +2,7 @@
 
 Two networks have VGG16's form. `vgg16` has keras.applications' weights and adds the layers up with weight 1.
 `lpips_vgg` is the published LPIPS: torchvision's weights, and for each channel a weight that was fitted to
-what people see. The mean of a layer's is 0.07 to 0.11, so its distances are about a twelfth as large.
+what people see. The mean of a layer's is 0.07 to 0.11, so its distances are about an eleventh as large.
 """
 
 from __future__ import annotations

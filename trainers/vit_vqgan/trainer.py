@@ -25,7 +25,7 @@ def run_fn(fn_args: Any) -> None:
     with strategy.scope(), job.explained(train_split, eval_split):
         held_out = examples.held_out_images(eval_split, run, limit=EVALUATION_IMAGES)
         objective = Objective(stage, image_size=run.image_size, seed=run.seed)
-        job.warm_start(stage.train, objective.networks, stage="tokenizer")
+        job.warm_start(run, stage.train, objective.networks, stage="tokenizer")
         folders = job.training_folders(run, stage, train_split.fingerprint)
         history = fit(
             "tokenizer",

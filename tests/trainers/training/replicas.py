@@ -149,7 +149,7 @@ def kill_before_the_last_checkpoint() -> None:
 
     def save_or_die(keeper: loop.Checkpointer, step: int, consecutive_skips: tf.Tensor, *, best: int) -> None:
         if step == STEPS:
-            keeper.finish(best=best)  # the one before is written by now
+            keeper.finish()  # the one before is written by now
             os.kill(os.getpid(), signal.SIGKILL)
         save(keeper, step, consecutive_skips, best=best)
 

@@ -1,6 +1,8 @@
+import gc
 import json
 import math
 import signal
+import weakref
 from pathlib import Path
 
 import keras
@@ -9,11 +11,11 @@ import pytest
 import tensorflow as tf
 
 from trainers.training.alarms import Alarm
-from trainers.training.checkpoint import saved_steps
+from trainers.training.checkpoint import Checkpointer, saved_steps
 from trainers.training.config import Optimizer, Train
 from trainers.training.errors import TrainingError
 from trainers.training.loop import fit
-from trainers.training.preemption import Preempted
+from trainers.training.preemption import Preempted, Preemption
 from trainers.training.progress import Progress
 from trainers.training.step import loss_gradients, training_step
 from trainers.training.train_state import TrainState
@@ -227,6 +229,9 @@ def test_last_weights_are_exported_if_the_best_checkpoint_is_damaged(tmp_path, c
     (tmp_path / "checkpoints" / "ckpt-4.index").write_bytes(b"damaged")
     again.fit(tmp_path, 12, train=settings(12).model_copy(update={"export": "best"}))
     assert again.value.numpy() == last.value.numpy()
+    said = "".join(capsys.readouterr().err.split())  # lines are wrapped anywhere
+    assert "ckpt-4isdamagedandkeptasdamaged-ckpt-4" in said
+    assert "thelastweightsareexported:thoseofstep4,thebest,aremissingordamaged" in said
 
 
 def signal_at(monkeypatch, step: int, *numbers: int) -> None:
@@ -258,9 +263,34 @@ def test_sigterm_saves_a_checkpoint_and_has_an_exit_code_of_its_own(tmp_path, mo
     assert resumed.value.numpy() == whole.value.numpy()
 
 
-def test_sigterm_at_the_last_step_lets_the_run_finish(tmp_path, monkeypatch):
-    signal_at(monkeypatch, 8, signal.SIGTERM)
+def test_sigterm_at_the_last_step_ends_a_training_that_is_complete(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        signal_at(patch, 8, signal.SIGTERM)
+        with pytest.raises(Preempted):
+            Walk().fit(tmp_path, 8)
+    assert kept(tmp_path)[0] == 8
     assert Walk().fit(tmp_path, 8)[-1]["step"] == 8
+
+
+def test_signal_that_nobody_has_answered_acts_at_the_end():
+    def unanswered() -> None:
+        with Preemption() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.requested
+
+    with pytest.raises(KeyboardInterrupt):
+        unanswered()
+
+
+def test_no_step_is_missing_in_the_history_of_a_stopped_run(tmp_path, monkeypatch):
+    sparse = settings(12).model_copy(update={"log_every": 4})
+    with monkeypatch.context() as patch:
+        signal_at(patch, 6, signal.SIGTERM)
+        with pytest.raises(Preempted):
+            Walk(skipped=range(5, 6)).fit(tmp_path, 12, train=sparse)
+    history = Walk(skipped=range(5, 6)).fit(tmp_path, 12, train=sparse)
+    assert [entry["step"] for entry in history] == [4, 6, 8, 12]
+    assert [entry["skipped"] for entry in history] == [0, 1, 0, 0]
 
 
 def test_interrupt_saves_a_checkpoint_first(tmp_path, monkeypatch):
@@ -278,20 +308,46 @@ def test_second_signal_stops_at_once(tmp_path, monkeypatch):
 
 
 def test_checkpoints_are_also_written_by_time(tmp_path):
-    often = settings(8).model_copy(update={"checkpoint_minutes": 1e-9, "keep_checkpoints": 9})
+    often = settings(8).model_copy(
+        update={"checkpoint_minutes": 1e-9, "keep_checkpoints": 9, "checkpoint_every": 8, "log_every": 8}
+    )
     history = Walk().fit(tmp_path, 8, train=often)
     assert kept(tmp_path) == [8, 6, 4, 2]
-    # Held-out data is evaluated at the regular ones alone.
-    assert [entry["step"] for entry in history if "eval_loss" in entry] == [4, 8]
+    assert [entry["step"] for entry in history if "eval_loss" in entry] == [2, 4, 6, 8]
 
 
-def test_failed_background_write_stops_the_run(tmp_path):
-    walk = Walk()
+@pytest.mark.parametrize("step", [4, 8, 12])
+def test_checkpoint_that_cannot_be_written_stops_the_run(tmp_path, step):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    (folder / "ckpt-4_temp").write_text("a file where TensorFlow wants a folder")
-    with pytest.raises(tf.errors.OpError):
-        walk.fit(tmp_path, 12)
+    (folder / f"ckpt-{step}_temp").write_text("a file where TensorFlow wants a folder")
+    with pytest.raises(TrainingError, match=r"checkpoints must be written to .*, got"):
+        Walk().fit(tmp_path, 12)
+
+
+def test_best_checkpoint_stays_until_a_better_one_is_written(tmp_path):
+    variable = keras.Variable(1.0)
+    keeper = Checkpointer({"model": [variable]}, str(tmp_path / "checkpoints"), keep=1)
+    for step, best in ((2, 2), (4, 2)):
+        keeper.save(step, tf.constant(0.0), best=best)
+    keeper.finish()
+    (tmp_path / "checkpoints" / "ckpt-6_temp").write_text("a file where TensorFlow wants a folder")
+    keeper.save(6, tf.constant(0.0), best=6)
+    with pytest.raises(TrainingError):
+        keeper.finish()
+    assert kept(tmp_path) == [4, 2]
+    keeper.save(8, tf.constant(0.0), best=8)
+    keeper.finish()
+    assert kept(tmp_path) == [8]
+
+
+def test_finished_training_lets_go_of_its_weights(tmp_path):
+    walk = Walk()
+    held = weakref.ref(walk.value.value)
+    walk.fit(tmp_path, 4)
+    del walk
+    gc.collect()
+    assert held() is None
 
 
 class Wobbly(keras.Model):

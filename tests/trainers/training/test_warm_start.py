@@ -30,7 +30,7 @@ def save_run(
     variables = {name: one.variables for name, one in states.items()}
     keeper = Checkpointer(variables, str(checkpoints), keep=2)
     keeper.save(step, tf.constant(0.0), best=0)
-    keeper.finish(best=0)
+    keeper.finish()
 
 
 def save_model(folder, one: TrainState) -> None:
@@ -93,10 +93,10 @@ def test_saved_model_and_the_newest_of_its_versions_give_weights(tmp_path):
 
 def test_other_model_is_refused_with_the_first_difference(tmp_path):
     save_run(tmp_path, {"tokenizer": state(1, units=7)})
-    with pytest.raises(TrainingError, match=r"train\.warm_start must be of the same model, but .*kernel is "):
+    with pytest.raises(TrainingError, match=r"train\.warm_start must be of the same model, got .*kernel is "):
         warm_start.load(str(tmp_path), {"tokenizer": state(2)}, stage="tokenizer")
     save_model(tmp_path / "other" / "1", state(1, units=7))
-    with pytest.raises(TrainingError, match=r"is \[2, 3\] here and \[2, 7\] in .*/other/1"):
+    with pytest.raises(TrainingError, match=r"/other/1: .*is \[2, 3\] here and \[2, 7\] there"):
         warm_start.load(str(tmp_path / "other"), {"tokenizer": state(2)}, stage="tokenizer")
 
 
@@ -112,10 +112,12 @@ def test_damaged_and_foreign_weights_are_refused(tmp_path):
     save_run(tmp_path, {"tokenizer": state(1)})
     (index,) = tmp_path.glob("checkpoints/*/*/*.index")
     index.write_bytes(b"damaged")
-    with pytest.raises(TrainingError, match=r"train\.warm_start: .*ckpt-4 cannot be read"):
+    with pytest.raises(
+        TrainingError, match=r"train\.warm_start must be weights of this project, got .*ckpt-4: "
+    ):
         warm_start.load(str(tmp_path), {"tokenizer": state(2)}, stage="tokenizer")
     tf.saved_model.save(tf.Module(), str(tmp_path / "1"))
-    with pytest.raises(TrainingError, match=r"cannot be read: .*variables_of_model"):
+    with pytest.raises(TrainingError, match=r"must be weights of this project, got .*variables_of_model"):
         warm_start.load(str(tmp_path), {"tokenizer": state(2)}, stage="tokenizer")
 
 
@@ -125,3 +127,14 @@ def test_version_changes_with_the_weights(tmp_path):
     assert warm_start.find(str(tmp_path), stage="tokenizer").version == first
     save_run(tmp_path, {"tokenizer": state(2)})
     assert warm_start.find(str(tmp_path), stage="tokenizer").version != first
+    with pytest.raises(TrainingError, match=r"train\.warm_start must be the weights that the run began with"):
+        warm_start.load(str(tmp_path), {"tokenizer": state(3)}, stage="tokenizer", version=first)
+
+
+def test_weights_that_were_found_are_found_again_by_their_path(tmp_path):
+    save_run(tmp_path, {"tokenizer": state(1)}, training="a")
+    start = warm_start.find(str(tmp_path), stage="tokenizer")
+    save_run(tmp_path, {"tokenizer": state(2)}, training="b")
+    new = state(3)
+    warm_start.load(start.path, {"tokenizer": new}, stage="tokenizer", version=start.version)
+    assert_taken(new, state(1))
