@@ -50,8 +50,8 @@ class Progress:
         return (self._done - self._first) / max(time.monotonic() - self._started, 1e-9)
 
     def say(self, message: str) -> None:
-        """Print a line above the bar."""
-        self._console.print(f"{self._title}: {message}")
+        """Print a line above the bar, whole and as it is: it may hold a path."""
+        self._console.print(f"{self._title}: {message}", soft_wrap=True, markup=False, highlight=False)
 
     def update(self, done: int, metrics: Mapping[str, float]) -> None:
         """Show the number of steps done, and their mean loss if they have one."""

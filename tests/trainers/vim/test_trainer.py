@@ -134,10 +134,10 @@ def test_resume_is_bit_exact(tmp_path, monkeypatch):
 
     save = loop.Checkpointer.save
 
-    def save_the_first(keeper, step, consecutive_skips):
+    def save_the_first(keeper, step, consecutive_skips, *, best):
         if step > 4:
             raise KeyboardInterrupt
-        save(keeper, step, consecutive_skips)
+        save(keeper, step, consecutive_skips, best=best)
 
     with monkeypatch.context() as stopped:
         stopped.setattr(loop.Checkpointer, "save", save_the_first)

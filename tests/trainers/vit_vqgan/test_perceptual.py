@@ -145,7 +145,7 @@ def test_distance_and_gradient_match_under_xla(vgg16):
 
 
 def test_images_too_small_for_vgg16_are_refused(vgg16):
-    with pytest.raises(TrainingError, match=r"image size must be at least 16 .* vgg16, got 8"):
+    with pytest.raises(TrainingError, match=r"image size must be at least 16 .* vgg16 and lpips_vgg, got 8"):
         vgg16(pictures(1, 8), pictures(1, 8))
 
 
