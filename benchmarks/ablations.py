@@ -1,7 +1,7 @@
 """Table 4 at a small size: `python -m benchmarks.ablations --source folder:cifar10`.
 
 Trains a tokenizer for each row of the paper's Table 4, and for two that it does not have, on 32-pixel images,
-and prints their held-out scores beside the paper's (docs/ablations.md). Every row starts from the preset
+and prints their held-out scores beside the paper's. Every row starts from the preset
 `cifar10` without its help for short runs, the revival of dead codes, because the paper's rows differ in how
 many codes die. All rows share one folder: images and classifier are made once, a row that was measured is
 read from the cache, and one that was stopped goes on from its checkpoint.
@@ -9,7 +9,7 @@ read from the cache, and one that was stopped goes on from its checkpoint.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ import click
 from tfx import v1 as tfx
 from tfx.orchestration.pipeline import RunOptions
 
+from components.evaluators import blessing, files
 from components.image_example_gen.sources import source_version
 from tfx_pipeline import lineage
 from tfx_pipeline.config import Config, load
@@ -137,7 +138,9 @@ def measure(config: Config, home: Path) -> dict[str, float]:
     tfx.orchestration.LocalDagRunner().run(pipeline, run_options=upstream_only)
     store = lineage.open_store(home / "metadata.db")
     result = lineage.last_result(store, pipeline.pipeline_info.pipeline_name, EVALUATOR)
-    return json.loads(Path(result.outputs["evaluation"].uri, "evaluation.json").read_text())["metrics"]
+    return files.read_json(os.path.join(result.outputs["evaluation"].uri, blessing.EVALUATION_FILE))[
+        "metrics"
+    ]
 
 
 def tabulate(measured: Iterable[tuple[Row, Mapping[str, float]]]) -> Iterator[str]:

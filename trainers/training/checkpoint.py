@@ -56,8 +56,8 @@ class Checkpointer:
         tensors = {name: [variable.value for variable in each] for name, each in variables.items()}
         self.damaged: list[str] = []
         self.consecutive_skips = tf.Variable(0.0, trainable=False)
-        self._checkpoint = tf.train.Checkpoint(consecutive_skips=[self.consecutive_skips], **tensors)
         self._named: dict[str, list[tf.Variable]] = {"consecutive_skips": [self.consecutive_skips], **tensors}
+        self._checkpoint = tf.train.Checkpoint(**self._named)
         self._writer = futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: futures.Future[None] | None = None
         self._next_best = 0
