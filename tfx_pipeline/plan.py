@@ -24,12 +24,8 @@ from trainers.vim import accounting as vim
 from trainers.vit_vqgan import accounting as vit_vqgan
 
 ADAM_SLOTS = 2
-# What can be sharded among devices, in the order of ZeRO's stages, as keys of `CostPlan.memory`.
-SHARDED = {
-    "optimizer": (*(f"optimizer, {name}" for name in get_args(OptimizerName)), "EMA of weights"),
-    "gradients": ("gradients",),
-    "weights": ("weights",),
-}
+# What the later stages of ZeRO shard too, as keys of `CostPlan.memory`.
+LATER_STAGES = {2: ("gradients",), 3: ("gradients", "weights")}
 # About that of a photograph as PNG; ImageNet's own JPEGs, of all sizes, have 110 kB on average.
 BYTES_PER_PIXEL = 2
 # A token Example holds key, label and names of features beside its tokens.
@@ -127,12 +123,16 @@ class CostPlan:
         """Bytes on each device, which holds all weights and its share of the batch.
 
         Weights, gradients and Adam's two slots take 4 bytes a parameter each, Adafactor's slots about 1 in
-        all. Gradients exist twice with `gradient_accumulation_steps`, and an EMA takes 4 more bytes.
-        Activations are `trainers.accounting`'s estimate for the images of one micro-batch; R1's, workspaces
-        and the input pipeline are not included.
+        all. Gradients exist twice with `gradient_accumulation_steps`, and an EMA takes 4 more bytes. With
+        `zero_stage` 1 each device has its share of Adam's slots, of the weights that Adam updates, and of the
+        EMA. Activations are `trainers.accounting`'s estimate for the images of one micro-batch; R1's,
+        workspaces and the input pipeline are not included.
         """
+        return self._memory(self.train.zero_stage)
+
+    def _memory(self, zero_stage: int) -> dict[str, int]:
         learned = sum(part.cost.parameters for part in self.parts.values() if part.optimizer)
-        average = sum(self.parts[name].cost.parameters for name in self.ema_parts)
+        average = FLOAT32_BYTES * sum(self.parts[name].cost.parameters for name in self.ema_parts)
         images = self.train.batch_size // self.devices.count // self.train.gradient_accumulation_steps
         low_precision = self.train.precision == "bfloat16"
         activations = sum(
@@ -141,11 +141,17 @@ class CostPlan:
         )
         weights = sum(part.cost.parameters for part in self.parts.values())
         copies = 1 if self.train.gradient_accumulation_steps == 1 else 2
+        slots = {f"optimizer, {name}": self._slots(name) for name in get_args(OptimizerName)}
+        if zero_stage == 1 and self.devices.count > 1:
+            # Beside the two slots, the weights that they update.
+            own = slots["optimizer, adam"] * (ADAM_SLOTS + 1) // ADAM_SLOTS
+            slots["optimizer, adam"] = -(-own // self.devices.count)
+            average = -(-average // self.devices.count)
         return {
             "weights": FLOAT32_BYTES * weights,
             "gradients": FLOAT32_BYTES * copies * learned,
-            **{f"optimizer, {name}": self._slots(name) for name in get_args(OptimizerName)},
-            "EMA of weights": FLOAT32_BYTES * average,
+            **slots,
+            "EMA of weights": average,
             "activations": images * activations,
         }
 
@@ -154,27 +160,25 @@ class CostPlan:
 
     @property
     def verdict(self) -> str:
-        """Whether the training fits into a device's memory, and if not, what would have to be sharded.
+        """Whether the training fits into a device's memory, and if not, what would make it fit.
 
-        The trainers keep everything on each device. Sharded among n devices, each would hold 1 / n of the
-        optimizer's state; then also of the gradients; then also of the weights (the three stages of ZeRO,
-        Rajbhandari et al. 2019). The first stage that is enough is named, with the fewest devices.
+        Stage 2 of ZeRO shards gradients too, and stage 3 weights (Rajbhandari et al. 2019); the trainers have
+        neither.
         """
-        memory, size = self.memory, self.devices.memory
+        size = self.devices.memory
         assert size is not None
-        if sum(memory.values()) <= size:
+        if sum(self.memory.values()) <= size:
             return f"Fits in {bytes_text(size)}."
-        shards = [n for n in range(2, self.devices.count + 1) if self.devices.count % n == 0]
-        names = list(SHARDED)
-        for count in range(1, len(names) + 1):
-            shared = sum(memory[key] for name in names[:count] for key in SHARDED[name])
-            whole = sum(memory.values()) - shared
-            for n in shards:
-                if whole + shared / n <= size:
-                    return (
-                        f"Does not fit in {bytes_text(size)}: needs {', '.join(names[:count])} in {n} shards."
-                    )
-        activations = bytes_text(memory["activations"])
+        sharded = self._memory(1)
+        if sum(sharded.values()) <= size:
+            return f"Does not fit in {bytes_text(size)}: needs train.zero_stage 1."
+        for stage, keys in LATER_STAGES.items():
+            shared = sum(sharded[key] for key in keys)
+            if sum(sharded.values()) - shared + shared / self.devices.count <= size:
+                return (
+                    f"Does not fit in {bytes_text(size)}: needs stage {stage} of ZeRO, which is not offered."
+                )
+        activations = bytes_text(sharded["activations"])
         return f"Does not fit in {bytes_text(size)}, however sharded: activations take {activations}."
 
 

@@ -103,12 +103,16 @@ def test_vim_large_fits_on_tpu_v4_128_chips_with_adafactor_but_not_adam():
     assert plan.verdict == "Fits in 34.36 GB."
     adam = planned("stage2.train.optimizer.name=adam", preset="imagenet256_ss", stage=stage_2, devices=CHIPS)
     assert round(sum(adam.memory.values()) / 1e9, 2) == 45.92
-    assert adam.verdict == "Does not fit in 34.36 GB: needs optimizer in 4 shards."
+    assert adam.verdict == "Does not fit in 34.36 GB: needs train.zero_stage 1."
+    sharded = ("stage2.train.optimizer.name=adam", "stage2.train.zero_stage=1")
+    shards = planned(*sharded, preset="imagenet256_ss", stage=stage_2, devices=CHIPS)
+    assert round(sum(shards.memory.values()) / 1e9, 2) == 24.2
+    assert shards.verdict == "Fits in 34.36 GB."
 
 
-def test_vim_large_needs_sharding_on_tpu_v4_128_cores():
+def test_vim_large_needs_shards_of_gradients_on_tpu_v4_128_cores():
     plan = planned(preset="imagenet256_ss", stage=stage_2, devices=CORES)
-    assert plan.verdict == "Does not fit in 17.18 GB: needs optimizer, gradients in 4 shards."
+    assert plan.verdict == "Does not fit in 17.18 GB: needs stage 2 of ZeRO, which is not offered."
     assert planned(preset="imagenet256_ss", devices=CORES).verdict == "Fits in 17.18 GB."
 
 
@@ -116,16 +120,18 @@ def test_vim_large_needs_sharding_on_tpu_v4_128_cores():
     ("units", "verdict"),
     [
         (22, "Fits in 22 B."),
-        (21, "Does not fit in 21 B: needs optimizer in 2 shards."),
-        (18, "Does not fit in 18 B: needs optimizer in 2 shards."),
-        (17, "Does not fit in 17 B: needs optimizer in 4 shards."),
-        (15, "Does not fit in 15 B: needs optimizer, gradients in 4 shards."),
-        (10, "Does not fit in 10 B: needs optimizer, gradients, weights in 4 shards."),
-        (9, "Does not fit in 9 B, however sharded: activations take 6 B."),
+        (21, "Does not fit in 21 B: needs train.zero_stage 1."),
+        (17, "Does not fit in 17 B: needs train.zero_stage 1."),
+        (16, "Does not fit in 16 B: needs stage 2 of ZeRO, which is not offered."),
+        (14, "Does not fit in 14 B: needs stage 2 of ZeRO, which is not offered."),
+        (13, "Does not fit in 13 B: needs stage 3 of ZeRO, which is not offered."),
+        (11, "Does not fit in 11 B: needs stage 3 of ZeRO, which is not offered."),
+        (10, "Does not fit in 10 B, however sharded: activations take 6 B."),
     ],
 )
 def test_verdict_names_what_must_be_sharded_on_small_devices(units, verdict):
-    # One parameter: 4 bytes of weight, 4 of gradient, 8 of optimizer slots, and 6 of activations.
+    # One parameter: 4 bytes of weight, 4 of gradient, 8 of optimizer slots, and 6 of activations; sharded, 3
+    # of slots and of their copy of the weight.
     part = Part(Cost(parameters=1, flops=1, activations=3, adafactor=0), "adam")
     train = load("cifar10", ["stage2.train.precision=bfloat16"]).stage2.train
     plan = CostPlan(
@@ -188,7 +194,7 @@ def test_plan_command_prints_both_stages():
         "optimizer, adam ",
         "optimizer, adafactor ",
         "Fits in 17.18 GB.",
-        "Does not fit in 17.18 GB: needs optimizer, gradients in 4 shards.",
+        "Does not fit in 17.18 GB: needs stage 2 of ZeRO, which is not offered.",
     ):
         assert expected in result.output
     assert max(map(len, result.output.splitlines())) <= 80

@@ -8,8 +8,8 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
+from typing import Any, Protocol
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -34,6 +34,16 @@ _PASSING = (
 )
 
 
+class Saved(Protocol):
+    """A variable as a checkpoint sees it: whole, however it is spread over replicas."""
+
+    def numpy(self) -> Any:
+        """Its value."""
+
+    def assign(self, value: Any) -> Any:
+        """Give it a value."""
+
+
 class Checkpointer:
     """The last few checkpoints of a run, each named after its step and written whole or not at all.
 
@@ -51,13 +61,13 @@ class Checkpointer:
       damaged: a line for each checkpoint that could not be read.
     """
 
-    def __init__(self, variables: Mapping[str, Sequence[keras.Variable]], folder: str, *, keep: int):
-        # Plain lists: for a Keras model, tf.train.Checkpoint tracks neither layers in a list nor seeds.
-        tensors = {name: [variable.value for variable in each] for name, each in variables.items()}
+    def __init__(self, variables: Mapping[str, Sequence[Saved]], folder: str, *, keep: int):
         self.damaged: list[str] = []
         self.consecutive_skips = tf.Variable(0.0, trainable=False)
-        self._named: dict[str, list[tf.Variable]] = {"consecutive_skips": [self.consecutive_skips], **tensors}
-        self._checkpoint = tf.train.Checkpoint(**self._named)
+        self._named: dict[str, Sequence[Saved]] = {
+            "consecutive_skips": [self.consecutive_skips],
+            **variables,
+        }
         self._writer = futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: futures.Future[None] | None = None
         self._next_best = 0
@@ -93,7 +103,10 @@ class Checkpointer:
         return True
 
     def _read(self, step: int) -> None:
-        self._checkpoint.read(_path(self._folder, step)).assert_consumed()
+        reader = tf.train.load_checkpoint(_path(self._folder, step))
+        for name, variables in self._named.items():
+            for index, variable in enumerate(variables):
+                variable.assign(reader.get_tensor(key(name, index)))
 
     def save(self, step: int, consecutive_skips: tf.Tensor, *, best: int) -> None:
         """Start to write the checkpoint of a step.
@@ -109,7 +122,7 @@ class Checkpointer:
         self.finish()
         self.consecutive_skips.assign(consecutive_skips)
         folder = self._scratch.name if self._scratch else self._folder
-        values = {name: [tensor.numpy() for tensor in each] for name, each in self._named.items()}
+        values = {name: [variable.numpy() for variable in each] for name, each in self._named.items()}
         self._writing = self._writer.submit(_write, _path(folder, step), values)
         # Until this one is whole, the best one before stays.
         self._next_best = best
@@ -175,6 +188,11 @@ def _write(path: str, values: dict[str, list[np.ndarray]]) -> None:
         # One after the other, each in place of its value: memory holds one copy.
         copies = {name: [tf.Variable(each.pop(0)) for _ in range(len(each))] for name, each in values.items()}
         tf.train.Checkpoint(**copies).write(path)
+
+
+def key(name: str, index: int) -> str:
+    """The key in a checkpoint of the variable number `index` of those called `name`."""
+    return f"{name}/{index}/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 def saved_steps(folder: str) -> list[int]:

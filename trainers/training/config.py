@@ -112,7 +112,8 @@ class Train(Section):
     that a replica computes one after the other. `gradient_checkpointing` keeps only the input of each
     Transformer block and recomputes the rest in the backward pass; `blockwise_attention` keeps no attention
     weights, which is for accelerators: on a CPU it takes longer. Convolutional networks have no such blocks.
-    With `ema_decay`, the exponential moving average of the weights is evaluated and exported.
+    With `ema_decay`, the exponential moving average of the weights is evaluated and exported. `zero_stage` 1
+    shards Adam's slots and the averages among replicas (`trainers.training.sharding`).
 
     Every `checkpoint_every` steps the held-out loss is taken and a checkpoint written; `checkpoint_minutes`
     writes further ones in between. `export` takes the weights of the lowest held-out loss, whose checkpoint
@@ -125,6 +126,7 @@ class Train(Section):
         (
             "strategy",
             "tpu",
+            "zero_stage",
             "steps_per_call",
             "log_every",
             "checkpoint_every",
@@ -144,6 +146,7 @@ class Train(Section):
     blockwise_attention: bool = False
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto"
     tpu: Tpu = Tpu()
+    zero_stage: Literal[0, 1] = 0
     steps_per_call: PositiveInt = 10
     log_every: PositiveInt = 50
     checkpoint_every: PositiveInt = 500

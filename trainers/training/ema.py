@@ -8,41 +8,45 @@ from contextlib import contextmanager
 import keras
 import tensorflow as tf
 
+from trainers.training.sharding import own_share, sharded_variable
+
 
 class ExponentialMovingAverage:
     """EMA of a network's weights, batch-norm statistics included.
 
     The average a of weights w becomes d a + (1 - d) w, with d the smaller of `decay` and (1 + t) / (10 + t)
-    after t steps, so that a short run forgets its random initialization.
+    after t steps, so that a short run forgets its random initialization. `sharded`, each replica keeps its
+    share of the averages (`trainers.training.sharding`).
     """
 
-    def __init__(self, variables: list[keras.Variable], decay: float):
+    def __init__(self, variables: list[keras.Variable], decay: float, *, sharded: bool = False):
         self._weights = [v for v in variables if v.dtype.startswith("float")]
         self._decay = decay
-        # From values: a Keras variable made from a variable is that same variable.
-        self.variables = [
-            keras.Variable(
-                tf.convert_to_tensor(v.value), dtype=v.dtype, trainable=False, name=f"ema_{v.name}"
-            )
-            for v in self._weights
-        ]
+        self._sharded = sharded
+        make = sharded_variable if sharded else _variable
+        self.variables = [make(tf.convert_to_tensor(v.value), f"ema_{v.name}") for v in self._weights]
 
     def restart(self) -> None:
         """Begin with the weights as they are."""
         for average, weight in zip(self.variables, self._weights, strict=True):
             average.assign(weight.value)
 
-    def update(self, step: tf.Tensor) -> None:
-        """Include the weights after step number `step`; call it in cross-replica context."""
+    def update(self, step: tf.Tensor, replica: tf.Tensor | int = 0) -> None:
+        """Include the weights after step number `step`; call it in cross-replica context.
+
+        `replica` is each replica's number, for sharded averages.
+        """
         t = tf.cast(step, tf.float32)
         rest = 1.0 - tf.minimum(self._decay, (1.0 + t) / (10.0 + t))
         strategy = tf.distribute.get_strategy()
 
-        def assign(average: tf.Variable, weight: tf.Tensor, rest: tf.Tensor) -> None:
-            average.assign_add(tf.cast(rest, average.dtype) * (weight - average))
+        def assign(average: tf.Variable, weight: tf.Tensor, replica: tf.Tensor, rest: tf.Tensor) -> None:
+            part = own_share(weight, replica) if self._sharded else weight
+            average.assign_add(tf.cast(rest, average.dtype) * (part - average))
 
         for average, weight in zip(self.variables, self._weights, strict=True):
-            strategy.extended.update(average.value, assign, args=(weight.value, rest), group=False)
+            kept = average.shares if self._sharded else average
+            strategy.extended.update(kept.value, assign, args=(weight.value, replica, rest), group=False)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
@@ -58,3 +62,8 @@ class ExponentialMovingAverage:
             held = tf.identity(weight.value)
             weight.assign(average.value)
             average.assign(held)
+
+
+def _variable(value: tf.Tensor, name: str) -> keras.Variable:
+    # From a value: a Keras variable made from a variable is that same variable.
+    return keras.Variable(value, dtype=value.dtype.name, trainable=False, name=name)

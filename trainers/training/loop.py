@@ -11,11 +11,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-import keras
 import tensorflow as tf
 
 from trainers.training.alarms import Alarm, Watch
-from trainers.training.checkpoint import Checkpointer, History, best_step, read_history, write_history
+from trainers.training.checkpoint import (
+    Checkpointer,
+    History,
+    Saved,
+    best_step,
+    read_history,
+    write_history,
+)
 from trainers.training.config import Train
 from trainers.training.distribution import is_chief, mean_over_workers
 from trainers.training.errors import TrainingError
@@ -33,7 +39,7 @@ def fit(
     *,
     step: Callable[[Batch], Metrics],
     batches: Callable[[int, tf.distribute.InputContext], tf.data.Dataset],
-    variables: Mapping[str, Sequence[keras.Variable]],
+    variables: Mapping[str, Sequence[Saved]],
     evaluate: Callable[[], Metrics],
     checkpoints: str,
     logs: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import keras
@@ -50,12 +51,23 @@ class LearningRateSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return cls(Optimizer.model_validate(config["options"]), config["steps"])
 
 
-def _adam(options: Optimizer, rate: LearningRateSchedule) -> keras.optimizers.Optimizer:
-    return keras.optimizers.Adam(rate, beta_1=options.beta_1, beta_2=options.beta_2, epsilon=options.epsilon)
+def adam_arguments(options: Optimizer, steps: int) -> dict[str, Any]:
+    """Arguments of Keras' Adam, over a training of so many steps."""
+    return {
+        "learning_rate": LearningRateSchedule(options, steps),
+        "beta_1": options.beta_1,
+        "beta_2": options.beta_2,
+        "epsilon": options.epsilon,
+    }
 
 
-def _adafactor(options: Optimizer, rate: LearningRateSchedule) -> keras.optimizers.Optimizer:
-    return Adafactor(rate, beta_1=options.beta_1, beta_2=options.beta_2)
+def _adam(options: Optimizer, steps: int) -> keras.optimizers.Optimizer:
+    return keras.optimizers.Adam(**adam_arguments(options, steps))
+
+
+def _adafactor(options: Optimizer, steps: int) -> keras.optimizers.Optimizer:
+    schedule = LearningRateSchedule(options, steps)
+    return Adafactor(schedule, beta_1=options.beta_1, beta_2=options.beta_2)
 
 
 OPTIMIZERS = {"adam": _adam, "adafactor": _adafactor}
@@ -66,13 +78,25 @@ class DecoupledOptimizer:
 
     Keras' own `apply` decides by itself when to sum over replicas, and always applies. Here gradients arrive
     summed and the caller decides, which skipped steps need; the update rule is Keras' `update_step`.
+
+    Args:
+      options: clipping, weight decay, and which optimizer.
+      steps: the length of the training, for the schedule.
+      trainable_variables: what it updates.
+      optimizer: another Keras optimizer than `options.name`, not yet built.
     """
 
-    def __init__(self, options: Optimizer, steps: int, trainable_variables: list[keras.Variable]):
+    def __init__(
+        self,
+        options: Optimizer,
+        steps: int,
+        trainable_variables: list[keras.Variable],
+        optimizer: keras.optimizers.Optimizer | None = None,
+    ):
         self.trainable_variables = trainable_variables
         self._clip_norm = options.clip_norm
         self._weight_decay = options.weight_decay
-        self._keras = OPTIMIZERS[options.name](options, LearningRateSchedule(options, steps))
+        self._keras = optimizer or OPTIMIZERS[options.name](options, steps)
         self._keras.build(trainable_variables)
 
     @property
@@ -90,23 +114,42 @@ class DecoupledOptimizer:
         """The rate of the next step, scalar."""
         return tf.convert_to_tensor(self._keras.learning_rate)
 
+    def scale(self, norm: tf.Tensor) -> tf.Tensor | None:
+        """The factor that cuts gradients of a global norm down to `clip_norm`; None if there is no such."""
+        return tf.minimum(1.0, self._clip_norm / norm) if self._clip_norm else None
+
+    def update(
+        self, variable: keras.Variable, gradient: tf.Tensor, rate: tf.Tensor, scale: tf.Tensor | None
+    ) -> None:
+        """Update one variable and its slots, on one replica.
+
+        Decoupled weight decay (Loshchilov and Hutter 2017) shrinks a weight by `rate * decay` of itself,
+        apart from the gradient's statistics.
+        """
+        self._update(variable.value, gradient, rate, scale, decay=self._decay_of(variable))
+
+    def _decay_of(self, variable: keras.Variable) -> float:
+        return 0.0 if variable.name.endswith(UNDECAYED) else self._weight_decay
+
+    def _update(
+        self, weight: tf.Variable, gradient: tf.Tensor, rate: tf.Tensor, scale: Any, *, decay: float
+    ) -> None:
+        if decay:
+            weight.assign_sub(rate * decay * weight)
+        self._keras.update_step(gradient if scale is None else gradient * scale, weight, rate)
+
     def apply_gradients(self, gradients: list[tf.Tensor], norm: tf.Tensor) -> None:
         """Update every variable; call it in cross-replica context.
 
-        Gradients are clipped to a global norm of `clip_norm`; `norm` is the one that they have. Decoupled
-        weight decay (Loshchilov and Hutter 2017) shrinks a weight by `rate * decay` of itself, apart from the
-        gradient's statistics.
+        Gradients are clipped to a global norm of `clip_norm`; `norm` is the one that they have.
         """
-        rate = self.learning_rate
-        scale = tf.minimum(1.0, self._clip_norm / norm) if self._clip_norm else None
+        rate, scale = self.learning_rate, self.scale(norm)
         strategy = tf.distribute.get_strategy()
         for variable, gradient in zip(self.trainable_variables, gradients, strict=True):
-            decay = 0.0 if variable.name.endswith(UNDECAYED) else self._weight_decay
-
-            def update(weight, gradient, rate, scale, decay=decay):
-                if decay:
-                    weight.assign_sub(rate * decay * weight)
-                self._keras.update_step(gradient if scale is None else gradient * scale, weight, rate)
-
+            update = partial(self._update, decay=self._decay_of(variable))
             strategy.extended.update(variable.value, update, args=(gradient, rate, scale), group=False)
+        self.count()
+
+    def count(self) -> None:
+        """Count a step; call it in cross-replica context."""
         self._keras.iterations.assign_add(1)

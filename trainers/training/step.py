@@ -76,8 +76,14 @@ def training_step(
             means, metrics = context.all_reduce(tf.distribute.ReduceOp.MEAN, (means, metrics))
         norms = [tf.linalg.global_norm(mean) for mean in means]
         all_finite = tf.reduce_all(tf.math.is_finite(tf.stack([*norms, metrics["loss"]])))
+        step = states[0].optimizer.iterations
+        updates = [
+            state.compute_updates(mean, norm, all_finite & (step >= state.start_step))
+            for state, mean, norm in zip(states, means, norms, strict=True)
+        ]
+        replica = context.replica_id_in_sync_group
         context.merge_call(
-            _apply_if_finite, args=(states, means, norms, before, all_finite, metrics, post_step)
+            _apply_if_finite, args=(states, updates, norms, replica, before, all_finite, metrics, post_step)
         )
         scalars = {name: tf.where(all_finite, value, 0.0) for name, value in summarize(metrics).items()}
         return {**scalars, "skipped": 1.0 - tf.cast(all_finite, tf.float32)}
@@ -112,26 +118,27 @@ def _mean_over_micro_batches(
 def _apply_if_finite(
     strategy: tf.distribute.Strategy,
     states: Sequence[TrainState],
-    gradients: list[Gradients],
+    updates: list[Gradients],
     norms: list[tf.Tensor],
+    replica: tf.Tensor | int,
     before: list[list[tf.Tensor]],
     all_finite: tf.Tensor,
     metrics: Metrics,
     post_step: Callable[[Metrics], None],
 ) -> None:
-    """Apply the gradients, or restore the statistics of batch norm; for all replicas at once."""
+    """Apply the updates, or restore the statistics of batch norm; for all replicas at once."""
 
     def of_any_replica(value: Any) -> Any:
         return tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], value)
 
     def apply() -> tf.Tensor:
         step = states[0].optimizer.iterations
-        for state, own_gradients, norm in zip(states, gradients, of_any_replica(norms), strict=True):
+        for state, own_updates, norm in zip(states, updates, of_any_replica(norms), strict=True):
+            apply_own = partial(_apply, state, own_updates, norm, replica)
             if state.start_step:
-                started = step >= state.start_step
-                tf.cond(started, partial(_apply, state, own_gradients, norm), lambda: False)
+                tf.cond(step >= state.start_step, apply_own, lambda: False)
             else:
-                _apply(state, own_gradients, norm)
+                apply_own()
         post_step(of_any_replica(metrics))
         return True
 
@@ -146,6 +153,6 @@ def _apply_if_finite(
     tf.cond(of_any_replica(all_finite), apply, skip)
 
 
-def _apply(state: TrainState, gradients: Gradients, norm: tf.Tensor) -> bool:
-    state.apply_gradients(gradients, norm)
+def _apply(state: TrainState, updates: Gradients, norm: tf.Tensor, replica: tf.Tensor | int) -> bool:
+    state.apply_updates(updates, norm, replica)
     return True  # tf.cond wants a value

@@ -9,9 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainers.training.checkpoint import Saved
 from trainers.training.config import Optimizer, Train
 from trainers.training.ema import ExponentialMovingAverage
 from trainers.training.optimizer import DecoupledOptimizer
+from trainers.training.sharding import ShardedOptimizer
 
 Gradients = list[tf.Tensor]
 
@@ -40,11 +42,14 @@ class TrainState:
         start_step: int = 0,
     ):
         self.start_step = start_step
-        self.optimizer = DecoupledOptimizer(
-            optimizer or train.optimizer, train.steps - start_step, network.trainable_variables
-        )
+        options = optimizer or train.optimizer
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        sharded = train.zero_stage == 1 and replicas > 1
+        # Adafactor keeps a byte a weight, and its means go over whole rows and columns.
+        kind = ShardedOptimizer if sharded and options.name == "adam" else DecoupledOptimizer
+        self.optimizer = kind(options, train.steps - start_step, network.trainable_variables)
         decay = train.ema_decay if use_ema else None
-        self.ema = ExponentialMovingAverage(network.variables, decay) if decay else None
+        self.ema = ExponentialMovingAverage(network.variables, decay, sharded=sharded) if decay else None
         # Written by the forward pass: the moving statistics of batch norm.
         self.statistics = [v for v in network.non_trainable_variables if v.dtype.startswith("float")]
         self.network = network
@@ -55,7 +60,7 @@ class TrainState:
         return self.optimizer.trainable_variables
 
     @property
-    def variables(self) -> list[keras.Variable]:
+    def variables(self) -> list[Saved]:
         """Everything that a checkpoint holds of this network."""
         ema = self.ema.variables if self.ema else []
         return [*self.network.variables, *self.optimizer.variables, *ema]
@@ -67,11 +72,29 @@ class TrainState:
         if self.ema:
             self.ema.restart()
 
-    def apply_gradients(self, gradients: Gradients, norm: tf.Tensor) -> None:
-        """Update weights and EMA; `norm` is the global norm. Call it in cross-replica context."""
-        self.optimizer.apply_gradients(gradients, norm)
+    def compute_updates(self, gradients: Gradients, norm: tf.Tensor, ready: tf.Tensor) -> Gradients:
+        """What `apply_updates` takes: the gradients, or with sharded slots new weights.
+
+        Call it in replica context. `norm` is the global norm; nothing changes if not `ready`.
+        """
+        if isinstance(self.optimizer, ShardedOptimizer):
+            return self.optimizer.compute_updates(gradients, norm, ready)
+        return gradients
+
+    def apply_updates(self, updates: Gradients, norm: tf.Tensor, replica: tf.Tensor | int = 0) -> None:
+        """Update weights and EMA; call it in cross-replica context.
+
+        Args:
+          updates: from `compute_updates`.
+          norm: the global norm of the gradients.
+          replica: each replica's number.
+        """
+        if isinstance(self.optimizer, ShardedOptimizer):
+            self.optimizer.apply_weights(updates)
+        else:
+            self.optimizer.apply_gradients(updates, norm)
         if self.ema:
-            self.ema.update(self.optimizer.iterations)
+            self.ema.update(self.optimizer.iterations, replica)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import tensorflow as tf
 from serving.export.fingerprint import fingerprint
 from serving.export.versions import SAVED_MODEL, versions
 from serving.wire.errors import one_line
-from trainers.training.checkpoint import PREFIX, saved_steps
+from trainers.training.checkpoint import PREFIX, key, saved_steps
 from trainers.training.errors import TrainingError
 from trainers.training.train_state import TrainState
 
@@ -123,8 +123,8 @@ def _of_checkpoint(path: str) -> _Read:
     keys = reader.get_variable_to_shape_map()
 
     def read(name: str, count: int) -> Sequence[np.ndarray]:
-        wanted = [f"{name}/{index}/.ATTRIBUTES/VARIABLE_VALUE" for index in range(count)]
-        return [reader.get_tensor(key) for key in wanted if key in keys]
+        wanted = [key(name, index) for index in range(count)]
+        return [reader.get_tensor(one) for one in wanted if one in keys]
 
     return read
 

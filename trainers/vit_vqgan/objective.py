@@ -10,9 +10,9 @@ their gradients from the same forward pass, so the discriminator runs on each re
 
 from __future__ import annotations
 
-import keras
 import tensorflow as tf
 
+from trainers.training.checkpoint import Saved
 from trainers.training.errors import TrainingError
 from trainers.training.step import Batch, Metrics, gradients_of
 from trainers.training.train_state import Gradients, TrainState
@@ -65,9 +65,9 @@ class Objective:
         return dict(zip(("tokenizer", "adversary"), self.states, strict=False))
 
     @property
-    def variables(self) -> dict[str, list[keras.Variable]]:
+    def variables(self) -> dict[str, list[Saved]]:
         """Every variable that training changes, by name."""
-        variables = {"tokenizer": self.tokenizer.variables}
+        variables: dict[str, list[Saved]] = {"tokenizer": self.tokenizer.variables}
         if self.adversary:
             variables["adversary"] = self.adversary.variables
         if self._lecam:

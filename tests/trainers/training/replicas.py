@@ -1,11 +1,11 @@
 """Train a tokenizer for a few steps under a strategy, as a program: devices are set up once a process.
 
-    python -m tests.trainers.training.replicas FOLDER STRATEGY DEVICES MICRO_BATCHES [killed]
+    python -m tests.trainers.training.replicas FOLDER STRATEGY DEVICES MICRO_BATCHES [killed|sharded]
 
 trains on the images in FOLDER/images and writes every variable of the training to FOLDER/state-<name>.npz,
 with the name of this process in TF_CONFIG, or "alone". `killed` kills the process after the last step, before
-its checkpoint. With the strategy `mirrored`, a classifier and a VIM are trained after the tokenizer. Only
-there and with several workers is the tokenizer exported.
+its checkpoint; `sharded` trains with stage 1 of ZeRO. With the strategy `mirrored`, a classifier and a VIM
+are trained after the tokenizer. Only there and with several workers is the tokenizer exported.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STEPS = 4
 TOWER = {"blocks": 1, "heads": 2, "width": 16, "hidden": 32}
 
 
-def stage(strategy: str, accumulate: int) -> Stage1:
+def stage(strategy: str, accumulate: int, zero_stage: int = 0) -> Stage1:
     """A tokenizer with everything that depends on the whole batch: adversary, R1, LeCAM, code revival, EMA.
 
     The tokenizer trains with Adam, the discriminator with Adafactor.
@@ -61,6 +61,7 @@ def stage(strategy: str, accumulate: int) -> Stage1:
                 "gradient_accumulation_steps": accumulate,
                 "ema_decay": 0.9,
                 "strategy": strategy,
+                "zero_stage": zero_stage,
                 "steps_per_call": 2,
                 "log_every": 2,
                 "checkpoint_every": 2,
@@ -114,7 +115,7 @@ class Arguments:
         self.serving_model_dir = str(folder / "model")
 
 
-def main(folder: Path, strategy: str, devices: int, accumulate: int, *, killed: bool) -> None:
+def main(folder: Path, strategy: str, devices: int, accumulate: int, how: str = "") -> None:
     """Train, and write every variable of the training."""
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
@@ -123,13 +124,14 @@ def main(folder: Path, strategy: str, devices: int, accumulate: int, *, killed: 
     trainer.Objective = lambda *args, **options: objectives.append(make(*args, **options)) or objectives[-1]
     if strategy == "one_device":
         trainer.export_tokenizer = lambda *args, **options: None
-    if killed:
+    if how == "killed":
         kill_before_the_last_checkpoint()
-    trainer.run_fn(Arguments(folder, folder / "images", stage(strategy, accumulate)))
+    configured = stage(strategy, accumulate, zero_stage=int(how == "sharded"))
+    trainer.run_fn(Arguments(folder, folder / "images", configured))
     task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {})
     name = f"{task['type']}-{task['index']}" if task else "alone"
     state = {
-        f"{part}/{index}/{variable.path}": np.array(variable)
+        f"{part}/{index}": variable.numpy()
         for part, variables in objectives[0].variables.items()
         for index, variable in enumerate(variables)
     }
@@ -170,4 +172,4 @@ def dropped() -> np.ndarray:
 if __name__ == "__main__":
     gc.disable()  # a tenth of the time of this short program
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # an eighth
-    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:5]), killed=sys.argv[5:] == ["killed"])
+    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:5]), *sys.argv[5:])

@@ -33,12 +33,12 @@ def start(folder: Path, strategy: str, *more: str, devices=1, micro_batches=1, c
     )
 
 
-def start_two(*folders: Path) -> list[subprocess.Popen]:
+def start_two(*folders: Path, more: tuple[str, ...] = ()) -> list[subprocess.Popen]:
     workers = [f"localhost:{free_port()}" for _ in range(2)]
     tasks = [{"type": "worker", "index": index} for index in range(2)]
     clusters = [{"cluster": {"worker": workers}, "task": task} for task in tasks]
     hosts = zip(folders, clusters, strict=True)
-    return [start(folder, "multi_worker", cluster=cluster) for folder, cluster in hosts]
+    return [start(folder, "multi_worker", *more, cluster=cluster) for folder, cluster in hosts]
 
 
 def finish(*processes: subprocess.Popen) -> None:
@@ -88,22 +88,36 @@ def test_replicas_and_gradient_accumulation_equal_one_device(alone, tmp_path):
     assert len(np.unique(np.load(tmp_path / "dropped.npy"), axis=0)) == 2
 
 
-def test_two_workers_train_alike_resume_and_export_one_model(alone, tmp_path):
-    shutil.copytree(alone / "images", tmp_path / "images")
+@pytest.fixture(scope="module")
+def two_workers(alone, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("workers")
+    shutil.copytree(alone / "images", folder / "images")
+    finish(*start_two(folder, folder))
+    return folder
 
-    def train() -> list[dict[str, np.ndarray]]:
-        finish(*start_two(tmp_path, tmp_path))
-        return [state(tmp_path, f"worker-{index}") for index in range(2)]
 
-    whole = train()
-    assert_alike(*whole)
-    assert (tmp_path / "model" / "saved_model.pb").is_file()
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["alarms.json", "history.jsonl"]
+def of_two(folder: Path) -> list[dict[str, np.ndarray]]:
+    return [state(folder, f"worker-{index}") for index in range(2)]
 
-    back_to_step_2(tmp_path)
-    resumed = train()
-    for name, value in whole[0].items():
-        np.testing.assert_array_equal(value, resumed[0][name], err_msg=name)
+
+def test_two_workers_train_alike_and_export_one_model(two_workers):
+    assert_alike(*of_two(two_workers))
+    assert (two_workers / "model" / "saved_model.pb").is_file()
+    assert sorted(path.name for path in (two_workers / "run").iterdir()) == ["alarms.json", "history.jsonl"]
+
+
+def test_two_workers_resume_exactly(two_workers, tmp_path):
+    again = back_to_step_2(shutil.copytree(two_workers, tmp_path / "again"))
+    finish(*start_two(again, again))
+    for name, value in of_two(two_workers)[0].items():
+        np.testing.assert_array_equal(value, of_two(again)[0][name], err_msg=name)
+
+
+def test_two_workers_with_shards_go_on_from_a_checkpoint_without(two_workers, tmp_path):
+    shards = back_to_step_2(shutil.copytree(two_workers, tmp_path / "shards"))
+    finish(*start_two(shards, shards, more=("sharded",)))
+    for whole, sharded in zip(of_two(two_workers), of_two(shards), strict=True):
+        assert_alike(whole, sharded)
 
 
 def test_workers_without_a_shared_checkpoint_folder_fail(alone, tmp_path):
