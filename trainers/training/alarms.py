@@ -33,6 +33,14 @@ class Alarm(NamedTuple):
         return f"below {self.below:.3g}" if math.isfinite(self.below) else f"above {self.above:.3g}"
 
 
+OVERFITTING = Alarm(
+    "eval_loss_rise",
+    "overfitting",
+    "train.export best takes the weights from before; more images, more variants or a smaller model help",
+    above=0.05,
+)
+
+
 class Watch:
     """Says an alarm when it begins to ring, and again only after it has stopped."""
 

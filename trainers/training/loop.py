@@ -112,7 +112,7 @@ def fit(
                 entry = running.take() | {"step": done, "steps_per_second": progress.rate}
                 # Whoever sends a signal has no time for more held-out data than usual.
                 if regular or (overdue and not stopped):
-                    entry |= _evaluated(evaluate, title, done)
+                    entry |= _evaluated(evaluate, title, done, history)
                 watch.report(entry)
                 history.append(entry)
                 for name, value in entry.items():
@@ -188,11 +188,20 @@ def _compile(
     return several
 
 
-def _evaluated(evaluate: Callable[[], Metrics], title: str, step: int) -> dict[str, float]:
-    """Held-out metrics for the history; a loss that is not finite stops the run."""
+def _evaluated(evaluate: Callable[[], Metrics], title: str, step: int, history: History) -> dict[str, float]:
+    """Held-out metrics for the history; a loss that is not finite stops the run.
+
+    `eval_loss_rise` is how far the loss is above the lowest one before, as a share of that. It is left out
+    beside losses that may be negative.
+    """
     entry = {f"eval_{name}": float(value) for name, value in evaluate().items()}
     if not math.isfinite(entry["eval_loss"]):
         raise TrainingError(f"{title}: held-out loss must be finite, got {entry['eval_loss']} at step {step}")
+    lowest = min(
+        (before["eval_loss"] for before in history if "eval_loss" in before), default=entry["eval_loss"]
+    )
+    if lowest > 0.0:
+        entry["eval_loss_rise"] = max(0.0, entry["eval_loss"] / lowest - 1.0)
     return entry
 
 

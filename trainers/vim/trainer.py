@@ -12,6 +12,7 @@ from serving.export.fingerprint import fingerprint
 from serving.export.generator import Generator, export_generator
 from serving.export.signatures import read_metadata
 from trainers.training import examples, job
+from trainers.training.alarms import OVERFITTING
 from trainers.training.evaluation import held_out_metrics
 from trainers.training.loop import fit
 from trainers.training.step import Batch, Metrics, loss_gradients, training_step
@@ -90,6 +91,7 @@ def run_fn(fn_args: Any) -> None:
             evaluate=held_out_metrics(partial(on_tokens, training=False), held_out, stage.train, [state]),
             checkpoints=folders.checkpoints,
             logs=folders.logs,
+            alarms=[OVERFITTING],
         )
 
         def decode(tokens: tf.Tensor) -> tf.Tensor:
@@ -109,7 +111,7 @@ def run_fn(fn_args: Any) -> None:
             log_likelihood=model.log_likelihood,
             features=model.features,
         )
-        with job.export_folder(fn_args, history, [state]) as directory:
+        with job.export_folder(fn_args, history, [state], [OVERFITTING]) as directory:
             export_generator(directory, job.exportable(model, tokenizer=tokenizer), generator)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainers.training.alarms import Alarm
+from trainers.training.alarms import OVERFITTING, Alarm
 from trainers.training.checkpoint import Checkpointer, saved_steps
 from trainers.training.config import Optimizer, Train
 from trainers.training.errors import TrainingError
@@ -205,6 +205,14 @@ def test_newest_checkpoints_and_the_best_one_are_kept(tmp_path):
     three = settings(20).model_copy(update={"keep_checkpoints": 3})
     Walk().fit(tmp_path / "three", 20, train=three)
     assert kept(tmp_path / "three") == [20, 16, 12, 4]
+
+
+def test_rise_of_the_held_out_loss_above_its_lowest_is_logged_and_alarms(tmp_path, capsys):
+    history = Walk().fit(tmp_path, 12, alarms=[OVERFITTING])
+    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    rises = [entry["eval_loss_rise"] for entry in history if "eval_loss" in entry]
+    assert rises == pytest.approx([0.0, losses[1] / losses[0] - 1, losses[2] / losses[0] - 1])
+    assert "overfitting: eval_loss_rise" in " ".join(capsys.readouterr().err.split())
 
 
 def test_best_weights_are_exported_on_request(tmp_path, capsys):
