@@ -14,7 +14,8 @@ VIM_BASE = Transformer(blocks=24, heads=16, width=1536, hidden=6144)
 VIM_LARGE = Transformer(blocks=36, heads=32, width=2048, hidden=8192)
 PROBES = ["ablations/vim_base", "ablations/vim_base_cnn"]  # last rows of Table 7
 IMPORTED = "ablations/vim_base_dvae"  # the row between them
-PAPER = [name for name in config.presets() if name not in ("digits", "cifar10", IMPORTED)]
+OWN = ("digits", "cifar10", "photos64", "photos256", IMPORTED)
+PAPER = [name for name in config.presets() if name not in OWN]
 UNSUPERVISED = [name for name in PAPER if name.endswith("_unsupervised")]
 ABLATIONS = [name for name in PAPER if name.startswith("ablations/") and name not in PROBES]
 SIZED = [name for name in PAPER if name not in UNSUPERVISED + ABLATIONS + PROBES]
