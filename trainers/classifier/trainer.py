@@ -14,7 +14,6 @@ from serving.export.classifier import export_classifier
 from trainers.classifier.config import Classifier
 from trainers.classifier.model import ResNet
 from trainers.training import examples, job
-from trainers.training.alarms import OVERFITTING
 from trainers.training.evaluation import held_out_metrics
 from trainers.training.loop import fit
 from trainers.training.step import Batch, Metrics, loss_gradients, training_step
@@ -56,9 +55,8 @@ def run_fn(fn_args: Any) -> None:
             ),
             checkpoints=folders.checkpoints,
             logs=folders.logs,
-            alarms=[OVERFITTING],
         )
-        with job.export_folder(fn_args, history, [state], [OVERFITTING]) as directory:
+        with job.export_folder(fn_args, history, [state]) as directory:
             export_classifier(
                 directory,
                 job.exportable(model),

@@ -21,6 +21,8 @@ from trainers.training.errors import TrainingError
 History = list[dict[str, float]]
 HISTORY_FILE = "history.jsonl"
 PREFIX = "ckpt-"
+# The end of a variable's key in a checkpoint.
+ATTRIBUTE = "/.ATTRIBUTES/VARIABLE_VALUE"
 # Errors of reading that say nothing about the file.
 _PASSING = (
     tf.errors.UnavailableError,
@@ -36,6 +38,9 @@ _PASSING = (
 
 class Saved(Protocol):
     """A variable as a checkpoint sees it: whole, however it is spread over replicas."""
+
+    shape: Any
+    dtype: Any
 
     def numpy(self) -> Any:
         """Its value."""
@@ -84,7 +89,7 @@ class Checkpointer:
           TrainingError: workers found different checkpoints.
         """
         step = next((step for step in saved_steps(self._folder) if self._is_whole(step)), 0)
-        # Checked first, because all workers take part in restoring.
+        # All must go on from the same step.
         if not _same_on_all_workers(step):
             raise TrainingError(
                 f"Workers found different checkpoints (here: step {step} in {self._folder}). "
@@ -103,13 +108,19 @@ class Checkpointer:
         return True
 
     def _read(self, step: int) -> None:
-        reader = tf.train.load_checkpoint(_path(self._folder, step))
-        for name, variables in self._named.items():
-            for index, variable in enumerate(variables):
-                variable.assign(reader.get_tensor(key(name, index)))
+        path = _path(self._folder, step)
+        reader = tf.train.load_checkpoint(path)
+        wanted = {
+            key(name, index): variable
+            for name, variables in self._named.items()
+            for index, variable in enumerate(variables)
+        }
+        _check_fit(path, reader, wanted)
+        for name, variable in wanted.items():
+            variable.assign(reader.get_tensor(name))
 
     def save(self, step: int, consecutive_skips: tf.Tensor, *, best: int) -> None:
-        """Start to write the checkpoint of a step.
+        """Start to write the checkpoint of a step; all workers take part.
 
         Args:
           step: the number of steps made.
@@ -190,9 +201,30 @@ def _write(path: str, values: dict[str, list[np.ndarray]]) -> None:
         tf.train.Checkpoint(**copies).write(path)
 
 
+def _check_fit(path: str, reader: Any, wanted: Mapping[str, Saved]) -> None:
+    """Check that a checkpoint holds these variables and no others.
+
+    Raises:
+      TrainingError: it does not.
+    """
+    shapes, dtypes = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    found = {
+        name: (tuple(shape), dtypes[name])
+        for name, shape in shapes.items()
+        if name.endswith(ATTRIBUTE)  # the others are TensorFlow's own
+    }
+    own = {name: (tuple(one.shape), tf.as_dtype(one.dtype)) for name, one in wanted.items()}
+    if found != own:
+        name = min(name for name in {*found, *own} if found.get(name) != own.get(name))
+        raise TrainingError(
+            f"checkpoint {path} must hold the variables of this training, got {found.get(name)} for {name}, "
+            f"which is {own.get(name)} here"
+        )
+
+
 def key(name: str, index: int) -> str:
     """The key in a checkpoint of the variable number `index` of those called `name`."""
-    return f"{name}/{index}/.ATTRIBUTES/VARIABLE_VALUE"
+    return f"{name}/{index}{ATTRIBUTE}"
 
 
 def saved_steps(folder: str) -> list[int]:

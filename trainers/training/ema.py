@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import keras
 import tensorflow as tf
 
-from trainers.training.sharding import own_share, sharded_variable
+from trainers.training.sharding import ShardedVariable, own_share, sharded_variable
 
 
 class ExponentialMovingAverage:
@@ -16,22 +16,26 @@ class ExponentialMovingAverage:
 
     The average a of weights w becomes d a + (1 - d) w, with d the smaller of `decay` and (1 + t) / (10 + t)
     after t steps, so that a short run forgets its random initialization. `sharded`, each replica keeps its
-    share of the averages (`trainers.training.sharding`).
+    share of the averages of trained weights (`trainers.training.sharding`).
     """
 
     def __init__(self, variables: list[keras.Variable], decay: float, *, sharded: bool = False):
         self._weights = [v for v in variables if v.dtype.startswith("float")]
         self._decay = decay
-        self._sharded = sharded
-        make = sharded_variable if sharded else _variable
-        self.variables = [make(tf.convert_to_tensor(v.value), f"ema_{v.name}") for v in self._weights]
+        # Statistics of batch norm are each replica's own.
+        self.variables = [
+            (sharded_variable if sharded and v.trainable else _variable)(
+                tf.convert_to_tensor(v.value), f"ema_{v.name}"
+            )
+            for v in self._weights
+        ]
 
     def restart(self) -> None:
         """Begin with the weights as they are."""
         for average, weight in zip(self.variables, self._weights, strict=True):
             average.assign(weight.value)
 
-    def update(self, step: tf.Tensor, replica: tf.Tensor | int = 0) -> None:
+    def update(self, step: tf.Tensor, replica: tf.Tensor | int) -> None:
         """Include the weights after step number `step`; call it in cross-replica context.
 
         `replica` is each replica's number, for sharded averages.
@@ -41,12 +45,17 @@ class ExponentialMovingAverage:
         strategy = tf.distribute.get_strategy()
 
         def assign(average: tf.Variable, weight: tf.Tensor, replica: tf.Tensor, rest: tf.Tensor) -> None:
-            part = own_share(weight, replica) if self._sharded else weight
-            average.assign_add(tf.cast(rest, average.dtype) * (part - average))
+            average.assign_add(tf.cast(rest, average.dtype) * (weight - average))
+
+        def assign_share(
+            average: tf.Variable, weight: tf.Tensor, replica: tf.Tensor, rest: tf.Tensor
+        ) -> None:
+            assign(average, own_share(weight, replica), replica, rest)
 
         for average, weight in zip(self.variables, self._weights, strict=True):
-            kept = average.shares if self._sharded else average
-            strategy.extended.update(kept.value, assign, args=(weight.value, replica, rest), group=False)
+            sharded = isinstance(average, ShardedVariable)
+            kept, update = (average.shares, assign_share) if sharded else (average, assign)
+            strategy.extended.update(kept.value, update, args=(weight.value, replica, rest), group=False)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:

@@ -114,6 +114,12 @@ class DecoupledOptimizer:
         """The rate of the next step, scalar."""
         return tf.convert_to_tensor(self._keras.learning_rate)
 
+    def compute_updates(
+        self, gradients: list[tf.Tensor], norm: tf.Tensor, ready: tf.Tensor
+    ) -> list[tf.Tensor]:
+        """What `apply_updates` takes: the gradients."""
+        return gradients
+
     def scale(self, norm: tf.Tensor) -> tf.Tensor | None:
         """The factor that cuts gradients of a global norm down to `clip_norm`; None if there is no such."""
         return tf.minimum(1.0, self._clip_norm / norm) if self._clip_norm else None
@@ -138,7 +144,7 @@ class DecoupledOptimizer:
             weight.assign_sub(rate * decay * weight)
         self._keras.update_step(gradient if scale is None else gradient * scale, weight, rate)
 
-    def apply_gradients(self, gradients: list[tf.Tensor], norm: tf.Tensor) -> None:
+    def apply_updates(self, gradients: list[tf.Tensor], norm: tf.Tensor) -> None:
         """Update every variable; call it in cross-replica context.
 
         Gradients are clipped to a global norm of `clip_norm`; `norm` is the one that they have.

@@ -6,92 +6,125 @@ the slots, and gathers the shares of all. Adam, weight decay and the average wor
 the result is that of the unsharded step.
 
 Gradients are summed whole and cut afterwards, because TensorFlow offers no reduce-scatter to a strategy. A
-step thus sends half as much again as without shards.
+step thus sends half as much again as without shards; on a TPU twice as much, because its gather is a sum.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainers.training.config import Optimizer
 from trainers.training.optimizer import DecoupledOptimizer, adam_arguments
 
 
-def share_size(shape: tuple[int, ...], replicas: int) -> int:
+def share_size(shape: Sequence[int], replicas: int) -> int:
     """The numbers that each replica keeps of a variable."""
     return -(-math.prod(shape) // replicas)
 
 
-def own_share(x: tf.Tensor, replica: tf.Tensor | int) -> tf.Tensor:
+def own_share(x: tf.Tensor, replica: tf.Tensor | int, replicas: int | None = None) -> tf.Tensor:
     """The share of a replica (counted from 0) of a whole variable of any shape, [K]."""
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    x = tf.reshape(x, [-1])
-    size = share_size(x.shape, replicas)
-    padded = tf.pad(x, [[0, replicas * size - x.shape[0]]])
+    replicas = replicas or tf.distribute.get_strategy().num_replicas_in_sync
+    size = share_size(tuple(x.shape), replicas)
+    numbers = tf.reshape(x, [-1])
+    padded = tf.pad(numbers, [[0, replicas * size - numbers.shape[0]]])
     return tf.slice(padded, [replica * size], [size])
 
 
-def gather(shares: Sequence[tf.Tensor], shapes: Sequence[tuple[int, ...]]) -> list[tf.Tensor]:
-    """Whole variables of these shapes from the shares [K] of all replicas; call it in replica context."""
-    # Tensors of this replica's device: what is read from a variable may have none with several workers.
+def gather(shares: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The shares [K] of all replicas one after the other, [replicas * K]; call it in replica context."""
+    # Tensors of this replica's device: with several workers, variables and arguments may have none.
     own = [tf.identity(share) for share in shares]
-    every = tf.distribute.get_replica_context().all_gather(own, axis=0)
-    return [tf.reshape(x[: math.prod(shape)], shape) for x, shape in zip(every, shapes, strict=True)]
+    return tf.distribute.get_replica_context().all_gather(own, axis=0)
+
+
+def _whole(numbers: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
+    """The variable whose shares are these, one after the other."""
+    return tf.reshape(numbers[: math.prod(shape)], shape)
 
 
 class ShardedVariable:
     """A variable of which each replica has its share.
 
     To a checkpoint it is the whole variable: it can be restored on another number of replicas, or unsharded.
-    Reading and assigning it takes all replicas, in cross-replica context.
+    Read and assign it in cross-replica context. With several workers all of them must read it.
 
     Attributes:
       shares: float [K], another on each replica.
       shape: of the whole variable.
+      dtype: of both.
     """
 
-    def __init__(self, shares: keras.Variable, shape: tuple[int, ...]):
+    def __init__(self, shares: keras.Variable, shape: Sequence[int]):
         self.shares = shares
-        self.shape = shape
+        self.shape = tuple(shape)
+        self.dtype = shares.dtype
         self._strategy = tf.distribute.get_strategy()
-        # Functions, because a TPU runs nothing else.
-        self._read = tf.function(self._gathered, autograph=False)
-        self._write = tf.function(self._assigned, autograph=False)
 
     @property
     def value(self) -> tf.Tensor:
         """The whole variable, of `shape`."""
-        return self._read()
+        parts = self._parts
+        if len(parts) == self._strategy.num_replicas_in_sync:
+            return _whole(tf.concat(parts, axis=0), self.shape)
+        of_each = self._strategy.run(lambda: tf.identity(self.shares.value))
+        return _whole(_gather_from_workers(self._strategy)(of_each), self.shape)
 
-    def numpy(self) -> Any:
+    def numpy(self) -> np.ndarray:
         """The whole variable as an array."""
         return self.value.numpy()
 
     def assign(self, value: Any) -> None:
-        """Give each replica its share of a whole variable."""
-        self._write(tf.convert_to_tensor(value, self.shares.dtype))
+        """Give each replica its share of a whole variable.
 
-    def _gathered(self) -> tf.Tensor:
-        whole = self._strategy.run(lambda: gather([self.shares.value], [self.shape])[0])
-        return self._strategy.experimental_local_results(whole)[0]
+        Raises:
+          ValueError: it has another shape.
+        """
+        whole = tf.convert_to_tensor(value, self.dtype)
+        if tuple(whole.shape) != self.shape:
+            raise ValueError(f"value must have the shape {self.shape}, got {tuple(whole.shape)}")
+        parts, replicas = self._parts, self._strategy.num_replicas_in_sync
+        if len(parts) == replicas:
+            for index, part in enumerate(parts):
+                part.assign(own_share(whole, index, replicas))
+        else:
+            self._strategy.run(self._assign_own, args=(whole,))
 
-    def _assigned(self, value: tf.Tensor) -> None:
-        def assign(value: tf.Tensor) -> None:
-            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            self.shares.value.assign(own_share(value, replica))
+    @property
+    def _parts(self) -> tuple[tf.Variable, ...]:
+        """The shares of this process's replicas."""
+        return self._strategy.experimental_local_results(self.shares.value)
 
-        self._strategy.run(assign, args=(value,))
+    def _assign_own(self, whole: tf.Tensor) -> None:
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        self.shares.value.assign(own_share(whole, replica))
+
+
+@functools.cache
+def _gather_from_workers(strategy: tf.distribute.Strategy) -> Callable[[Any], tf.Tensor]:
+    """A function from the shares of this worker's replicas to those of all, [replicas * K]."""
+
+    def gathered(share: tf.Tensor) -> tf.Tensor:
+        return gather([share])[0]
+
+    # One graph for shares of all sizes.
+    @tf.function(reduce_retracing=True)
+    def of_all(of_each: Any) -> tf.Tensor:
+        return strategy.experimental_local_results(strategy.run(gathered, args=(of_each,)))[0]
+
+    return of_all
 
 
 def sharded_variable(value: tf.Tensor, name: str) -> ShardedVariable:
     """A sharded variable that is not trained, with the value of a whole one."""
-    shares = _zeros(value, name)
-    variable = ShardedVariable(shares, tuple(value.shape))
+    variable = ShardedVariable(_zeros(value, name), value.shape)
     variable.assign(value)
     return variable
 
@@ -114,17 +147,18 @@ def _of_each_replica(next_creator: Any, **options: Any) -> tf.Variable:
 class _AdamOnShares(keras.optimizers.Adam):
     """Adam whose slots belong to each replica by itself, as the variables that it updates do."""
 
-    def __init__(self, *args: Any, made: Callable[[keras.Variable, keras.Variable], None], **options: Any):
-        super().__init__(*args, **options)
-        self._made = made
+    def __init__(self, slots: dict[int, int], **options: Any):
+        super().__init__(**options)
+        # A function: Keras would track a dictionary.
+        self._remember = slots.__setitem__
 
     def add_variable_from_reference(
         self, reference_variable: keras.Variable, *args: Any, **options: Any
     ) -> keras.Variable:
-        """Make a slot of a variable, and tell of both."""
+        """Make a slot of a variable, and remember of which, by their `id`."""
         with tf.variable_creator_scope(_of_each_replica):
             slot = super().add_variable_from_reference(reference_variable, *args, **options)
-        self._made(slot, reference_variable)
+        self._remember(id(slot), id(reference_variable))
         return slot
 
 
@@ -138,15 +172,14 @@ class ShardedOptimizer:
         self.trainable_variables = trainable_variables
         # By their weights' names, which decide about weight decay.
         self._shares = [_zeros(weight.value, weight.name) for weight in trainable_variables]
-        weights = {id(share): weight for share, weight in zip(self._shares, trainable_variables, strict=True)}
-        slots: dict[int, keras.Variable] = {}
-        adam = _AdamOnShares(
-            **adam_arguments(options, steps),
-            made=lambda slot, share: slots.update({id(slot): weights[id(share)]}),
-        )
+        slots: dict[int, int] = {}
+        adam = _AdamOnShares(slots, **adam_arguments(options, steps))
         self._optimizer = DecoupledOptimizer(options, steps, self._shares, adam)
+        shapes = {
+            id(share): weight.shape for share, weight in zip(self._shares, trainable_variables, strict=True)
+        }
         self.variables = [
-            ShardedVariable(variable, tuple(slots[id(variable)].shape)) if id(variable) in slots else variable
+            ShardedVariable(variable, shapes[slots[id(variable)]]) if id(variable) in slots else variable
             for variable in self._optimizer.variables
         ]
 
@@ -175,9 +208,12 @@ class ShardedOptimizer:
         # No collective operation inside: those need all replicas on the same path.
         tf.cond(ready, update, lambda: False)
         shares = [share.value for share in self._shares]
-        return gather(shares, [tuple(weight.shape) for weight in self.trainable_variables])
+        return [
+            _whole(numbers, tuple(weight.shape))
+            for numbers, weight in zip(gather(shares), self.trainable_variables, strict=True)
+        ]
 
-    def apply_weights(self, weights: list[tf.Tensor]) -> None:
+    def apply_updates(self, weights: list[tf.Tensor], norm: tf.Tensor) -> None:
         """Assign what `compute_updates` returned; call it in cross-replica context."""
         strategy = tf.distribute.get_strategy()
         for variable, weight in zip(self.trainable_variables, weights, strict=True):

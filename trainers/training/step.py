@@ -76,14 +76,16 @@ def training_step(
             means, metrics = context.all_reduce(tf.distribute.ReduceOp.MEAN, (means, metrics))
         norms = [tf.linalg.global_norm(mean) for mean in means]
         all_finite = tf.reduce_all(tf.math.is_finite(tf.stack([*norms, metrics["loss"]])))
-        step = states[0].optimizer.iterations
+        done = states[0].optimizer.iterations
+        ready = [all_finite & (done >= state.start_step) for state in states]
         updates = [
-            state.compute_updates(mean, norm, all_finite & (step >= state.start_step))
-            for state, mean, norm in zip(states, means, norms, strict=True)
+            state.compute_updates(mean, norm, is_ready)
+            for state, mean, norm, is_ready in zip(states, means, norms, ready, strict=True)
         ]
         replica = context.replica_id_in_sync_group
         context.merge_call(
-            _apply_if_finite, args=(states, updates, norms, replica, before, all_finite, metrics, post_step)
+            _apply_if_finite,
+            args=(states, updates, norms, ready, replica, before, all_finite, metrics, post_step),
         )
         scalars = {name: tf.where(all_finite, value, 0.0) for name, value in summarize(metrics).items()}
         return {**scalars, "skipped": 1.0 - tf.cast(all_finite, tf.float32)}
@@ -120,6 +122,7 @@ def _apply_if_finite(
     states: Sequence[TrainState],
     updates: list[Gradients],
     norms: list[tf.Tensor],
+    ready: list[tf.Tensor],
     replica: tf.Tensor | int,
     before: list[list[tf.Tensor]],
     all_finite: tf.Tensor,
@@ -132,11 +135,11 @@ def _apply_if_finite(
         return tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], value)
 
     def apply() -> tf.Tensor:
-        step = states[0].optimizer.iterations
-        for state, own_updates, norm in zip(states, updates, of_any_replica(norms), strict=True):
+        of_states = zip(states, updates, of_any_replica(norms), of_any_replica(ready), strict=True)
+        for state, own_updates, norm, is_ready in of_states:
             apply_own = partial(_apply, state, own_updates, norm, replica)
             if state.start_step:
-                tf.cond(step >= state.start_step, apply_own, lambda: False)
+                tf.cond(is_ready, apply_own, lambda: False)
             else:
                 apply_own()
         post_step(of_any_replica(metrics))

@@ -77,11 +77,9 @@ class TrainState:
 
         Call it in replica context. `norm` is the global norm; nothing changes if not `ready`.
         """
-        if isinstance(self.optimizer, ShardedOptimizer):
-            return self.optimizer.compute_updates(gradients, norm, ready)
-        return gradients
+        return self.optimizer.compute_updates(gradients, norm, ready)
 
-    def apply_updates(self, updates: Gradients, norm: tf.Tensor, replica: tf.Tensor | int = 0) -> None:
+    def apply_updates(self, updates: Gradients, norm: tf.Tensor, replica: tf.Tensor | int) -> None:
         """Update weights and EMA; call it in cross-replica context.
 
         Args:
@@ -89,10 +87,7 @@ class TrainState:
           norm: the global norm of the gradients.
           replica: each replica's number.
         """
-        if isinstance(self.optimizer, ShardedOptimizer):
-            self.optimizer.apply_weights(updates)
-        else:
-            self.optimizer.apply_gradients(updates, norm)
+        self.optimizer.apply_updates(updates, norm)
         if self.ema:
             self.ema.update(self.optimizer.iterations, replica)
 

@@ -185,7 +185,7 @@ def optimizer_of(**options: float | str) -> DecoupledOptimizer:
 
 def steps(optimizer: DecoupledOptimizer, seeds: range, *, compiled: bool = False) -> list[np.ndarray]:
     step = tf.function(
-        lambda gradients: optimizer.apply_gradients(gradients, tf.constant(1.0)), jit_compile=compiled
+        lambda gradients: optimizer.apply_updates(gradients, tf.constant(1.0)), jit_compile=compiled
     )
     for seed in seeds:
         step(

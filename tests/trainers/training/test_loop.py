@@ -186,6 +186,29 @@ def test_checkpoint_that_cannot_be_read_now_is_not_called_damaged(tmp_path, monk
     assert (tmp_path / "ckpt-8.index").exists()
 
 
+@pytest.mark.parametrize(
+    ("saved", "own", "line"),
+    [
+        (
+            keras.Variable([1.0, 2.0]),
+            keras.Variable([1.0]),
+            r"got \(\(2,\), tf.float32\) for model/0/",
+        ),
+        (keras.Variable([1.0]), keras.Variable([1], dtype="int8"), r"which is \(\(1,\), tf.int8\) here"),
+    ],
+)
+def test_checkpoint_of_other_variables_is_refused(tmp_path, saved, own, line):
+    keeper = Checkpointer({"model": [saved]}, str(tmp_path), keep=1)
+    keeper.save(1, tf.constant(0.0), best=0)
+    keeper.finish()
+    with pytest.raises(TrainingError, match=line):
+        Checkpointer({"model": [own]}, str(tmp_path), keep=1).restore()
+    with pytest.raises(TrainingError, match="got None for model/1"):
+        Checkpointer({"model": [saved, own]}, str(tmp_path), keep=1).restore()
+    with pytest.raises(TrainingError, match="which is None here"):
+        Checkpointer({}, str(tmp_path), keep=1).restore()
+
+
 def test_damaged_history_is_read_up_to_the_damage(tmp_path):
     train_wobbly(tmp_path, 8)
     text = (tmp_path / "history.jsonl").read_text()
@@ -436,7 +459,8 @@ def test_skipped_steps_are_counted_and_excluded_from_means(tmp_path):
 
 def test_metrics_are_absent_if_all_steps_were_skipped(tmp_path, capsys):
     history = Walk(skipped=range(2, 4)).fit(tmp_path, 4, alarms=[Alarm("loss", "low", "", below=1.0)])
-    assert history[1].keys() == {"step", "steps_per_second", "skipped", "eval_loss", "eval_twice"}
+    held_out = {"eval_loss", "eval_loss_rise", "eval_twice"}
+    assert history[1].keys() == {"step", "steps_per_second", "skipped", *held_out}
     assert history[1]["skipped"] == 2
     assert "at step 4" not in capsys.readouterr().err
 

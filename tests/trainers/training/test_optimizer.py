@@ -88,7 +88,7 @@ def test_weight_decay_is_decoupled_and_applies_to_kernels_only(name):
     options = Optimizer(name=name, learning_rate=0.1, weight_decay=0.01)
     kernel, *spared = (number(each, 3.0) for each in ("kernel", "bias", "gamma", "token_embedding"))
     optimizer = DecoupledOptimizer(options, 10, [kernel, *spared])
-    optimizer.apply_gradients([tf.zeros([2])] * 4, tf.constant(0.0))
+    optimizer.apply_updates([tf.zeros([2])] * 4, tf.constant(0.0))
     # The gradient is 0, so only the decay changes weights: w - rate * decay * w.
     np.testing.assert_allclose(kernel.numpy(), 3.0 * (1 - 0.1 * 0.01), rtol=1e-6)
     np.testing.assert_array_equal([variable.numpy() for variable in spared], 3.0)
@@ -108,7 +108,7 @@ def test_updates_match_keras_adamw():
     )
     for step in range(5):
         gradient = tf.constant([step - 1.0, 2.0])
-        optimizer.apply_gradients([gradient], tf.linalg.global_norm([gradient]))
+        optimizer.apply_updates([gradient], tf.linalg.global_norm([gradient]))
         reference.apply([gradient], [theirs])
     np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-6)
     assert optimizer.iterations == 5
@@ -119,7 +119,7 @@ def test_step_of_a_rare_code_is_whole_unless_epsilon_cuts_it():
     def first_step(**options) -> float:
         code = number("embedding", 0.0)
         optimizer = DecoupledOptimizer(Optimizer(learning_rate=0.1, weight_decay=0.0, **options), 10, [code])
-        optimizer.apply_gradients([tf.constant([1e-8, 1e-8])], tf.constant(1e-8))
+        optimizer.apply_updates([tf.constant([1e-8, 1e-8])], tf.constant(1e-8))
         return -float(code.numpy()[0]) / 0.1
 
     assert first_step() == pytest.approx(1.0, abs=2e-3)
@@ -135,7 +135,7 @@ def test_gradients_are_clipped_to_clip_norm(name):
         options = Optimizer(name=name, learning_rate=0.1, clip_norm=clip_norm)
         optimizer = DecoupledOptimizer(options, 10, [weight])
         for gradient in gradients:
-            optimizer.apply_gradients([tf.constant(gradient)], tf.linalg.global_norm([tf.constant(gradient)]))
+            optimizer.apply_updates([tf.constant(gradient)], tf.linalg.global_norm([tf.constant(gradient)]))
         return weight.numpy()
 
     np.testing.assert_allclose(

@@ -48,7 +48,7 @@ def test_run_gives_weights_of_all_networks_and_optimizers_begin_anew(tmp_path):
     old = {"tokenizer": state(1), "adversary": state(2)}
     for one in old.values():
         gradients = [tf.ones_like(variable.value) for variable in one.trainable_variables]
-        one.apply_updates(gradients, tf.constant(1.0))
+        one.apply_updates(gradients, tf.constant(1.0), replica=0)
     save_run(tmp_path, old)
     new = {"tokenizer": state(3), "adversary": state(4)}
     line = warm_start.load(str(tmp_path), new, stage="tokenizer")

@@ -48,7 +48,7 @@ def loss_after_training(stage: Stage1, frozen: tuple[tf.Tensor, tf.Tensor]) -> f
         own = gradients_of(tape, loss, game.adversary.trainable_variables)
         if game._r1_gamma:
             own = [one + more for one, more in zip(own, game._lazy_r1(images)[1], strict=True)]
-        game.adversary.apply_updates(own, tf.linalg.global_norm(own))
+        game.adversary.apply_updates(own, tf.linalg.global_norm(own), replica=0)
         return metrics["discriminator"]
 
     order = np.random.default_rng(0)
