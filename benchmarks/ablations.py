@@ -10,7 +10,7 @@ read from the cache, and one that was stopped goes on from its checkpoint.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from tfx.orchestration.pipeline import RunOptions
 from components.evaluators import blessing, files
 from components.image_example_gen.sources import source_version
 from tfx_pipeline import lineage
-from tfx_pipeline.config import Config, load
+from tfx_pipeline.config import Config, ConfigError, load
 from tfx_pipeline.local_runner import beam_flags
 from tfx_pipeline.pipeline import create_pipeline
 
@@ -118,9 +118,21 @@ def main(
         *overrides,
     )
     rows = [row for row in ROWS if not names or row.name in names]
-    configured = [(row, load("cifar10", (*common, *row.changes), small=quick)) for row in rows]
-    for line in tabulate((row, measure(config, output)) for row, config in configured):
+    configs = [configured("cifar10", (*common, *row.changes), small=quick) for row in rows]
+    for line in tabulate((row, measure(config, output)) for row, config in zip(rows, configs, strict=True)):
         click.echo(line)
+
+
+def configured(preset: str, overrides: Sequence[str], *, small: bool) -> Config:
+    """The configuration of a preset with overrides.
+
+    Raises:
+      click.UsageError: it is not valid.
+    """
+    try:
+        return load(preset, overrides, small=small)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def measure(config: Config, home: Path) -> dict[str, float]:

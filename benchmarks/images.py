@@ -1,4 +1,4 @@
-"""Scores over the number of training images: `python -m benchmarks.images folder:photos --images 100`.
+"""Scores over the number of training images: `python -m benchmarks.images photos --images 100`.
 
 Trains the tokenizer of a preset on the first so many images of one shuffled list, with the same steps each
 time, and prints its scores on the same held-out images. One folder holds all, so that a row that was measured
@@ -8,22 +8,26 @@ is read from the cache, and one that was stopped goes on.
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from benchmarks.ablations import measure
+from benchmarks.ablations import configured, measure
 from components.image_example_gen.sources.files import IMAGE_SUFFIXES
-from tfx_pipeline.config import load
+
+AT_LEAST_1 = click.IntRange(min=1)
 
 
 @click.command()
 @click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--images", "counts", multiple=True, type=int, required=True, help="Training images; repeatable."
+    "--images", "counts", multiple=True, type=AT_LEAST_1, required=True, help="Training images; repeatable."
 )
-@click.option("--held-out", default=1000, show_default=True, help="Images that all are scored on.")
+@click.option(
+    "--held-out", type=AT_LEAST_1, default=1000, show_default=True, help="Images that all are scored on."
+)
 @click.option(
     "--output", type=click.Path(path_type=Path), default="runs/images", show_default=True, help="Its folder."
 )
@@ -50,13 +54,18 @@ def main(
     # Its features are for FID, which is not shown.
     classifier = ("classifier.train.steps=20", "classifier.train.optimizer.warmup_steps=0")
     length = () if small else (f"stage1.train.steps={steps}", *classifier)
+    folders = [output.resolve() / "split" / str(count) for count in counts]
+    configs = [
+        configured(preset, (*length, *overrides, f"data.source=folder:{folder}"), small=small)
+        for folder in folders
+    ]
     click.echo("| training images | times each was seen | PSNR, dB | codes used, % | perplexity |")
     click.echo("|---|---|---|---|---|")
-    for count in counts:
-        folder = output.resolve() / "split" / str(count)
+    for count, folder, config in zip(counts, folders, configs, strict=True):
+        # Links of an earlier run, which may have held out others.
+        shutil.rmtree(folder, ignore_errors=True)
         link(source, folder / "train", paths[held_out:][:count])
         link(source, folder / "val", paths[:held_out])
-        config = load(preset, (*length, *overrides, f"data.source=folder:{folder}"), small=small)
         scores = measure(config, output)
         seen = config.trained_stage1.train.steps * config.trained_stage1.train.batch_size / count
         click.echo(
@@ -78,8 +87,7 @@ def link(source: Path, folder: Path, paths: Sequence[Path]) -> None:
     """Make a folder with links to some images of `source`, in the same sub-folders."""
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        if not (folder / path).exists():
-            (folder / path).symlink_to((source / path).resolve())
+        (folder / path).symlink_to((source / path).resolve())
 
 
 if __name__ == "__main__":

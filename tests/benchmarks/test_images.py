@@ -1,4 +1,5 @@
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,32 @@ def test_training_images_are_nested_and_never_held_out(folder):
         path.read_bytes() == (folder / "photos" / path.relative_to(folder / "linked")).read_bytes()
         for path in linked
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--images", "0"], "Invalid value for '--images': 0 is not in the range x>=1."),
+        (["--images", "9", "--held-out", "0"], "Invalid value for '--held-out': 0 is not in the range x>=1."),
+        (["--images", "9", "--set", "stage1.train.stepz=1"], "stage1.train.stepz"),
+    ],
+)
+def test_wrong_input_is_one_line_before_anything_is_made(folder, arguments, line):
+    result = run(folder, *arguments)
+    assert result.exit_code == 2
+    assert line in result.output.splitlines()[-1]
+    assert not (folder / "runs").exists()
+
+
+def test_images_held_out_now_are_not_among_the_training_images_of_an_earlier_run(folder, monkeypatch):
+    monkeypatch.setattr(images, "measure", lambda config, output: defaultdict(float))
+    for held_out in ("30", "10"):
+        run(folder, "--images", "20", "--held-out", held_out)
+        train, val = (
+            {path.name for path in (folder / "runs" / "split" / "20" / name).rglob("*.jpg")}
+            for name in ("train", "val")
+        )
+        assert (len(train), len(val), train & val) == (20, int(held_out), set())
 
 
 @pytest.mark.slow
