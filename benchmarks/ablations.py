@@ -18,7 +18,7 @@ import click
 from tfx import v1 as tfx
 from tfx.orchestration.pipeline import RunOptions
 
-from components.evaluators import blessing, files
+from components.evaluators import files
 from components.image_example_gen.sources import source_version
 from tfx_pipeline import lineage
 from tfx_pipeline.config import Config, ConfigError, load
@@ -150,9 +150,7 @@ def measure(config: Config, home: Path) -> dict[str, float]:
     tfx.orchestration.LocalDagRunner().run(pipeline, run_options=upstream_only)
     store = lineage.open_store(home / "metadata.db")
     result = lineage.last_result(store, pipeline.pipeline_info.pipeline_name, EVALUATOR)
-    return files.read_json(os.path.join(result.outputs["evaluation"].uri, blessing.EVALUATION_FILE))[
-        "metrics"
-    ]
+    return files.read_json(os.path.join(result.outputs["evaluation"].uri, files.EVALUATION_FILE))["metrics"]
 
 
 def tabulate(measured: Iterable[tuple[Row, Mapping[str, float]]]) -> Iterator[str]:

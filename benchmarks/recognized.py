@@ -103,7 +103,7 @@ def _surest(sure: np.ndarray, own: np.ndarray, count: int) -> np.ndarray:
 
 def _probabilities(run: Path, drawn: np.ndarray) -> np.ndarray:
     """Return the class probabilities of the run's newest classifier, [N, 10]."""
-    models = (run / "pipeline_root" / "Trainer.classifier" / "model").iterdir()
+    models = (run / "pipeline_root" / "Trainer-classifier" / "model").iterdir()
     newest = max(models, key=lambda path: int(path.name))
     model = tf.saved_model.load(str(newest / "Format-Serving"))
     pixels = tf.cast(drawn, tf.float32) / 255.0

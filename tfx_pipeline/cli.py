@@ -25,6 +25,7 @@ from serving.wire.errors import ServingError, one_line
 from tfx_pipeline import config as configuration
 from tfx_pipeline import console, preflight
 from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
+from tfx_pipeline.kubeflow import checks
 from tfx_pipeline.run_lock import RunningError
 
 _ONLY_THERE = "if only the cluster can read it, name its version with"
@@ -154,8 +155,10 @@ def data(
     "--run",
     "run_dir",
     metavar="URI",
-    default="gs://BUCKET/tfx-vim",
-    help="Folder of the run, reachable by every pod; the default is a placeholder.",
+    help="Folder of all runs that name no other one.  [default: each run's own, beside its artifacts]",
+)
+@click.option(
+    "--pipeline-root", metavar="URI", help="Folder of the artifacts.  [default: the installation's]"
 )
 @click.option(
     "--dataset-version",
@@ -163,20 +166,23 @@ def data(
     help="Version of images that only the cluster can read; a new one makes it read them again.",
 )
 @click.option("--tokenizer-version", metavar="TEXT", help="Likewise, of an imported tokenizer.")
+@click.option("--beam", "beam_args", multiple=True, metavar="FLAG", help="A flag for Beam; repeatable.")
 def compile_(
     preset: str,
     overrides: tuple[str, ...],
     small: bool,
     image: str,
     output: str,
-    run_dir: str,
+    run_dir: str | None,
+    pipeline_root: str | None,
     dataset_version: str | None,
     tokenizer_version: str | None,
+    beam_args: tuple[str, ...],
 ) -> None:
     """Compile the pipeline for Kubeflow Pipelines v2."""
     config = configuration.load(preset, overrides, small=small)
-    if Path(output).suffix not in (".yaml", ".yml"):  # before TFX is imported, which takes seconds
-        raise ConfigError(f"output must be a file ending in .yaml or .yml, got {output!r}")
+    # Before TFX is imported, which takes seconds.
+    checks.check_arguments(image, output, run=run_dir, pipeline_root=pipeline_root)
     try:
         preflight.check_inputs(config, source=not dataset_version, tokenizer=not tokenizer_version)
     except preflight.RunError as error:
@@ -185,7 +191,8 @@ def compile_(
         ) from error
     from components.image_example_gen.sources import SourceError, source_version
     from components.tokenizer_importer.saved_tokenizer import TokenizerError
-    from tfx_pipeline import kubeflow_runner, pipeline
+    from tfx_pipeline import local_runner, pipeline
+    from tfx_pipeline.kubeflow import compiler, parameters
 
     try:
         version = dataset_version or source_version(config.data.source, config.data.options)
@@ -196,14 +203,19 @@ def compile_(
     except TokenizerError as error:
         raise click.ClickException(f"{error}; {_ONLY_THERE} --tokenizer-version") from error
     graph = pipeline.create_pipeline(
-        config,
-        run_dir=run_dir,
-        dataset_version=version,
+        config.with_seed(parameters.STAND_INS[parameters.SEED]),
+        run_dir=parameters.STAND_INS[parameters.RUN_FOLDER],
+        dataset_version=parameters.STAND_INS[parameters.DATASET_VERSION],
         tokenizer_version=imported,
-        beam_pipeline_args=["--runner=FnApiRunner"],
+        beam_pipeline_args=local_runner.beam_flags(beam_args),
     )
-    kubeflow_runner.compile_pipeline(graph, image, output, pipeline_root=f"{run_dir}/pipeline_root")
-    click.echo(f"{output}: pipeline {graph.pipeline_info.pipeline_name}, {len(graph.components)} components")
+    defaults: dict[str, str | int] = {
+        parameters.RUN_FOLDER: run_dir or "",
+        parameters.DATASET_VERSION: version,
+        parameters.SEED: config.seed,
+    }
+    compiler.compile_pipeline(graph, image, output, defaults=defaults, pipeline_root=pipeline_root)
+    click.echo(f"{output}: pipeline {graph.pipeline_info.pipeline_name}, {len(graph.components)} tasks")
 
 
 @cli.command()

@@ -185,6 +185,16 @@ class Config(Section):
         words = [f"{key.rpartition('.')[2]}={value}" for key, value in sorted(own.items())]
         return re.sub(r"[^\w.=+-]+", "-", "_".join(words))[:60].strip("-_")
 
+    def with_seed(self, seed: int) -> Config:
+        """The same run with another seed; that of the samples changes too if it was the run's."""
+        tree = self.model_dump()
+        sampling = tree["evaluation"]["generation"]["sampling"]
+        if sampling["seed"] == self.seed:
+            sampling["seed"] = seed
+        config = Config.model_validate({**tree, "seed": seed})
+        config._changes.update(self._changes)
+        return config
+
     @property
     def trained_stage1(self) -> Stage1:
         """The section of a trained stage 1.

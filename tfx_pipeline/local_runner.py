@@ -145,7 +145,7 @@ def _finish(home: Path, pipeline: str, log: ComponentLog) -> Run:
         folder.publish(results["RunReport"].outputs["report"].uri, str(home))
     except ReportError as error:
         raise RunError(f"{error}; `run --no-cache RunReport` writes it anew") from error
-    for component in ("Pusher.tokenizer", "Pusher.vim"):
+    for component in ("Pusher-tokenizer", "Pusher-vim"):
         _serve(results[component].outputs["pushed_model"], component)
     folder.add_components(
         str(home),
@@ -225,7 +225,7 @@ def _say_killed(killed: run_lock.Holder | None, home: Path) -> None:
 
 def _saved(home: Path, component: str | None) -> str:
     """What is left of a component that did not end."""
-    trainer, _, name = (component or "").partition(".")
+    trainer, _, name = (component or "").partition("-")
     if trainer != "Trainer":
         return "what finished before it is kept"
     trainings = (home / "checkpoints" / name).glob("*/")

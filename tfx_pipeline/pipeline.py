@@ -166,7 +166,7 @@ def create_pipeline(
     )
 
     return tfx.dsl.Pipeline(
-        pipeline_name=f"tfx-vim-{config.name}",
+        pipeline_name=f"tfx-vim-{config.name}".replace("_", "-"),  # a name that Kubernetes accepts
         pipeline_root=os.path.join(run_dir, "pipeline_root"),
         components=[code.mark(component) for component in (*components, report)],
         enable_cache=True,
@@ -217,7 +217,7 @@ def _trainer(
         examples=examples.outputs["examples"],
         base_model=base_model.outputs["model"] if base_model else None,
         custom_config={"job": job.model_dump_json(), "stage": stage.model_dump_json()},
-    ).with_id(f"Trainer.{name}")
+    ).with_id(f"Trainer-{name}")
 
 
 def _started(stage: Any, section: str, name: str, run_dir: str) -> tuple[Any, str]:
@@ -254,7 +254,7 @@ def _release(
     served_as: str,
 ) -> tuple[ModelValidator, Pusher]:
     """Validate a model by querying it, and push it if validator and evaluator both bless it."""
-    validator = ModelValidator(model=model.outputs["model"]).with_id(f"ModelValidator.{name}")
+    validator = ModelValidator(model=model.outputs["model"]).with_id(f"ModelValidator-{name}")
     pusher = Pusher(
         model=model.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
@@ -264,5 +264,5 @@ def _release(
                 base_directory=os.path.join(run_dir, "serving", served_as)
             )
         ),
-    ).with_id(f"Pusher.{name}")
+    ).with_id(f"Pusher-{name}")
     return validator, pusher

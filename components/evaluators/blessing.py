@@ -8,14 +8,15 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from tfx.components.evaluator import constants
 from tfx.types import Artifact
 
 from components.evaluators import files
 from components.metrics import registry
 from serving.export.atomic import write_atomic
 
-EVALUATION_FILE = "evaluation.json"
+# What TFX's Evaluator writes, whose module imports all of TFX's components.
+BLESSED, CURRENT_MODEL, CURRENT_MODEL_ID = "blessed", "current_model", "current_model_id"
+BLESSED_FILE, NOT_BLESSED_FILE = "BLESSED", "NOT_BLESSED"
 
 Thresholds = Mapping[str, Mapping[str, float | None]]
 
@@ -84,7 +85,7 @@ def write_evaluation(
         if isinstance(value, int | float) and math.isfinite(value):
             evaluation.set_float_custom_property(metric, float(value))
     content = {"metrics": metrics, "protocol": protocol, "counts": counts, "seconds": seconds, **more}
-    files.write_json(os.path.join(evaluation.uri, EVALUATION_FILE), content)
+    files.write_json(os.path.join(evaluation.uri, files.EVALUATION_FILE), content)
 
 
 def judge(
@@ -110,12 +111,10 @@ def judge(
         blessed=not failed,
         failed_thresholds=failed,
     )
-    blessed = constants.NOT_BLESSED_VALUE if failed else constants.BLESSED_VALUE
-    name = constants.NOT_BLESSED_FILE_NAME if failed else constants.BLESSED_FILE_NAME
-    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, blessed)
-    blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri)
-    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
-    write_atomic(os.path.join(blessing.uri, name), b"")
+    blessing.set_int_custom_property(BLESSED, int(not failed))
+    blessing.set_string_custom_property(CURRENT_MODEL, model.uri)
+    blessing.set_int_custom_property(CURRENT_MODEL_ID, model.id)
+    write_atomic(os.path.join(blessing.uri, NOT_BLESSED_FILE if failed else BLESSED_FILE), b"")
 
 
 def _failure(

@@ -13,6 +13,9 @@ from tfx.dsl.io import fileio
 
 from serving.export.atomic import write_atomic
 
+# Scores, protocol and counts of an evaluator, in its artifact.
+EVALUATION_FILE = "evaluation.json"
+
 
 def read_bytes(path: str) -> bytes:
     """Read a whole file."""

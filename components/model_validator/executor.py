@@ -19,7 +19,6 @@ from absl import logging
 from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
-from tfx.types.standard_component_specs import BLESSING_KEY, MODEL_KEY
 from tfx.utils import path_utils
 
 from components.model_validator import answers, queries
@@ -71,8 +70,8 @@ class Executor(base_executor.BaseExecutor):
     ) -> None:
         """Validate the model and write `checks.json` and the blessing's file and properties."""
         self._log_startup(input_dict, output_dict, exec_properties)
-        model = artifact_utils.get_single_instance(input_dict[MODEL_KEY])
-        blessing = artifact_utils.get_single_instance(output_dict[BLESSING_KEY])
+        model = artifact_utils.get_single_instance(input_dict["model"])
+        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
 
         checks = validate(path_utils.serving_model_path(model.uri))
         reasons = [f"{check.name}: {check.reason}" for check in checks if check.reason]

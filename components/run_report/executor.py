@@ -13,7 +13,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import Artifact, artifact_utils
 
 from components.dataset import Dataset
-from components.evaluators import blessing, files
+from components.evaluators import files
 from components.evaluators.generation.executor import SAMPLES_FILE
 from components.evaluators.reconstruction.executor import PAIRS_FILE
 from components.run_report import folder
@@ -71,7 +71,7 @@ class Executor(base_executor.BaseExecutor):
 
 def _read_evaluation(uri: str) -> dict[str, Any]:
     """Read scores, protocol and counts into one dict, as in `metrics.json`."""
-    evaluation = files.read_json(os.path.join(uri, blessing.EVALUATION_FILE))
+    evaluation = files.read_json(os.path.join(uri, files.EVALUATION_FILE))
     return {**evaluation.pop("metrics"), **evaluation}
 
 

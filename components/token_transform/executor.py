@@ -8,7 +8,6 @@ from typing import Any
 import apache_beam as beam
 import tensorflow as tf
 from tfx import types
-from tfx.components.util import examples_utils
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
@@ -78,8 +77,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 def _files(examples: types.Artifact, split: str, dataset: Dataset) -> list[tuple[str, str, int]]:
     """The files of a split, in order: split, path, number of records."""
-    patterns = examples_utils.get_split_file_patterns([examples], split)
-    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    files = sorted(tf.io.gfile.glob(f"{artifact_utils.get_split_uri([examples], split)}/*"))
     counts = dataset.records_in(split, files)
     return [(split, file, count) for file, count in zip(files, counts, strict=True)]
 

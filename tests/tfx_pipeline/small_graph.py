@@ -1,4 +1,4 @@
-"""Build a graph of three components: a custom one, a custom one with an input, and one of TFX."""
+"""Build a graph of three components: one that writes a model, one that validates and one that pushes it."""
 
 from tfx import v1 as tfx
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
@@ -6,6 +6,7 @@ from tfx.types import channel, component_spec, standard_artifacts
 from tfx.utils import path_utils
 
 from components.model_validator.component import ModelValidator
+from components.pusher.component import Pusher
 from tests import stand_ins
 
 
@@ -35,19 +36,20 @@ class Writer(base_component.BaseComponent):
 
 
 def small_graph(root, name="small-graph"):
-    """Build Writer -> ModelValidator -> Pusher; `root` holds the artifacts and the pushed model."""
+    """Build Writer -> ModelValidator -> Pusher; `root` is the folder of the run."""
     writer = Writer(classes=2)
     validator = ModelValidator(model=writer.outputs["model"])
-    pusher = tfx.components.Pusher(
+    pusher = Pusher(
         model=writer.outputs["model"],
         infra_blessing=validator.outputs["blessing"],
         push_destination=tfx.proto.PushDestination(
-            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=f"{root}/serving")
+            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=f"{root}/serving/model")
         ),
     )
     return tfx.dsl.Pipeline(
         pipeline_name=name,
         pipeline_root=f"{root}/pipeline_root",
         components=[writer, validator, pusher],
+        enable_cache=True,
         beam_pipeline_args=["--runner=FnApiRunner"],
     )

@@ -87,7 +87,7 @@ def test_error_is_one_line_with_an_exit_code(tmp_path, arguments, code, line):
         ([], ()),
         (["--no-cache"], ("ALL",)),
         (["--no-cache", "--small"], ("ALL",)),
-        (["--no-cache", "Trainer.vim", "--no-cache", "RunReport"], ("Trainer.vim", "RunReport")),
+        (["--no-cache", "Trainer-vim", "--no-cache", "RunReport"], ("Trainer-vim", "RunReport")),
     ],
 )
 def test_no_cache_takes_a_component_or_none(tmp_path, monkeypatch, given, forced):

@@ -36,9 +36,9 @@ pytestmark = pytest.mark.slow
 RUNNING = metadata_store_pb2.Execution.RUNNING
 COMPONENTS = {
     "ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator",
-    "Trainer.tokenizer", "Trainer.classifier", "Trainer.vim", "TokenTransform",
+    "Trainer-tokenizer", "Trainer-classifier", "Trainer-vim", "TokenTransform",
     "ReconstructionEvaluator", "GenerationEvaluator", "LinearProbeEvaluator",
-    "ModelValidator.tokenizer", "ModelValidator.vim", "Pusher.tokenizer", "Pusher.vim", "RunReport",
+    "ModelValidator-tokenizer", "ModelValidator-vim", "Pusher-tokenizer", "Pusher-vim", "RunReport",
 }  # fmt: skip
 
 
@@ -170,7 +170,7 @@ def test_second_run_is_cached_and_stricter_threshold_blocks_the_push(finished):
     strict = config.load("digits", ["evaluation.reconstruction.thresholds.psnr.min=90"], small=True)
     refused = local_runner.run(strict, folder)
     ran = {name for name, state in states(refused.metrics).items() if state == "ran"}
-    assert ran == {"ReconstructionEvaluator", "Pusher.tokenizer", "RunReport"}
+    assert ran == {"ReconstructionEvaluator", "Pusher-tokenizer", "RunReport"}
     assert refused.metrics["reconstruction"]["blessed"] is False
     assert {m: sorted(p.name for p in (served / m).iterdir()) for m in before} == before
 
@@ -204,9 +204,9 @@ def test_imported_tokenizer_scores_like_the_trained_one(finished):
     (pushed, *_) = versions(finished, "vit_vqgan")
     small = config.load("digits", [f"stage1={json.dumps({'savedmodel': str(pushed)})}"], small=True)
     metrics = local_runner.run(small, str(finished.directory)).metrics
-    from_images = {"ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "Trainer.classifier"}
+    from_images = {"ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "Trainer-classifier"}
     assert states(metrics) == {
-        **dict.fromkeys(COMPONENTS - {"Trainer.tokenizer"} | {"TokenizerImporter"}, "ran"),
+        **dict.fromkeys(COMPONENTS - {"Trainer-tokenizer"} | {"TokenizerImporter"}, "ran"),
         **dict.fromkeys(from_images, "cached"),
     }
     for name, scores in (("reconstruction", ("psnr", "fid")), ("generation", ("fid", "class_accuracy"))):
@@ -289,7 +289,7 @@ def test_failing_trainer_is_reported_with_its_own_message(tmp_path):
     with pytest.raises(local_runner.RunError) as caught:
         local_runner.run(small, str(tmp_path / "run"))
     assert str(caught.value) == (
-        "Trainer.classifier failed: strategy multi_worker: TF_CONFIG must name two workers or more, got 0"
+        "Trainer-classifier failed: strategy multi_worker: TF_CONFIG must name two workers or more, got 0"
     )
 
 
@@ -400,8 +400,8 @@ def test_component_can_be_forced_and_its_result_is_kept(finished, monkeypatch):
     again(finished)
     before = versions(finished, "vim")
     monkeypatch.setattr(serving_versions.time, "time", lambda: 1.0)  # whatever the clock does
-    assert ran(again(finished, no_cache={"Pusher.vim"})) == {"Pusher.vim"}
-    assert ran(again(finished, no_cache={"Pusher.vim"})) == {"Pusher.vim"}
+    assert ran(again(finished, no_cache={"Pusher-vim"})) == {"Pusher-vim"}
+    assert ran(again(finished, no_cache={"Pusher-vim"})) == {"Pusher-vim"}
     assert set(again(finished).values()) == {"cached"}
     after = versions(finished, "vim")
     assert [int(path.name) for path in after[len(before) :]] == [
@@ -439,7 +439,7 @@ def test_damaged_served_model_is_pushed_anew(finished, capsys, file, damage):
     damage(served / file)
     assert set(again(finished).values()) == {"cached"}
     said = capsys.readouterr().err
-    assert f"serving/vim/{served.name} must be what Pusher.vim pushed, got another or a damaged model" in said
+    assert f"serving/vim/{served.name} must be what Pusher-vim pushed, got another or a damaged model" in said
     *_, newest = versions(finished, "vim")
     assert int(newest.name) > int(served.name)
     assert serving_versions.content_digest(str(newest)) == whole
@@ -526,9 +526,9 @@ def test_stopped_run_says_what_is_kept_and_leaves_nothing_running(finished, monk
 
     monkeypatch.setattr("tfx.components.trainer.executor.GenericExecutor.Do", stop)
     with pytest.raises(local_runner.Stopped) as caught:
-        again(finished, no_cache={"Trainer.vim"})
+        again(finished, no_cache={"Trainer-vim"})
     assert str(caught.value) == (
-        f"stopped by {number.name} in Trainer.vim, the checkpoint of step 4 is kept; the same command goes on"
+        f"stopped by {number.name} in Trainer-vim, the checkpoint of step 4 is kept; the same command goes on"
     )
     assert caught.value.exit_code == 128 + number
     unfinished = [one.id for one in store.get_executions() if one.last_known_state == RUNNING]
@@ -545,18 +545,18 @@ def test_run_whose_trainer_saved_its_checkpoint_at_sigterm_has_an_exit_code_of_i
 
     monkeypatch.setattr("tfx.components.trainer.executor.GenericExecutor.Do", preempted)
     with pytest.raises(local_runner.Stopped, match=r"stopped by SIGTERM in Trainer\.vim, the") as caught:
-        again(finished, no_cache={"Trainer.vim"})
+        again(finished, no_cache={"Trainer-vim"})
     assert caught.value.exit_code == 75
     monkeypatch.undo()
     again(finished)
 
 
 def test_run_after_a_killed_one_says_what_ran(finished, capsys):
-    holder = {"host": "here", "process": 4711, "since": "yesterday", "component": "Trainer.vim"}
+    holder = {"host": "here", "process": 4711, "since": "yesterday", "component": "Trainer-vim"}
     (finished.directory / "run.lock").write_text(json.dumps(holder))
     again(finished)
     assert (
-        "the run before (process 4711) was killed while Trainer.vim ran, by the system if memory ran out; "
+        "the run before (process 4711) was killed while Trainer-vim ran, by the system if memory ran out; "
         "the checkpoint of step 4 is kept, this run goes on from there"
     ) in capsys.readouterr().err
 
@@ -586,9 +586,9 @@ def test_damaged_checkpoint_and_examples_of_a_trainer_are_named(finished, capsys
     whole = file.read_bytes()
     file.write_bytes(whole[:-10])
     with pytest.raises(local_runner.RunError) as caught:
-        again(finished, no_cache={"Trainer.vim"})
+        again(finished, no_cache={"Trainer-vim"})
     file.write_bytes(whole)
-    assert str(caught.value).startswith(f"Trainer.vim failed: {file} is damaged: truncated record")
+    assert str(caught.value).startswith(f"Trainer-vim failed: {file} is damaged: truncated record")
 
     def stop(*arguments):
         raise OSError("far enough")
@@ -596,7 +596,7 @@ def test_damaged_checkpoint_and_examples_of_a_trainer_are_named(finished, capsys
     monkeypatch.setattr("components.evaluators.generation.executor.Executor.Do", stop)
     capsys.readouterr()
     with pytest.raises(local_runner.RunError, match="GenerationEvaluator failed: far enough"):
-        again(finished, no_cache={"Trainer.vim"})
+        again(finished, no_cache={"Trainer-vim"})
     said = " ".join(capsys.readouterr().err.split())
     assert "is damaged and kept as damaged-ckpt-4" in said
     assert "vim: 4 steps" in said

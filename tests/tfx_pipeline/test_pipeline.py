@@ -22,21 +22,21 @@ def source_of(component, channel: str) -> str:
 )
 def test_vim_trainer_reads_cached_tokens_or_images(tokens, source):
     components = graph(f"stage2.tokens={tokens}")
-    assert source_of(components["Trainer.vim"], "examples") == source
-    assert source_of(components["Trainer.vim"], "base_model") == "Trainer.tokenizer"
+    assert source_of(components["Trainer-vim"], "examples") == source
+    assert source_of(components["Trainer-vim"], "base_model") == "Trainer-tokenizer"
     assert ("TokenTransform" in components) is (tokens == "cached")
 
 
 def test_imported_tokenizer_replaces_the_trained_one():
     components = graph("stage1={savedmodel: models/theirs}")
-    assert "Trainer.tokenizer" not in components
+    assert "Trainer-tokenizer" not in components
     assert len(components) == len(graph())
     for consumer, channel in (
         ("TokenTransform", "model"),
-        ("Trainer.vim", "base_model"),
+        ("Trainer-vim", "base_model"),
         ("ReconstructionEvaluator", "model"),
-        ("ModelValidator.tokenizer", "model"),
-        ("Pusher.tokenizer", "model"),
+        ("ModelValidator-tokenizer", "model"),
+        ("Pusher-tokenizer", "model"),
     ):
         assert source_of(components[consumer], channel) == "TokenizerImporter", consumer
     assert "tokenizer_run" not in components["RunReport"].inputs
@@ -44,7 +44,7 @@ def test_imported_tokenizer_replaces_the_trained_one():
 
 def test_warm_start_is_settled_when_the_pipeline_is_made(tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path / "vim" / "7"))
-    trainer = graph(f"stage2.train.warm_start={tmp_path / 'vim'}")["Trainer.vim"]
+    trainer = graph(f"stage2.train.warm_start={tmp_path / 'vim'}")["Trainer-vim"]
     sent = json.loads(trainer.exec_properties["custom_config"])
     job, stage = json.loads(sent["job"]), json.loads(sent["stage"])
     assert stage["train"]["warm_start"] == str(tmp_path / "vim" / "7")

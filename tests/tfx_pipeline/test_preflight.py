@@ -66,7 +66,7 @@ def test_folder_in_use_is_refused(tmp_path):
 
 
 def test_killed_run_is_left_for_the_next_to_be_told(tmp_path):
-    left = '{"host": "here", "process": 1, "since": "", "component": "Trainer.vim"}'
+    left = '{"host": "here", "process": 1, "since": "", "component": "Trainer-vim"}'
     (tmp_path / run_lock.FILE).write_text(left)
     check_run(load("digits"), tmp_path)
     assert Path(tmp_path, run_lock.FILE).read_text() == left

@@ -15,7 +15,7 @@ from tfx_pipeline.run_lock import RunningError, hold
 HOLD = (
     "import pathlib, sys, time; from tfx_pipeline import run_lock;"
     "context = run_lock.hold(pathlib.Path(sys.argv[1])); lock = context.__enter__();"
-    "lock.note('Trainer.vim'); print('held', flush=True); time.sleep(60)"
+    "lock.note('Trainer-vim'); print('held', flush=True); time.sleep(60)"
 )
 
 
@@ -42,7 +42,7 @@ def test_lock_of_a_killed_process_is_taken_over_and_tells_what_ran(tmp_path, oth
     other.send_signal(signal.SIGKILL)
     other.wait()
     with hold(tmp_path) as lock:
-        assert (lock.killed.process, lock.killed.component) == (other.pid, "Trainer.vim")
+        assert (lock.killed.process, lock.killed.component) == (other.pid, "Trainer-vim")
     with hold(tmp_path) as lock:
         assert lock.killed is None
 

@@ -1,0 +1,106 @@
+"""Run the whole pipeline as Kubeflow's launcher does, on each kind of store, as a local run does."""
+
+import json
+import threading
+import time
+
+import pytest
+
+from tests.kubeflow import launcher, stores
+from tfx_pipeline import config, local_runner
+from tfx_pipeline.cli import cli
+
+pytestmark = pytest.mark.slow
+
+SMALL = ("--preset", "digits", "--small")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    cli(["compile", *SMALL, "--image", "tfx-vim:1", "--output", str(path)], standalone_mode=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    home = tmp_path_factory.mktemp("local") / "run"
+    local_runner.run(config.load("digits", small=True), str(home))
+    return home
+
+
+def scores(metrics):
+    """What a run measured, without when and how fast."""
+    return {name: without_times(metrics[name]) for name in ("reconstruction", "generation", "linear_probe")}
+
+
+def without_times(evaluation):
+    return {key: value for key, value in evaluation.items() if "second" not in key}
+
+
+def local_files(home, component, output):
+    (folder,) = (home / "pipeline_root" / component / output).iterdir()
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def stored_files(store, artifact):
+    key = launcher.key_of(artifact["uri"])
+    return {name.removeprefix(f"{key}/"): store.read(name) for name in store.keys(f"{key}/")}
+
+
+def killed_in_the_middle(killed):
+    """Kill the first attempt of each task as soon as it has written something of its own."""
+
+    def watch(name, attempt, process, disk):
+        if attempt:
+            return
+        before = {path for path in disk.rglob("*") if path.is_file()}
+
+        def wait():
+            while process.poll() is None:
+                written = {path for path in disk.rglob("*") if path.is_file()} - before
+                if written:
+                    launcher.kill(process)
+                    killed.append(name)
+                    return
+                time.sleep(0.01)
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("scheme", "release", "killing"), [("minio", "2.4", False), ("s3", "2.17", False), ("gs", "master", True)]
+)
+def test_a_run_on_the_cluster_equals_a_local_one(tmp_path, compiled, local, scheme, release, killing):
+    killed = []
+    with stores.serve(scheme) as store:
+        cluster = launcher.Cluster(store, scheme, launcher.RELEASES[release], tmp_path, retries=int(killing))
+        done = cluster.run(compiled, watch=killed_in_the_middle(killed) if killing else None)
+        if killing:
+            assert len(killed) == 16
+        assert {one.state for one in done.values()} == {"COMPLETE"}
+
+        tokens = stored_files(store, done["TokenTransform"].outputs["examples"])
+        assert tokens == local_files(local, "TokenTransform", "examples")
+        place = launcher.key_of(done["Pusher-vim"].outputs["pushed_model"]["uri"]).partition("/Pusher-vim/")[
+            0
+        ]
+        run = {key.removeprefix(f"{place}/run/"): key for key in store.keys(f"{place}/run/")}
+        measured = json.loads(store.read(run["metrics.json"]))
+        assert scores(measured) == scores(json.loads((local / "metrics.json").read_text()))
+        assert b"<html" in store.read(launcher.key_of(done["RunReport"].outputs["page"]["uri"]))
+        shown = done["ReconstructionEvaluator"].outputs["metrics"]
+        assert shown["metadata"]["psnr"] == measured["reconstruction"]["psnr"]
+        for model, task in (("vit_vqgan", "Pusher-tokenizer"), ("vim", "Pusher-vim")):
+            version = done[task].outputs["pushed_model"]["metadata"]["pushed_version"]
+            assert f"serving/{model}/{version}/saved_model.pb" in run
+        assert not [key for key in store.keys("") if key.endswith("/")]  # markers, which break downloads
+
+        if not killing:
+            again = cluster.run(compiled)
+            ran = {name for name, one in again.items() if one.state == "COMPLETE"}
+            assert ran == {"Pusher-tokenizer", "Pusher-vim", "RunReport"}

@@ -1,0 +1,51 @@
+"""What Kubeflow would refuse, or accept and fail on later; said before anything is compiled.
+
+Light to import, unlike the compiler.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from tfx_pipeline.config import ConfigError
+from tfx_pipeline.kubeflow import addresses
+
+# Kubeflow names pods after the pipeline.
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
+# KFP passes the keys of tasks on to Argo as they are (argocompiler/dag.go).
+_TASK = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9]*")
+# A placeholder such as REPOSITORY:TAG is no reference: repositories are in lower case.
+_IMAGE = re.compile(r"[a-z0-9]+(([._]|__|[-/]+|:[0-9]+/)[a-z0-9]+)*(:\w[\w.-]{0,127}|@sha256:[0-9a-f]{64})")
+
+
+def check_arguments(image: str, output: str, *, run: str | None, pipeline_root: str | None) -> None:
+    """Check what `compile` was given.
+
+    Raises:
+      ConfigError: the first that Kubeflow would not take.
+    """
+    if Path(output).suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"output must be a file ending in .yaml or .yml, got {output!r}")
+    if not _IMAGE.fullmatch(image):
+        raise ConfigError(
+            "image must be repository:tag or repository@sha256:digest, the repository in lower case, "
+            f"got {image!r}"
+        )
+    for option, folder in (("run", run), ("pipeline-root", pipeline_root)):
+        if folder is not None and (problem := addresses.problem(folder)):
+            raise ConfigError(f"{option} {problem}")
+
+
+def check_names(pipeline: str, tasks: Iterable[str]) -> None:
+    """Check the names that Kubernetes and Argo get.
+
+    Raises:
+      ConfigError: the first that they would not take.
+    """
+    if not _NAME.fullmatch(pipeline):
+        raise ConfigError(f"name must be 1 to 128 of a-z, 0-9 and -, not starting with -, got {pipeline!r}")
+    for task in tasks:
+        if not _TASK.fullmatch(task):
+            raise ConfigError(f"a component's id must be of letters, digits and -, got {task!r}")

@@ -1,0 +1,143 @@
+"""Compile the pipeline for Kubeflow Pipelines v2: a PipelineSpec, schema 2.1.0, as YAML.
+
+TFX builds the specification for Vertex AI. Here open-source Kubeflow gets what it needs instead: a command
+line of ours, artifact types that it knows, and pipeline parameters. No cluster is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from tfx import v1 as tfx
+from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
+
+from serving.export.atomic import write_atomic
+from tfx_pipeline import code
+from tfx_pipeline.kubeflow import checks, parameters, shown
+from tfx_pipeline.kubeflow.task import Task
+
+ENTRYPOINT = ("python", "-m", "tfx_pipeline.kubeflow.entrypoint")
+
+# Kubeflow's own artifact types, which its UI knows, for those of TFX; the others are plain artifacts.
+_SYSTEM_TYPES = {
+    "tfx.Examples": "system.Dataset",
+    "tfx.Model": "system.Model",
+    "tfx.PushedModel": "system.Model",
+}
+# The sub-folders of a run's folder that are fetched before a component runs.
+_FETCHED = re.compile(rf"{parameters.STAND_INS[parameters.RUN_FOLDER]}/((?:checkpoints|logs|serving)/\w+)")
+
+
+def compile_pipeline(
+    pipeline: tfx.dsl.Pipeline,
+    image: str,
+    output: str,
+    *,
+    defaults: Mapping[str, str | int],
+    pipeline_root: str | None = None,
+) -> None:
+    """Write `pipeline` to the file `output`, atomically.
+
+    Args:
+      pipeline: the graph, built with `parameters.STAND_INS` for what a run chooses.
+      image: the container image of every component, as REPOSITORY:TAG (the `Dockerfile` builds it).
+      output: a local path ending in .yaml or .yml, the only kinds that Kubeflow uploads unchanged.
+      defaults: of the pipeline's parameters.
+      pipeline_root: folder of the runs' artifacts, such as gs://BUCKET/FOLDER; if None, that of the
+        installation or of the run.
+
+    Raises:
+      ConfigError: a name or a path that Kubeflow would reject.
+    """
+    checks.check_arguments(
+        image, output, run=str(defaults[parameters.RUN_FOLDER]) or None, pipeline_root=pipeline_root
+    )
+    checks.check_names(
+        pipeline.pipeline_info.pipeline_name, [component.id for component in pipeline.components]
+    )
+
+    runner = kubeflow_v2_dag_runner.KubeflowV2DagRunner(
+        kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(
+            default_image=image,
+            use_pipeline_spec_2_1=True,  # the only schema that open-source Kubeflow Pipelines accepts
+        )
+    )
+    # The enclosing job is for Vertex AI; open-source Kubeflow reads only the specification.
+    specification = runner.run(pipeline, write_out=False)["pipelineSpec"]
+    codes = {component.id: code.run_by(component).fingerprint for component in pipeline.components}
+    used = {key for task in codes for key in _adapt(specification, task, codes[task])}
+    specification["root"]["inputDefinitions"] = {
+        "parameters": {
+            key: {"parameterType": parameters.TYPES[key], "defaultValue": defaults[key], "isOptional": True}
+            for key in sorted(used)
+        }
+    }
+    if pipeline_root is not None:
+        specification["defaultPipelineRoot"] = pipeline_root
+
+    write_atomic(output, yaml.safe_dump(specification))
+
+
+def _adapt(specification: dict[str, Any], name: str, fingerprint: str) -> list[str]:
+    """Make TFX's task one that the entry point runs; return the names of the parameters that it takes."""
+    definition = specification["components"][name]
+    task = specification["root"]["dag"]["tasks"][name]
+    executor = specification["deploymentSpec"]["executors"][definition["executorLabel"]]
+    inputs, outputs = (definition.setdefault(key, {}) for key in ("inputDefinitions", "outputDefinitions"))
+    types = [
+        {key: _title(one["artifactType"]) for key, one in side.get("artifacts", {}).items()}
+        for side in (inputs, outputs)
+    ]
+    types[1] |= shown.added(list(types[1]))
+    for side, named in zip((inputs, outputs), types, strict=True):
+        if named:
+            side["artifacts"] = {key: {"artifactType": _system_type(title)} for key, title in named.items()}
+
+    given = task.setdefault("inputs", {}).setdefault("parameters", {})
+    properties = {key: one["runtimeValue"]["constant"] for key, one in given.items()}
+    used = parameters.used_in(properties)
+    for key in used:
+        given[f"{parameters.PREFIX}{key}"] = {"componentInputParameter": key}
+        inputs.setdefault("parameters", {})[f"{parameters.PREFIX}{key}"] = {
+            "parameterType": parameters.TYPES[key]
+        }
+    fetched = {
+        match for text in properties.values() if isinstance(text, str) for match in _FETCHED.findall(text)
+    }
+    if parameters.RUN_FOLDER in used and not any(part.partition("/")[0] == "checkpoints" for part in fetched):
+        # What is pushed and reported belongs to this run's folder, whatever an earlier run has in its own.
+        task["cachingOptions"] = {}
+
+    container = executor["container"]
+    class_path, beam_flags = _executor(container.pop("args"))
+    described = Task(
+        name=name,
+        executor=class_path,
+        inputs=types[0],
+        outputs=types[1],
+        parameters={key: one["parameterType"] for key, one in inputs.get("parameters", {}).items()},
+        folders=tuple(sorted(fetched)),
+        code=fingerprint,
+    )
+    container["command"] = list(ENTRYPOINT)
+    container["args"] = ["--task", described.to_json(), "--executor-input", "{{$}}", *beam_flags]
+    return used
+
+
+def _executor(args: list[str]) -> tuple[str, list[str]]:
+    """The class path and the flags for Beam in the command line that TFX wrote."""
+    known = {args[index]: args[index + 1] for index in (0, 2, 4)}
+    return known["--executor_class_path"], args[6:]
+
+
+def _title(artifact_type: Mapping[str, str]) -> str:
+    """The class of artifacts of a type, as TFX writes it."""
+    return str(yaml.safe_load(artifact_type["instanceSchema"])["title"])
+
+
+def _system_type(title: str) -> dict[str, str]:
+    known = title if title.startswith("system.") else _SYSTEM_TYPES.get(title, "system.Artifact")
+    return {"schemaTitle": known, "schemaVersion": "0.0.1"}

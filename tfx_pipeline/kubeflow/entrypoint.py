@@ -1,0 +1,132 @@
+"""Entry point of every container on Kubeflow Pipelines v2: run one component's executor.
+
+TFX's own (`kubeflow_v2_run_executor`, to 1.21) is written for Vertex AI. Open-source Kubeflow sends artifacts
+without their types; from 2.5 on an output `executor-logs` that is none of the component's; and paths of
+its own. It also imports all of TFX, which takes more time than most components do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Set before TensorFlow is imported: without a GPU its native log starts with CUDA errors that nobody
+# can act on; errors that matter reach Python as exceptions.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+warnings.filterwarnings("ignore", category=FutureWarning)
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+from tfx.utils import import_utils  # noqa: E402
+
+from serving.export.atomic import write_atomic  # noqa: E402
+from tfx_pipeline.kubeflow import addresses, artifacts, parameters, run_folder, shown  # noqa: E402
+from tfx_pipeline.kubeflow.task import Task  # noqa: E402
+
+Artifacts = dict[str, list[Any]]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the component that a command line describes, on what the launcher sends.
+
+    Args:
+      argv: `--task` (JSON of a `Task`), `--executor-input` (JSON of KFP's `ExecutorInput`), and flags for
+        Beam.
+    """
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--task", required=True, type=Task.from_json)
+    parser.add_argument("--executor-input", required=True, type=json.loads)
+    flags, beam_flags = parser.parse_known_args(argv)
+    run(flags.task, flags.executor_input, beam_flags)
+
+
+def run(task: Task, sent: Mapping[str, Any], beam_flags: Sequence[str]) -> None:
+    """Run a task, and write the file from which the launcher takes its outputs.
+
+    Raises:
+      Exception: whatever the executor raises; no file is written then.
+    """
+    given, wanted = sent.get("inputs", {}), sent.get("outputs", {})
+    uris = {key: lists["artifacts"][0]["uri"] for key, lists in wanted.get("artifacts", {}).items()}
+    inputs = _artifacts(given, task.inputs)
+    # Only what the component defines: `executor-logs` is the launcher's own, and a file.
+    outputs = _artifacts(
+        wanted, {key: kind for key, kind in task.outputs.items() if not shown.is_shown(kind)}
+    )
+    for made in outputs.values():
+        os.makedirs(made[0].uri, exist_ok=True)  # the launcher makes only the folder above it
+
+    properties = _properties(given.get("parameterValues", {}), task.parameters)
+    prefixed = {name: f"{parameters.PREFIX}{name}" for name in parameters.TYPES}
+    values = {name: properties.pop(key) for name, key in prefixed.items() if key in properties}
+    folder = ""
+    if parameters.RUN_FOLDER in values:
+        beside = addresses.beside_artifacts(uris[next(iter(outputs))], task.name)
+        folder = values[parameters.RUN_FOLDER] or beside
+        if problem := addresses.problem(folder):
+            raise ValueError(f"{parameters.RUN_FOLDER} {problem}")
+    with run_folder.kept(folder, task.folders) as path:
+        if folder:
+            values[parameters.RUN_FOLDER] = path
+        _execute(task.executor, inputs, outputs, parameters.fill(properties, values), beam_flags)
+
+    replies = {key: artifacts.metadata(made[0]) for key, made in outputs.items()}
+    for key, kind in task.outputs.items():
+        if shown.is_shown(kind):
+            replies[key] = shown.write(kind, addresses.on_disk(uris[key]), outputs)
+    written = {
+        key: {"artifacts": [{"uri": uris[key], "metadata": _with_address(reply, path, folder)}]}
+        for key, reply in replies.items()
+    }
+    write_atomic(wanted["outputFile"], json.dumps({"artifacts": written}))
+
+
+def _artifacts(sent: Mapping[str, Any], types: Mapping[str, str]) -> Artifacts:
+    lists = sent.get("artifacts", {})
+    return {
+        key: [artifacts.from_kubeflow(one, kind) for one in lists[key]["artifacts"]]
+        for key, kind in types.items()
+        if key in lists
+    }
+
+
+def _properties(sent: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, Any]:
+    """Parameters as Python values: JSON has no integers, so 2 may come as 2.0."""
+    return {key: int(value) if types.get(key) == "NUMBER_INTEGER" else value for key, value in sent.items()}
+
+
+def _execute(
+    class_path: str,
+    inputs: Artifacts,
+    outputs: Artifacts,
+    properties: dict[str, Any],
+    beam_flags: Sequence[str],
+) -> None:
+    executor_class = import_utils.import_class_by_path(class_path)
+    logging.getLogger("absl").setLevel(logging.INFO)
+    with tempfile.TemporaryDirectory() as scratch:
+        # A Beam executor's context takes flags. By signature: importing its class takes a second.
+        takes_flags = "beam_pipeline_args" in inspect.signature(executor_class.Context).parameters
+        beam = {"beam_pipeline_args": list(beam_flags)} if takes_flags else {}
+        context = executor_class.Context(tmp_dir=scratch, unique_id="task", **beam)
+        executor_class(context).Do(inputs, outputs, properties)
+
+
+def _with_address(properties: Mapping[str, Any], path: str, folder: str) -> dict[str, Any]:
+    """Properties with the run's folder as others reach it: where a model was pushed to, for one."""
+
+    def of(value: Any) -> Any:
+        return value.replace(path, folder) if path and isinstance(value, str) else value
+
+    return {key: of(value) for key, value in properties.items()}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
