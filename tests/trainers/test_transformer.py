@@ -266,6 +266,9 @@ def test_block_and_its_dropouts_match_numpy(causal, training, monkeypatch):
         assert [mask.shape for mask in masks] == [(2, 2, 5, 5), (2, 5, 8), (2, 5, 16), (2, 5, 8)]
         for mask in masks:
             assert set(np.unique(mask)) == {0.0, np.float32(1 / 0.75)}
+        # Each has a seed of its own.
+        begins = {mask.ravel()[:80].tobytes() for mask in masks}
+        assert len(begins) == len(masks)
     kept = masks if training else [np.ones(1)] * 4
     np.testing.assert_allclose(
         found, block_of_numpy(block, x.numpy().astype(float), kept), rtol=1e-4, atol=1e-4

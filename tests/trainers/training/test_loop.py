@@ -478,6 +478,11 @@ def test_ten_consecutive_skipped_steps_stop_the_run(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").glob("*.index"))[0] == "ckpt-12.index"
 
 
+def test_the_tenth_skipped_step_stops_the_run_wherever_it_falls_in_a_call(tmp_path):
+    with pytest.raises(TrainingError, match="not finite for 10 steps in a row, up to step 13;"):
+        Walk(skipped=range(3, 16)).fit(tmp_path, 20)
+
+
 def test_consecutive_skipped_steps_are_counted_across_a_resume(tmp_path):
     # Four steps are skipped up to step 8, where the run stops; after six more, ten in a row are skipped.
     Walk(skipped=range(4, 8)).fit(tmp_path, 8)

@@ -63,6 +63,19 @@ def test_gradient_accumulation_equals_one_batch(compiled):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("parts", "rows"), [(1, 4), (2, 2), (4, 1)])
+def test_gradient_accumulation_computes_one_micro_batch_at_a_time(parts, rows):
+    state, seen = TrainState(model := Regression(), settings()), []
+
+    def losses(batch):
+        seen.append(batch["x"].shape[0])
+        return losses_of(model)(batch)
+
+    step = training_step([state], loss_gradients(state, losses), gradient_accumulation_steps=parts)
+    tf.function(step)(points())
+    assert set(seen) == {rows}
+
+
 @pytest.mark.parametrize("parts", [1, 2])
 def test_non_finite_step_is_skipped_and_reported(parts):
     state = TrainState(model := Regression(normed=True), settings(ema_decay=0.9))

@@ -87,6 +87,20 @@ def test_only_position_embeddings_distinguish_positions():
     np.testing.assert_allclose(logits[0, 2], logits[0, 4], atol=1e-6)
 
 
+def test_the_start_has_no_position_of_its_own():
+    vim = model(random_order=ANNEALED)
+    embeddings = vim.position_embeddings().numpy()
+    np.testing.assert_allclose(embeddings[0], vim.positions.numpy()[0])
+    np.testing.assert_allclose(embeddings[1:], vim.positions.numpy()[1:] + vim.own_positions.numpy()[:-1])
+
+
+def test_dropout_acts_in_training_alone():
+    vim = model(dropout=0.5)
+    tokens, class_id = rows(1), tf.constant([1])
+    np.testing.assert_array_equal(vim(tokens, class_id), vim(tokens, class_id))
+    assert np.abs(vim(tokens, class_id, training=True) - vim(tokens, class_id)).max() > 1e-3
+
+
 def test_explicit_raster_order_equals_the_default_order():
     vim = model(random_order=ANNEALED)
     raster = tf.tile(tf.range(PLACES)[tf.newaxis], [3, 1])

@@ -43,6 +43,26 @@ def test_logits_are_one_per_image_or_one_per_patch(options, size):
     assert logits.dtype == tf.float32
 
 
+def test_stylegan2_centres_pixels_in_float32_under_any_policy(bfloat16, monkeypatch):
+    network = build_discriminator(SMALL[0], image_size=16)
+    network(images())
+    seen = []
+    monkeypatch.setattr(network, "from_rgb", Watched(network.from_rgb, seen))
+    network(images())
+    assert seen[0] == tf.float32
+
+
+class Watched:
+    """A layer, and the dtypes of what it is given."""
+
+    def __init__(self, layer, seen):
+        self.layer, self.seen = layer, seen
+
+    def __call__(self, x):
+        self.seen.append(x.dtype)
+        return self.layer(x)
+
+
 @pytest.mark.parametrize("size", [128, 256, 512])
 def test_stylegan2_accepts_large_images(size):
     options = StyleGAN2(channel_multiplier=0.01, max_channels=8)

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -79,6 +81,13 @@ def test_decoder_input_projection_starts_at_unit_variance():
     )
     codes = tf.math.l2_normalize(tf.random.stateless_normal([1, 16, 8], seed=[0, 0]), axis=-1)
     assert np.std(vit_vqgan.decoder.tower.project(codes)) == pytest.approx(1.0, rel=0.1)
+
+
+def test_encoder_input_projection_keeps_the_variance_of_patches():
+    vit_vqgan = model(encoder=Transformer(blocks=1, heads=1, width=512, hidden=8))
+    patches = tf.random.stateless_normal([1, 16, 48], seed=[0, 0])
+    patches *= math.sqrt(48) / tf.norm(patches, axis=-1, keepdims=True)
+    assert np.std(vit_vqgan.encoder.tower.project(patches)) == pytest.approx(1.0, rel=0.1)
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])

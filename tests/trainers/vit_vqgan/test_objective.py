@@ -68,6 +68,27 @@ def test_loss_is_the_weighted_sum_of_its_terms():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_penalty_of_the_codebook_is_a_part_of_the_loss():
+    weights = {"vq": 2.0, "l2": 3.0, "logit_laplace": 0.0}
+    codebook = {"size": 16, "dim": 4, "entropy": 0.5}
+    game = objective(
+        loss=weights, model={"patch_size": 4, "encoder": TOWER, "decoder": TOWER, "codebook": codebook}
+    )
+    for metrics in (game.gradients(batch())[1], game.held_out(batch())):
+        assert metrics["entropy"] != 0
+        total = 2.0 * metrics["vq"] + 3.0 * metrics["l2"] + 0.5 * metrics["entropy"]
+        assert float(metrics["loss"]) == pytest.approx(float(total), rel=1e-5)
+
+
+def test_reported_logits_are_means_over_images():
+    game = objective()
+    pixels, reconstruction = batch()["pixels"], 0.5 * batch()["pixels"]
+    metrics, _ = game._adversarial(pixels, reconstruction)
+    for name, images in (("real_logits", pixels), ("fake_logits", reconstruction)):
+        logits = game._discriminator(images)
+        assert float(metrics[name]) == pytest.approx(float(tf.reduce_mean(logits)), rel=1e-5)
+
+
 @pytest.mark.parametrize("part", ["l2", "logit_laplace", "adversarial"])
 def test_term_of_weight_0_is_not_computed(part):
     assert part in objective().gradients(batch())[1]

@@ -21,6 +21,14 @@ def test_nearest_code_with_normalization_has_the_greatest_cosine():
     np.testing.assert_allclose(layer(z).codes, [[[1.0, 0.0], [0.0, 1.0]]], atol=1e-6)
 
 
+def test_tokens_are_int32_as_the_contract_says():
+    for layer in (
+        with_codes([[1.0, 0.0], [0.0, 1.0]]),
+        FiniteScalarQuantizer(FSQ(kind="fsq", levels=(3, 5)), seed=0),
+    ):
+        assert layer(tf.zeros([1, 3, 2]) + 0.1).tokens.dtype == tf.int32
+
+
 def test_nearest_code_without_normalization_is_euclidean():
     layer = with_codes([[10.0, 0.0], [0.0, 0.1]], l2_normalized=False)
     z = tf.constant([[[2.0, 0.0], [9.0, 0.0]]])
