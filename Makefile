@@ -6,7 +6,7 @@ PRESET ?= digits
 
 # The environment is rebuilt only when the lock or what installs it changes.
 setup: .venv/lock.txt
-.venv/lock.txt: requirements/lane_a.txt requirements/venv.sh setup.py
+.venv/lock.txt: requirements/lane_a.txt requirements/kfp.txt requirements/venv.sh setup.py
 	@bash requirements/venv.sh
 
 run: setup
@@ -31,6 +31,8 @@ lock: setup
 		--override requirements/overrides.txt --custom-compile-command 'make lock' \
 		requirements/lane_a.in --output-file requirements/lane_a.txt
 	@bash requirements/constraints.sh
+	@$(BIN)/uv pip compile --quiet --python-version 3.10 --generate-hashes --custom-compile-command 'make lock' \
+		requirements/kfp.in --output-file requirements/kfp.txt
 
 clean:
 	@rm -rf .venv build *.egg-info

@@ -43,4 +43,8 @@ awk '/^uv==/ {keep = 1} keep {print} keep && !/\\$/ {exit}' "$lock" > "$venv/uv.
 export VIRTUAL_ENV="$PWD/$venv"
 "$venv/bin/uv" pip sync --quiet --compile-bytecode --require-hashes "$lock"
 "$venv/bin/uv" pip install --quiet --no-deps --no-build-isolation --editable .
+
+# The newest kfp, which tests hold compiled files against.
+"$venv/bin/python" -m venv --without-pip "$venv/kfp"
+VIRTUAL_ENV="$PWD/$venv/kfp" "$venv/bin/uv" pip sync --quiet --require-hashes requirements/kfp.txt
 cp "$lock" "$venv/lock.txt"

@@ -214,7 +214,9 @@ def compile_(
         parameters.DATASET_VERSION: version,
         parameters.SEED: config.seed,
     }
-    compiler.compile_pipeline(graph, image, output, defaults=defaults, pipeline_root=pipeline_root)
+    compiler.compile_pipeline(
+        graph, image, output, defaults=defaults, pods=config.platform, pipeline_root=pipeline_root
+    )
     click.echo(f"{output}: pipeline {graph.pipeline_info.pipeline_name}, {len(graph.components)} tasks")
 
 

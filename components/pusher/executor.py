@@ -47,7 +47,7 @@ class Executor(base_executor.BaseExecutor):
                     logging.info("not pushed: %s is no blessing", blessing.uri)
                     artifact.set_int_custom_property(PUSHED, 0)
                     return
-        destination = pusher_pb2.PushDestination()
+        destination = pusher_pb2.PushDestination()  # type: ignore[attr-defined]
         proto_utils.json_to_proto(exec_properties["push_destination"], destination)
         model = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"]))
         io_utils.copy_dir(model, artifact.uri)

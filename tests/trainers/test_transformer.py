@@ -275,6 +275,13 @@ def test_block_and_its_dropouts_match_numpy(causal, training, monkeypatch):
     )
 
 
+def test_a_stack_of_blocks_has_dropout_in_training_alone():
+    stack = [Block(SIZE, dropout=0.5)]
+    x = random(2, 5, 8)
+    np.testing.assert_array_equal(run_blocks(stack, x, training=False), run_blocks(stack, x, training=False))
+    assert np.abs(run_blocks(stack, x, training=True) - run_blocks(stack, x, training=False)).max() > 1e-3
+
+
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_bias_of_keys_has_a_gradient_only_behind_a_norm(qk_norm):
     block = Block(SIZE, qk_norm=qk_norm)

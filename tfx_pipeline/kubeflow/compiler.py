@@ -15,8 +15,11 @@ from tfx import v1 as tfx
 from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
 
 from serving.export.atomic import write_atomic
+from serving.wire.errors import did_you_mean
 from tfx_pipeline import code
-from tfx_pipeline.kubeflow import checks, parameters, shown
+from tfx_pipeline.config import ConfigError
+from tfx_pipeline.kubeflow import checks, parameters, platform, shown
+from tfx_pipeline.kubeflow.platform import Platform
 from tfx_pipeline.kubeflow.task import Task
 
 ENTRYPOINT = ("python", "-m", "tfx_pipeline.kubeflow.entrypoint")
@@ -37,6 +40,7 @@ def compile_pipeline(
     output: str,
     *,
     defaults: Mapping[str, str | int],
+    pods: Platform = Platform(),
     pipeline_root: str | None = None,
 ) -> None:
     """Write `pipeline` to the file `output`, atomically.
@@ -46,6 +50,7 @@ def compile_pipeline(
       image: the container image of every component, as REPOSITORY:TAG (the `Dockerfile` builds it).
       output: a local path ending in .yaml or .yml, the only kinds that Kubeflow uploads unchanged.
       defaults: of the pipeline's parameters.
+      pods: what the tasks' pods get.
       pipeline_root: folder of the runs' artifacts, such as gs://BUCKET/FOLDER; if None, that of the
         installation or of the run.
 
@@ -66,7 +71,7 @@ def compile_pipeline(
         )
     )
     # The enclosing job is for Vertex AI; open-source Kubeflow reads only the specification.
-    specification = runner.run(pipeline, write_out=False)["pipelineSpec"]
+    specification = _renamed(runner.run(pipeline, write_out=False)["pipelineSpec"])
     codes = {component.id: code.run_by(component).fingerprint for component in pipeline.components}
     used = {key for task in codes for key in _adapt(specification, task, codes[task])}
     specification["root"]["inputDefinitions"] = {
@@ -77,13 +82,48 @@ def compile_pipeline(
     }
     if pipeline_root is not None:
         specification["defaultPipelineRoot"] = pipeline_root
+    documents = [specification]
+    if entries := _give_pods(specification, pods):
+        documents.append(platform.document(entries))
 
-    write_atomic(output, yaml.safe_dump(specification))
+    write_atomic(output, yaml.safe_dump_all(documents))
+
+
+def _give_pods(specification: dict[str, Any], pods: Platform) -> dict[str, Any]:
+    """Write resources into the tasks; return the entries of the platform specification.
+
+    Raises:
+      ConfigError: there is no task of such a name.
+    """
+    tasks = specification["root"]["dag"]["tasks"]
+    if unknown := sorted(set(pods.tasks) - set(tasks)):
+        near = did_you_mean(unknown[0], tasks)
+        raise ConfigError(f"platform.tasks must be of {', '.join(sorted(tasks))}, got {unknown[0]}{near}")
+    entries = {}
+    for name, task in tasks.items():
+        label = f"exec-{name}"
+        platform.apply(pods.pod(name), task, specification["deploymentSpec"]["executors"][label]["container"])
+        if entry := platform.kubernetes(pods.pod(name)):
+            entries[label] = entry
+    return entries
+
+
+def _renamed(specification: dict[str, Any]) -> dict[str, Any]:
+    """Name components and executors as kfp's own compiler does: kfp.local cuts off five letters, `comp-`."""
+    executors = specification["deploymentSpec"]["executors"]
+    for component in specification["components"].values():
+        label = component["executorLabel"]
+        component["executorLabel"] = f"exec-{label.removesuffix('_executor')}"
+        executors[component["executorLabel"]] = executors.pop(label)
+    specification["components"] = {f"comp-{name}": one for name, one in specification["components"].items()}
+    for name, task in specification["root"]["dag"]["tasks"].items():
+        task["componentRef"]["name"] = f"comp-{name}"
+    return specification
 
 
 def _adapt(specification: dict[str, Any], name: str, fingerprint: str) -> list[str]:
     """Make TFX's task one that the entry point runs; return the names of the parameters that it takes."""
-    definition = specification["components"][name]
+    definition = specification["components"][f"comp-{name}"]
     task = specification["root"]["dag"]["tasks"][name]
     executor = specification["deploymentSpec"]["executors"][definition["executorLabel"]]
     inputs, outputs = (definition.setdefault(key, {}) for key in ("inputDefinitions", "outputDefinitions"))

@@ -60,7 +60,8 @@ def test_kfp_loads_the_file_with_every_component(tmp_path, graph):
     ids = {component.id for component in pipeline.components}
     assert loaded.name == pipeline.pipeline_info.pipeline_name
     assert loaded.pipeline_spec.schema_version == "2.1.0"
-    assert set(loaded.pipeline_spec.components) == set(loaded.pipeline_spec.root.dag.tasks) == ids
+    assert set(loaded.pipeline_spec.root.dag.tasks) == ids
+    assert set(loaded.pipeline_spec.components) == {f"comp-{name}" for name in ids}
 
 
 @pytest.mark.parametrize("preset", config.presets())
@@ -84,7 +85,7 @@ def test_every_executor_runs_the_given_image_with_our_entry_point(tmp_path, grap
         assert container["image"] == IMAGE
         assert container["command"] == ["python", "-m", "tfx_pipeline.kubeflow.entrypoint"]
         assert container["args"][2:] == ["--executor-input", "{{$}}", "--runner=FnApiRunner"]
-        assert f"{described(executor).name}_executor" == name
+        assert f"exec-{described(executor).name}" == name
 
 
 def test_the_compiled_file_is_the_golden_one(tmp_path):
@@ -118,7 +119,7 @@ def test_parameters_are_inputs_of_the_tasks_that_depend_on_them(tmp_path):
     assert used["Pusher-vim"] == [RUN_FOLDER]
     assert used["StatisticsGen"] == used["ReconstructionEvaluator"] == []
     folders = {
-        name.removesuffix("_executor"): described(executor).folders
+        name.removeprefix("exec-"): described(executor).folders
         for name, executor in spec["deploymentSpec"]["executors"].items()
     }
     assert folders["Trainer-vim"] == ("checkpoints/vim", "logs/vim")
@@ -137,7 +138,7 @@ def test_the_code_of_a_task_is_in_its_command_line_and_so_in_the_caches_key(tmp_
     monkeypatch.setattr(compiler.code, "run_by", lambda component: Code(f"code of {component.id}"))
     compile_pipeline(three_tasks(), tmp_path / "pipeline.yaml")
     executors = yaml.safe_load((tmp_path / "pipeline.yaml").read_text())["deploymentSpec"]["executors"]
-    assert described(executors["Pusher_executor"]).code == "code of Pusher"
+    assert described(executors["exec-Pusher"]).code == "code of Pusher"
 
 
 class Code:
@@ -149,7 +150,7 @@ def test_scores_and_report_are_outputs_that_the_ui_draws(tmp_path):
     compile_pipeline(whole_graph(), tmp_path / "pipeline.yaml")
     components = yaml.safe_load((tmp_path / "pipeline.yaml").read_text())["components"]
     titles = {
-        (name, key): output["artifactType"]["schemaTitle"]
+        (name.removeprefix("comp-"), key): output["artifactType"]["schemaTitle"]
         for name, component in components.items()
         for key, output in component["outputDefinitions"]["artifacts"].items()
     }
@@ -192,7 +193,7 @@ def test_compile_leaves_no_temporary_files(compiled):
 def test_failed_compile_keeps_the_previous_file(tmp_path, monkeypatch):
     output = tmp_path / "pipeline.yaml"
     output.write_text("old")
-    monkeypatch.setattr(yaml, "safe_dump", lambda specification: 1 / 0)
+    monkeypatch.setattr(yaml, "safe_dump_all", lambda documents: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         compile_pipeline(three_tasks(), output)
     assert output.read_text() == "old"

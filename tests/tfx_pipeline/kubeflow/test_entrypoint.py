@@ -73,7 +73,7 @@ def test_a_component_prints_what_it_does_and_no_noise(tmp_path, compiled):
 
 def container(compiled, name):
     specification = yaml.safe_load(compiled.read_text())
-    return specification["deploymentSpec"]["executors"][f"{name}_executor"]["container"]
+    return specification["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
 
 
 def sent_to_writer(folder, **parameters):
