@@ -221,6 +221,57 @@ def compile_(
 
 
 @cli.command()
+@click.argument("file", metavar="FILE.yaml", type=click.Path(path_type=Path))
+@click.option(
+    "--host", required=True, metavar="URL", help="The Pipelines API, such as http://localhost:8080."
+)
+@click.option("--experiment", default="tfx-vim", help="The experiment that the run belongs to.")
+@click.option("--name", metavar="TEXT", help="Of the run.  [default: the file's and the time]")
+@click.option("--parameter", "given", multiple=True, metavar="NAME=VALUE", help="Of the run; repeatable.")
+@click.option("--namespace", default="kubeflow", help="Of a multi-user installation.")
+@click.option("--service-account", metavar="NAME", help="Of the run's pods.")
+@click.option("--token-file", type=click.Path(path_type=Path), help="Holds a bearer token.")
+@click.option("--cookies-file", type=click.Path(path_type=Path), help="Holds cookies of a login.")
+@click.option("--wait", is_flag=True, help="Follow the run; exit with 1 if it fails.")
+def submit(
+    file: Path,
+    host: str,
+    experiment: str,
+    name: str | None,
+    given: tuple[str, ...],
+    namespace: str,
+    service_account: str | None,
+    token_file: Path | None,
+    cookies_file: Path | None,
+    wait: bool,
+) -> None:
+    """Start a run of a compiled pipeline on Kubeflow, and print its link."""
+    from tfx_pipeline.kubeflow import submit as submitting
+
+    token, cookies = (path.read_text().strip() if path else None for path in (token_file, cookies_file))
+    with _one_line(submitting.SubmitError):
+        compiled = submitting.read(file)
+        parameters = submitting.parse_parameters(compiled, given)
+        client = submitting.connect(host, namespace=namespace, token=token, cookies=cookies)
+        run = submitting.submit(
+            client,
+            host,
+            compiled,
+            parameters,
+            experiment=experiment,
+            name=name,
+            namespace=namespace,
+            service_account=service_account,
+        )
+        click.echo(run.link)
+        if not wait:
+            return
+        state = submitting.follow(client, run, compiled.tasks, click.echo)
+    if state != "SUCCEEDED":
+        raise click.ClickException(f"the run must succeed, got {state}: {run.link}")
+
+
+@cli.command()
 def presets() -> None:
     """List the presets."""
     names = configuration.presets()

@@ -177,6 +177,6 @@ def test_compile_takes_the_version_of_images_that_it_cannot_read(tmp_path):
 def test_compile_writes_the_pipeline_and_prints_a_summary(tmp_path):
     result = call("compile", "--image", "repo/image:1", "--output", "pipeline.yaml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "pipeline tfx-vim-digits, 16 components" in result.stdout
+    assert "pipeline tfx-vim-digits, 16 tasks" in result.stdout
     assert len(yaml.safe_load((tmp_path / "pipeline.yaml").read_text())["components"]) == 16
     assert result.stderr == ""
