@@ -183,6 +183,7 @@ def compile_(
     config = configuration.load(preset, overrides, small=small)
     # Before TFX is imported, which takes seconds.
     checks.check_arguments(image, output, run=run_dir, pipeline_root=pipeline_root)
+    checks.check_beam(beam_args)
     try:
         preflight.check_inputs(config, source=not dataset_version, tokenizer=not tokenizer_version)
     except preflight.RunError as error:

@@ -18,6 +18,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
 _TASK = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9]*")
 # A placeholder such as REPOSITORY:TAG is no reference: repositories are in lower case.
 _IMAGE = re.compile(r"[a-z0-9]+(([._]|__|[-/]+|:[0-9]+/)[a-z0-9]+)*(:\w[\w.-]{0,127}|@sha256:[0-9a-f]{64})")
+# Beam's runners whose workers are threads or processes of the pod.
+_RUNNERS = ("FnApiRunner", "DirectRunner")
 
 
 def check_arguments(image: str, output: str, *, run: str | None, pipeline_root: str | None) -> None:
@@ -36,6 +38,20 @@ def check_arguments(image: str, output: str, *, run: str | None, pipeline_root: 
     for option, folder in (("run", run), ("pipeline-root", pipeline_root)):
         if folder is not None and (problem := addresses.problem(folder)):
             raise ConfigError(f"{option} {problem}")
+
+
+def check_beam(flags: Iterable[str]) -> None:
+    """Check that Beam's work stays in the pod: the disk that artifacts are mirrored on is the pod's.
+
+    Raises:
+      ConfigError: the flags name a runner whose workers are elsewhere.
+    """
+    for flag in flags:
+        option, _, runner = flag.partition("=")
+        if option == "--runner" and runner not in _RUNNERS:
+            raise ConfigError(
+                f"beam must be one of {', '.join(_RUNNERS)} on Kubeflow, with workers in the pod, got {runner}"
+            )
 
 
 def check_names(pipeline: str, tasks: Iterable[str]) -> None:

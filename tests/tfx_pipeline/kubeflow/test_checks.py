@@ -32,6 +32,12 @@ def test_what_kubeflow_does_not_take_is_one_line(image, output, run, root, messa
     assert "\n" not in str(error.value)
 
 
+def test_beam_may_use_the_pods_processes_and_no_other_machine():
+    checks.check_beam(["--runner=FnApiRunner", "--direct_running_mode=multi_processing"])
+    with pytest.raises(ConfigError, match=r"beam must be one of FnApiRunner, DirectRunner .*, got Dataflow"):
+        checks.check_beam(["--runner=DataflowRunner"])
+
+
 @pytest.mark.parametrize(
     ("pipeline", "tasks", "message"),
     [
