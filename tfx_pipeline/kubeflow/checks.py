@@ -50,7 +50,7 @@ def check_beam(flags: Iterable[str]) -> None:
         option, _, runner = flag.partition("=")
         if option == "--runner" and runner not in _RUNNERS:
             raise ConfigError(
-                f"beam must be one of {', '.join(_RUNNERS)} on Kubeflow, with workers in the pod, got {runner}"
+                f"beam must be one of {', '.join(_RUNNERS)} on Kubeflow, in the pod itself, got {runner}"
             )
 
 
