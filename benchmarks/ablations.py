@@ -22,7 +22,6 @@ from components.evaluators import files
 from components.image_example_gen.sources import source_version
 from tfx_pipeline import lineage
 from tfx_pipeline.config import Config, ConfigError, load
-from tfx_pipeline.local_runner import beam_flags
 from tfx_pipeline.pipeline import create_pipeline
 
 EVALUATOR = "ReconstructionEvaluator"
@@ -143,7 +142,6 @@ def measure(config: Config, home: Path) -> dict[str, float]:
         config,
         run_dir=str(home),
         dataset_version=source_version(config.data.source, config.data.options),
-        beam_pipeline_args=beam_flags(()),
         metadata_connection_config=lineage.connection(home / "metadata.db"),
     )
     upstream_only = RunOptions(to_nodes=[EVALUATOR])

@@ -183,7 +183,7 @@ def compile_(
     config = configuration.load(preset, overrides, small=small)
     # Before TFX is imported, which takes seconds.
     checks.check_arguments(image, output, run=run_dir, pipeline_root=pipeline_root)
-    checks.check_beam(beam_args)
+    checks.check_beam(config.beam.all_flags(beam_args))
     try:
         preflight.check_inputs(config, source=not dataset_version, tokenizer=not tokenizer_version)
     except preflight.RunError as error:
@@ -192,7 +192,7 @@ def compile_(
         ) from error
     from components.image_example_gen.sources import SourceError, source_version
     from components.tokenizer_importer.saved_tokenizer import TokenizerError
-    from tfx_pipeline import local_runner, pipeline
+    from tfx_pipeline import pipeline
     from tfx_pipeline.kubeflow import compiler, parameters
 
     try:
@@ -206,12 +206,14 @@ def compile_(
     graph = pipeline.create_pipeline(
         config.with_seed(parameters.STAND_INS[parameters.SEED]),
         run_dir=parameters.STAND_INS[parameters.RUN_FOLDER],
+        serving_dir=parameters.STAND_INS[parameters.SERVING_FOLDER],
         dataset_version=parameters.STAND_INS[parameters.DATASET_VERSION],
         tokenizer_version=imported,
-        beam_pipeline_args=local_runner.beam_flags(beam_args),
+        beam_pipeline_args=beam_args,
     )
     defaults: dict[str, str | int] = {
         parameters.RUN_FOLDER: run_dir or "",
+        parameters.SERVING_FOLDER: "",
         parameters.DATASET_VERSION: version,
         parameters.SEED: config.seed,
     }
@@ -229,7 +231,7 @@ def compile_(
 @click.option("--experiment", default="tfx-vim", help="The experiment that the run belongs to.")
 @click.option("--name", metavar="TEXT", help="Of the run.  [default: the file's and the time]")
 @click.option("--parameter", "given", multiple=True, metavar="NAME=VALUE", help="Of the run; repeatable.")
-@click.option("--namespace", default="kubeflow", help="Of a multi-user installation.")
+@click.option("--namespace", metavar="NAME", help="Of a user, on a multi-user installation.")
 @click.option("--service-account", metavar="NAME", help="Of the run's pods.")
 @click.option("--token-file", type=click.Path(path_type=Path), help="Holds a bearer token.")
 @click.option("--cookies-file", type=click.Path(path_type=Path), help="Holds cookies of a login.")
@@ -240,7 +242,7 @@ def submit(
     experiment: str,
     name: str | None,
     given: tuple[str, ...],
-    namespace: str,
+    namespace: str | None,
     service_account: str | None,
     token_file: Path | None,
     cookies_file: Path | None,
@@ -253,7 +255,7 @@ def submit(
     with _one_line(submitting.SubmitError):
         compiled = submitting.read(file)
         parameters = submitting.parse_parameters(compiled, given)
-        client = submitting.connect(host, namespace=namespace, token=token, cookies=cookies)
+        client = submitting.connect(host, token=token, cookies=cookies)
         run = submitting.submit(
             client,
             host,

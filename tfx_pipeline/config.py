@@ -27,6 +27,7 @@ from components.metrics import registry
 from serving.export.metadata import WHITE
 from serving.export.sampling_params import SamplingParams
 from serving.wire.errors import did_you_mean
+from tfx_pipeline.beam import Beam
 from tfx_pipeline.kubeflow.platform import Platform
 from trainers.classifier.config import Classifier
 from trainers.training.config import Augmentation, Count, Fraction, Positive, Section
@@ -177,6 +178,7 @@ class Config(Section):
     tokens: Tokens = Tokens()
     stage2: Stage2
     evaluation: Evaluation = Evaluation()
+    beam: Beam = Beam()
     platform: Platform = Platform()
     # What `load` was told beyond the preset: dotted key -> value.
     _changes: dict[str, Any] = pydantic.PrivateAttr(default_factory=dict)
@@ -195,6 +197,8 @@ class Config(Section):
             sampling["seed"] = seed
         config = Config.model_validate({**tree, "seed": seed})
         config._changes.update(self._changes)
+        if "seed" in config._changes:
+            config._changes["seed"] = seed
         return config
 
     @property

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,6 @@ from trainers.training.checkpoint import saved_steps
 from trainers.training.errors import TrainingError
 from trainers.training.preemption import PREEMPTED, Preempted
 from trainers.vit_vqgan.perceptual import load_distance
-
-# Not DirectRunner, which tries to download another runner before it starts.
-RUNNER = "--runner=FnApiRunner"
-# Workers are this process and need no package of TFX. TFX builds one for every Beam component, in 2.4 s and
-# 49 MB of the temporary folder, unless a flag says where workers get their packages.
-IN_PROCESS = "--sdk_container_image=in-process"
-
 
 SURVEY_FILE = "data.json"
 CODE_FILE = "code.json"
@@ -97,7 +90,7 @@ def run(
         served before are untouched.
     """
     home = Path(os.path.realpath(directory))
-    check_paths(home, beam_args)
+    check_paths(home, config.beam.all_flags(beam_args))
     surveyed = _survey(config, home / SURVEY_FILE)
     version = surveyed["fingerprint"]
     pipeline = create_pipeline(
@@ -105,7 +98,7 @@ def run(
         run_dir=str(home),
         dataset_version=version,
         tokenizer_version=imported_version(config),
-        beam_pipeline_args=beam_flags(beam_args),
+        beam_pipeline_args=beam_args,
         # TFX's own function would create the folder before anything has been checked.
         metadata_connection_config=lineage.connection(home / "metadata.db"),
     )
@@ -254,13 +247,6 @@ def _survey(config: Config, kept: Path) -> dict[str, Any]:
     if found.problems:
         raise SourceError("; ".join(found.problems))
     return {"asked": asked, "lines": list(summary.lines(found)), **found.to_json()}
-
-
-def beam_flags(own: Sequence[str]) -> list[str]:
-    """The flags of Beam's in-process runner, or of the runner that the user's own flags name."""
-    if any(flag.startswith("--runner") for flag in own):
-        return list(own)
-    return [RUNNER, IN_PROCESS, *own]
 
 
 def _require_models(config: Config) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 from google.protobuf.message import Message
 from tfx import v1 as tfx
+from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
 from tfx.dsl.components.base.base_component import BaseComponent
 
 from components.evaluators.generation.component import GenerationEvaluator
@@ -27,7 +28,7 @@ from components.token_transform.component import TokenTransform
 from components.tokenizer_importer import saved_tokenizer
 from components.tokenizer_importer.component import TokenizerImporter
 from serving.export.atomic import is_remote
-from serving.wire.errors import one_line
+from serving.wire.errors import did_you_mean, one_line
 from tfx_pipeline import code
 from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
 from trainers.training import warm_start
@@ -39,9 +40,10 @@ def create_pipeline(
     config: Config,
     *,
     run_dir: str,
+    serving_dir: str = "",
     dataset_version: str,
     tokenizer_version: str = "",
-    beam_pipeline_args: Sequence[str],
+    beam_pipeline_args: Sequence[str] = (),
     metadata_connection_config: Message | None = None,
 ) -> tfx.dsl.Pipeline:
     """Build the pipeline of a run.
@@ -49,18 +51,20 @@ def create_pipeline(
     Args:
       config: the run's configuration.
       run_dir: the folder that holds everything of this run; local or of an object store.
+      serving_dir: the folder that a model server watches; `serving` in the run's folder by default.
       dataset_version: fingerprint of the source, so that the cache notices changed images.
       tokenizer_version: fingerprint of an imported tokenizer (`imported_version`), for the same reason.
-      beam_pipeline_args: Beam's own flags, `--runner` among them.
+      beam_pipeline_args: flags for Beam beside the configuration's, which they win over.
       metadata_connection_config: where lineage is stored; None if the runner has its own.
 
     Returns:
       The TFX pipeline, for any TFX runner.
 
     Raises:
-      ConfigError: `train.warm_start` of a section has no weights.
+      ConfigError: `train.warm_start` of a section has no weights, or `beam.steps` names no step of Beam.
     """
     data, evaluation = config.data, config.evaluation
+    serving_dir = serving_dir or os.path.join(run_dir, "serving")
 
     images = ImageExampleGen(
         source=data.source,
@@ -131,9 +135,9 @@ def create_pipeline(
     )
 
     tokenizer_validator, tokenizer_pusher = _release(
-        "tokenizer", tokenizer, reconstruction, run_dir, "vit_vqgan"
+        "tokenizer", tokenizer, reconstruction, serving_dir, "vit_vqgan"
     )
-    vim_validator, vim_pusher = _release("vim", vim, generation, run_dir, "vim")
+    vim_validator, vim_pusher = _release("vim", vim, generation, serving_dir, "vim")
 
     components = [
         images,
@@ -152,6 +156,7 @@ def create_pipeline(
         vim_validator,
         vim_pusher,
     ]
+    _give_flags(config, components, beam_pipeline_args)
     report = RunReport(
         config=config.model_dump_json(),
         examples=images.outputs["examples"],
@@ -171,8 +176,21 @@ def create_pipeline(
         components=[code.mark(component) for component in (*components, report)],
         enable_cache=True,
         metadata_connection_config=metadata_connection_config,
-        beam_pipeline_args=list(beam_pipeline_args),
     )
+
+
+def _give_flags(config: Config, components: Sequence[BaseComponent], given: Sequence[str]) -> None:
+    """Give each step of Beam its flags.
+
+    Raises:
+      ConfigError: `beam.steps` names another.
+    """
+    steps = {one.id: one for one in components if isinstance(one, BaseBeamComponent)}
+    if unknown := sorted(set(config.beam.steps) - set(steps)):
+        near = did_you_mean(unknown[0], list(steps))
+        raise ConfigError(f"beam.steps must be of {', '.join(sorted(steps))}, got {unknown[0]}{near}")
+    for name, step in steps.items():
+        step.with_beam_pipeline_args(config.beam.flags(name, given))
 
 
 def imported_version(config: Config) -> str:
@@ -250,7 +268,7 @@ def _release(
     name: str,
     model: BaseComponent,
     evaluator: BaseComponent,
-    run_dir: str,
+    serving_dir: str,
     served_as: str,
 ) -> tuple[ModelValidator, Pusher]:
     """Validate a model by querying it, and push it if validator and evaluator both bless it."""
@@ -261,7 +279,7 @@ def _release(
         infra_blessing=validator.outputs["blessing"],
         push_destination=tfx.proto.PushDestination(
             filesystem=tfx.proto.PushDestination.Filesystem(
-                base_directory=os.path.join(run_dir, "serving", served_as)
+                base_directory=os.path.join(serving_dir, served_as)
             )
         ),
     ).with_id(f"Pusher-{name}")

@@ -38,7 +38,7 @@ def check_run(config: Config, home: Path, beam_args: Sequence[str] = ()) -> None
       RunError: with what must be otherwise.
       RunningError: another run uses the folder.
     """
-    check_paths(home, beam_args)
+    check_paths(home, config.beam.all_flags(beam_args))
     check_inputs(config)
     if problem := _perceptual_problem(config):
         raise RunError(problem)

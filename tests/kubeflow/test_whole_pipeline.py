@@ -76,9 +76,7 @@ def killed_in_the_middle(killed):
     return watch
 
 
-@pytest.mark.parametrize(
-    ("scheme", "release", "killing"), [("minio", "2.4", False), ("s3", "2.17", False), ("gs", "master", True)]
-)
+@pytest.mark.parametrize(("scheme", "release", "killing"), [("minio", "2.17", False), ("gs", "master", True)])
 def test_a_run_on_the_cluster_equals_a_local_one(tmp_path, compiled, local, scheme, release, killing):
     killed = []
     with stores.serve(scheme) as store:
@@ -102,7 +100,8 @@ def test_a_run_on_the_cluster_equals_a_local_one(tmp_path, compiled, local, sche
         for model, task in (("vit_vqgan", "Pusher-tokenizer"), ("vim", "Pusher-vim")):
             version = done[task].outputs["pushed_model"]["metadata"]["pushed_version"]
             assert f"serving/{model}/{version}/saved_model.pb" in run
-        assert not [key for key in store.keys("") if key.endswith("/")]  # markers, which break downloads
+        # Markers break downloads. Those in the run's folder, which pyarrow leaves on S3, it reads itself.
+        assert not [key for key in store.keys("") if key.endswith("/") and "/run/" not in key]
 
         if not killing:
             again = cluster.run(compiled)

@@ -35,20 +35,20 @@ class Writer(base_component.BaseComponent):
         super().__init__(WriterSpec(classes=classes, model=channel.Channel(type=standard_artifacts.Model)))
 
 
-def small_graph(root, name="small-graph"):
-    """Build Writer -> ModelValidator -> Pusher; `root` is the folder of the run."""
+def small_graph(served, name="small-graph"):
+    """Build Writer -> ModelValidator -> Pusher; models are pushed below `served`."""
     writer = Writer(classes=2)
     validator = ModelValidator(model=writer.outputs["model"])
     pusher = Pusher(
         model=writer.outputs["model"],
         infra_blessing=validator.outputs["blessing"],
         push_destination=tfx.proto.PushDestination(
-            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=f"{root}/serving/model")
+            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=f"{served}/model")
         ),
     )
     return tfx.dsl.Pipeline(
         pipeline_name=name,
-        pipeline_root=f"{root}/pipeline_root",
+        pipeline_root="/unused",
         components=[writer, validator, pusher],
         enable_cache=True,
         beam_pipeline_args=["--runner=FnApiRunner"],

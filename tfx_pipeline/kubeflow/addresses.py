@@ -9,34 +9,41 @@ that the next download takes for files (kubeflow/pipelines#13476).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 # Where the launcher keeps what it mirrors.
 MOUNTS: Mapping[str, str] = {"gs": "/gcs", "minio": "/minio", "s3": "/s3"}
 
-_ADDRESS = re.compile(
-    r"(?P<scheme>[a-z0-9]+)://(?P<bucket>[a-z0-9][a-z0-9._-]{1,221}[a-z0-9])(/[\w./:=+@-]*)?"
-)
-_PATH = re.compile(r"/[\w./:=+@-]*")
+_BUCKET = r"(gs|minio|s3)://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
+_FOLDERS = r"(/[\w.:=+@-]+)+"
+_FOLDER = re.compile(f"({_BUCKET})?{_FOLDERS}")
+# The query names region and endpoint of a store.
+_ROOT = re.compile(rf"{_BUCKET}({_FOLDERS})?/?(\?[\w.:/=&%-]*)?")
 
 
-def on_disk(address: str) -> str:
+def local_path(address: str) -> str:
     """The path at which the launcher mirrors an address; a path stays as it is."""
     scheme, separator, rest = address.partition("://")
     return f"{MOUNTS[scheme]}/{rest}" if separator else address
 
 
-def problem(folder: str) -> str:
+def folder_problem(folder: str) -> str:
     """Why a folder cannot be a run's, or ""."""
-    if _PATH.fullmatch(folder):
+    if _FOLDER.fullmatch(folder) and not {".", ".."} & set(folder.split("/")):
         return ""
-    found = _ADDRESS.fullmatch(folder)
-    if found and found["scheme"] in MOUNTS:
-        return ""
+    forms = ", ".join(f"{scheme}://BUCKET/FOLDER" for scheme in MOUNTS)
     return (
-        f"must be {', '.join(f'{scheme}://BUCKET/FOLDER' for scheme in MOUNTS)} with the name of a bucket, "
-        f"or the absolute path of a volume, got {folder!r}"
+        f"must be {forms} with the name of a bucket, or the absolute path of a volume, and not end in /, "
+        f"got {folder!r}"
     )
+
+
+def root_problem(root: str) -> str:
+    """Why an address cannot be the root of artifacts, or "": the launcher knows object stores only."""
+    if _ROOT.fullmatch(root):
+        return ""
+    forms = ", ".join(f"{scheme}://BUCKET" for scheme in MOUNTS)
+    return f"must be {forms} with the name of a bucket, and a folder in it if wanted, got {root!r}"
 
 
 def beside_artifacts(address: str, task: str) -> str:
@@ -50,3 +57,8 @@ def beside_artifacts(address: str, task: str) -> str:
     if not found:
         raise ValueError(f"an output of {task} must be in a folder of that name, got {address}")
     return f"{run}/run"
+
+
+def inside(folder: str, addresses: Iterable[str]) -> list[str]:
+    """The addresses that are a folder or below it."""
+    return [address for address in addresses if f"{address}/".startswith(f"{folder}/")]

@@ -8,7 +8,7 @@ from typing import Any
 from tfx.types import artifact, standard_artifacts
 from tfx.utils import import_utils
 
-from tfx_pipeline.kubeflow.addresses import on_disk
+from tfx_pipeline.kubeflow.addresses import local_path
 
 # What ML Metadata adds to an artifact's own metadata, and the keys that it puts around lists and dicts.
 _ADDED = ("display_name", "store_session_info")
@@ -24,7 +24,7 @@ def from_kubeflow(sent: Mapping[str, Any], type_name: str) -> artifact.Artifact:
       type_name: `tfx.Model` and its like, or the dotted path of a class.
     """
     made = _class_of(type_name)()
-    made.uri = on_disk(sent["uri"])
+    made.uri = local_path(sent["uri"])
     for key, value in sent.get("metadata", {}).items():
         if key in _ADDED:
             continue

@@ -35,9 +35,10 @@ def check_arguments(image: str, output: str, *, run: str | None, pipeline_root: 
             "image must be repository:tag or repository@sha256:digest, the repository in lower case, "
             f"got {image!r}"
         )
-    for option, folder in (("run", run), ("pipeline-root", pipeline_root)):
-        if folder is not None and (problem := addresses.problem(folder)):
-            raise ConfigError(f"{option} {problem}")
+    if run and (problem := addresses.folder_problem(run)):
+        raise ConfigError(f"run {problem}")
+    if pipeline_root is not None and (problem := addresses.root_problem(pipeline_root)):
+        raise ConfigError(f"pipeline-root {problem}")
 
 
 def check_beam(flags: Iterable[str]) -> None:
@@ -48,7 +49,8 @@ def check_beam(flags: Iterable[str]) -> None:
     """
     for flag in flags:
         option, _, runner = flag.partition("=")
-        if option == "--runner" and runner not in _RUNNERS:
+        # Beam reads --run=... as --runner=... too.
+        if option.startswith("--r") and "--runner".startswith(option) and runner not in _RUNNERS:
             raise ConfigError(
                 f"beam must be one of {', '.join(_RUNNERS)} on Kubeflow, in the pod itself, got {runner}"
             )

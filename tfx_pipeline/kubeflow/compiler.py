@@ -18,7 +18,7 @@ from serving.export.atomic import write_atomic
 from serving.wire.errors import did_you_mean
 from tfx_pipeline import code
 from tfx_pipeline.config import ConfigError
-from tfx_pipeline.kubeflow import checks, parameters, platform, shown
+from tfx_pipeline.kubeflow import checks, parameters, platform, ui_outputs
 from tfx_pipeline.kubeflow.platform import Platform
 from tfx_pipeline.kubeflow.task import Task
 
@@ -30,8 +30,11 @@ _SYSTEM_TYPES = {
     "tfx.Model": "system.Model",
     "tfx.PushedModel": "system.Model",
 }
-# The sub-folders of a run's folder that are fetched before a component runs.
-_FETCHED = re.compile(rf"{parameters.STAND_INS[parameters.RUN_FOLDER]}/((?:checkpoints|logs|serving)/\w+)")
+# The sub-folders that are fetched before a component runs: what a training goes on from, and served models.
+_FETCHED = (
+    re.compile(rf"{parameters.STAND_INS[parameters.RUN_FOLDER]}/((?:checkpoints|logs)/\w+)"),
+    re.compile(rf"{parameters.STAND_INS[parameters.SERVING_FOLDER]}/(\w+)"),
+)
 
 
 def compile_pipeline(
@@ -58,7 +61,7 @@ def compile_pipeline(
       ConfigError: a name or a path that Kubeflow would reject.
     """
     checks.check_arguments(
-        image, output, run=str(defaults[parameters.RUN_FOLDER]) or None, pipeline_root=pipeline_root
+        image, output, run=str(defaults[parameters.RUN_FOLDER]), pipeline_root=pipeline_root
     )
     checks.check_names(
         pipeline.pipeline_info.pipeline_name, [component.id for component in pipeline.components]
@@ -131,7 +134,7 @@ def _adapt(specification: dict[str, Any], name: str, fingerprint: str) -> list[s
         {key: _title(one["artifactType"]) for key, one in side.get("artifacts", {}).items()}
         for side in (inputs, outputs)
     ]
-    types[1] |= shown.added(list(types[1]))
+    types[1] |= ui_outputs.added_to(list(types[1]))
     for side, named in zip((inputs, outputs), types, strict=True):
         if named:
             side["artifacts"] = {key: {"artifactType": _system_type(title)} for key, title in named.items()}
@@ -144,10 +147,10 @@ def _adapt(specification: dict[str, Any], name: str, fingerprint: str) -> list[s
         inputs.setdefault("parameters", {})[f"{parameters.PREFIX}{key}"] = {
             "parameterType": parameters.TYPES[key]
         }
-    fetched = {
-        match for text in properties.values() if isinstance(text, str) for match in _FETCHED.findall(text)
-    }
-    if parameters.RUN_FOLDER in used and not any(part.partition("/")[0] == "checkpoints" for part in fetched):
+    texts = [text for text in properties.values() if isinstance(text, str)]
+    fetched = {part for pattern in _FETCHED for text in texts for part in pattern.findall(text)}
+    is_trainer = any(part.startswith("checkpoints/") for part in fetched)
+    if parameters.RUN_FOLDER in used and not is_trainer:
         # What is pushed and reported belongs to this run's folder, whatever an earlier run has in its own.
         task["cachingOptions"] = {}
 

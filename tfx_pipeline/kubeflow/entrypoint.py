@@ -27,7 +27,7 @@ warnings.filterwarnings("ignore", category=DeprecationWarning)
 from tfx.utils import import_utils  # noqa: E402
 
 from serving.export.atomic import write_atomic  # noqa: E402
-from tfx_pipeline.kubeflow import addresses, artifacts, parameters, run_folder, shown  # noqa: E402
+from tfx_pipeline.kubeflow import addresses, artifacts, parameters, run_folder, ui_outputs  # noqa: E402
 from tfx_pipeline.kubeflow.task import Task  # noqa: E402
 
 Artifacts = dict[str, list[Any]]
@@ -47,45 +47,64 @@ def main(argv: Sequence[str]) -> None:
     run(flags.task, flags.executor_input, beam_flags)
 
 
-def run(task: Task, sent: Mapping[str, Any], beam_flags: Sequence[str]) -> None:
+def run(task: Task, executor_input: Mapping[str, Any], beam_flags: Sequence[str]) -> None:
     """Run a task, and write the file from which the launcher takes its outputs.
+
+    Args:
+      task: what the compiler wrote down.
+      executor_input: what the launcher sends.
+      beam_flags: for a component that runs with Beam.
 
     Raises:
       Exception: whatever the executor raises; no file is written then.
     """
-    given, wanted = sent.get("inputs", {}), sent.get("outputs", {})
-    uris = {key: lists["artifacts"][0]["uri"] for key, lists in wanted.get("artifacts", {}).items()}
-    inputs = _artifacts(given, task.inputs)
+    inputs_sent, outputs_sent = executor_input.get("inputs", {}), executor_input.get("outputs", {})
+    uris = {key: lists["artifacts"][0]["uri"] for key, lists in outputs_sent.get("artifacts", {}).items()}
+    inputs = _artifacts(inputs_sent, task.inputs)
     # Only what the component defines: `executor-logs` is the launcher's own, and a file.
-    outputs = _artifacts(
-        wanted, {key: kind for key, kind in task.outputs.items() if not shown.is_shown(kind)}
-    )
+    own = {key: kind for key, kind in task.outputs.items() if not ui_outputs.is_for_ui(kind)}
+    outputs = _artifacts(outputs_sent, own)
     for made in outputs.values():
         os.makedirs(made[0].uri, exist_ok=True)  # the launcher makes only the folder above it
 
-    properties = _properties(given.get("parameterValues", {}), task.parameters)
+    properties = _properties(inputs_sent.get("parameterValues", {}), task.parameters)
     prefixed = {name: f"{parameters.PREFIX}{name}" for name in parameters.TYPES}
     values = {name: properties.pop(key) for name, key in prefixed.items() if key in properties}
-    folder = ""
-    if parameters.RUN_FOLDER in values:
-        beside = addresses.beside_artifacts(uris[next(iter(outputs))], task.name)
-        folder = values[parameters.RUN_FOLDER] or beside
-        if problem := addresses.problem(folder):
-            raise ValueError(f"{parameters.RUN_FOLDER} {problem}")
-    with run_folder.kept(folder, task.folders) as path:
+    serves = parameters.SERVING_FOLDER in values
+    folder = _folder(values, uris, task)
+    with run_folder.mirrored(folder, task.folders, names_only=serves) as path:
         if folder:
-            values[parameters.RUN_FOLDER] = path
+            values[parameters.SERVING_FOLDER if serves else parameters.RUN_FOLDER] = path
         _execute(task.executor, inputs, outputs, parameters.fill(properties, values), beam_flags)
 
     replies = {key: artifacts.metadata(made[0]) for key, made in outputs.items()}
     for key, kind in task.outputs.items():
-        if shown.is_shown(kind):
-            replies[key] = shown.write(kind, addresses.on_disk(uris[key]), outputs)
+        if ui_outputs.is_for_ui(kind):
+            replies[key] = ui_outputs.write(kind, addresses.local_path(uris[key]), outputs)
     written = {
         key: {"artifacts": [{"uri": uris[key], "metadata": _with_address(reply, path, folder)}]}
         for key, reply in replies.items()
     }
-    write_atomic(wanted["outputFile"], json.dumps({"artifacts": written}))
+    write_atomic(outputs_sent["outputFile"], json.dumps({"artifacts": written}))
+
+
+def _folder(values: Mapping[str, Any], uris: Mapping[str, str], task: Task) -> str:
+    """The folder that a task works in beside its artifacts, a server's or the run's; "" if it needs none.
+
+    Raises:
+      ValueError: no pod could reach it, or it contains the artifacts.
+    """
+    if parameters.RUN_FOLDER not in values:
+        return ""
+    name = parameters.SERVING_FOLDER if values.get(parameters.SERVING_FOLDER) else parameters.RUN_FOLDER
+    folder = values[name] or addresses.beside_artifacts(next(iter(uris.values())), task.name)
+    if problem := addresses.folder_problem(folder):
+        raise ValueError(f"{name} {problem}")
+    if parameters.SERVING_FOLDER in values and name == parameters.RUN_FOLDER:
+        folder = f"{folder}/serving"
+    if found := addresses.inside(folder, uris.values()):
+        raise ValueError(f"{name} must not contain the artifacts, got {folder!r} with {found[0]}")
+    return str(folder)
 
 
 def _artifacts(sent: Mapping[str, Any], types: Mapping[str, str]) -> Artifacts:

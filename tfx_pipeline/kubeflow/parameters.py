@@ -11,11 +11,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-RUN_FOLDER, DATASET_VERSION, SEED = "run_folder", "dataset_version", "seed"
+RUN_FOLDER, SERVING_FOLDER, DATASET_VERSION, SEED = (
+    "run_folder",
+    "serving_folder",
+    "dataset_version",
+    "seed",
+)
 
-# What no configuration has: a path, a word and a number.
+# What no configuration has: paths, a word and a number.
 STAND_INS: Mapping[str, Any] = {
     RUN_FOLDER: "/__run_folder__",
+    SERVING_FOLDER: "/__serving_folder__",
     DATASET_VERSION: "__dataset_version__",
     SEED: 1_873_400_231,
 }
@@ -24,6 +30,7 @@ PREFIX = "pipelinechannel--"
 # As KFP names them.
 TYPES: Mapping[str, str] = {
     RUN_FOLDER: "STRING",
+    SERVING_FOLDER: "STRING",
     DATASET_VERSION: "STRING",
     SEED: "NUMBER_INTEGER",
 }
@@ -31,7 +38,9 @@ TYPES: Mapping[str, str] = {
 
 def used_in(properties: Mapping[str, Any]) -> list[str]:
     """The names of the parameters that execution properties depend on."""
-    return [name for name, stand_in in STAND_INS.items() if _replaced(properties, stand_in, "") != properties]
+    used = [name for name, stand_in in STAND_INS.items() if _replaced(properties, stand_in, "") != properties]
+    # Where the folder for a server is not given, it is in the run's.
+    return [RUN_FOLDER, *used] if SERVING_FOLDER in used and RUN_FOLDER not in used else used
 
 
 def fill(properties: Mapping[str, Any], values: Mapping[str, str | int]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ second document, which KFP calls the platform specification (kubernetes_executor
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -13,13 +14,14 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from tfx_pipeline.kubeflow.addresses import MOUNTS
 from trainers.training.config import Section
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=253)]
-Path = Annotated[str, Field(pattern=r"^/[\w./-]*$")]
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?([KMGTP]i?)?$")]
+MountPath = Annotated[str, Field(pattern=r"^/[\w./-]*$")]
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(k|[MGTP]|[KMGTP]i)?$")]
 
-_BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
+_BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _BYTES |= {f"{letter}i": 1024 ** (power + 1) for power, letter in enumerate("KMGTP")}
 
 
@@ -54,7 +56,7 @@ class Toleration(Section):
 class Volume(Section):
     """A folder of the pod: an existing claim, a disk of its own of `size`, or memory of `size`."""
 
-    path: Path
+    path: MountPath
     claim: Name | None = None
     size: Quantity | None = None
     storage_class: Name | None = None
@@ -64,6 +66,10 @@ class Volume(Section):
     def _is_of_one_kind(self) -> Volume:
         if (self.claim is None) == (self.size is None):
             raise ValueError(f"volumes must have a claim or a size, got {self.path} with both or neither")
+        if self.claim and self.memory:
+            raise ValueError(f"volumes must have memory beside a size, got {self.path} with a claim")
+        if any(f"{self.path}/".startswith(f"{mount}/") for mount in MOUNTS.values()):
+            raise ValueError(f"volumes must not be where Kubeflow mounts its own, got {self.path}")
         if self.storage_class and (self.claim or self.memory):
             raise ValueError(f"volumes must have storage_class only beside a size on disk, got {self.path}")
         return self
@@ -101,6 +107,18 @@ class Pod(Section):
     retries: Retries | None = None
     deadline_seconds: PositiveInt | None = None
     cache: bool = True
+
+    @pydantic.model_validator(mode="after")
+    def _volumes_differ(self) -> Pod:
+        for names in ([one.path for one in self.volumes], [one.claim for one in self.volumes if one.claim]):
+            if len(set(names)) < len(names):
+                raise ValueError(f"volumes must differ in paths and claims, got {', '.join(names)}")
+        return self
+
+    @pydantic.model_serializer(mode="wrap")
+    def _only_what_was_set(self, serialize: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A default that is written down would win over the pods of every task when it is read again."""
+        return {key: value for key, value in serialize(self).items() if key in self.model_fields_set}
 
     @pydantic.model_validator(mode="after")
     def _has_one_kind_of_device(self) -> Pod:
@@ -219,5 +237,6 @@ def _toleration(one: Toleration) -> dict[str, Any]:
 
 
 def _name(volume: Volume) -> str:
-    """A name of Kubernetes for a volume, from its path."""
-    return re.sub(r"[^a-z0-9]+", "-", volume.path.lower()).strip("-") or "root"
+    """A name of Kubernetes for a volume: from its path, with a digest, for /a-b is not /a/b."""
+    digest = hashlib.sha256(volume.path.encode()).hexdigest()[:6]
+    return f"{re.sub(r'[^a-z0-9]+', '-', volume.path.lower()).strip('-')[:40]}-{digest}".lstrip("-")

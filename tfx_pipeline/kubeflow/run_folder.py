@@ -1,7 +1,7 @@
-"""The folder of a run, on an object store, kept in step with a copy on the pod's disk.
+"""A folder of an object store, mirrored on the pod's disk: a run's folder, or the one that a server watches.
 
 Checkpoints, logs, pushed models and the report outlive a pod, and Kubeflow mirrors none of them. Trainers,
-Pusher and RunReport write to the copy; what changes there is uploaded while they run and when they end.
+Pusher and RunReport write to the mirror; what changes there is uploaded while they run and when they end.
 TensorFlow could write to Google Cloud Storage itself, but to neither MinIO nor S3, so all three go this one
 way, through pyarrow, which is a dependency of TFX. A path on a volume needs none of this.
 """
@@ -13,58 +13,90 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from pyarrow import fs
 
 from serving.export.atomic import DRAFT, atomic_path
 from serving.wire.errors import one_line
-from tfx_pipeline.kubeflow.addresses import on_disk
+from tfx_pipeline.kubeflow.addresses import local_path
 
-# Seconds between two uploads. What a killed pod loses is at most this and what it had not saved.
+# Seconds between two uploads. A killed pod loses these, the upload that ran, and what it had not saved.
 INTERVAL = 30.0
+# The last upload is tried so often, with so many seconds between: a whole training stands behind it.
+ATTEMPTS, PAUSE = 5, 10.0
 # Of Kubeflow's own store, unless AWS_ENDPOINT_URL says otherwise.
 MINIO_ENDPOINT = "http://minio-service.kubeflow:9000"
-# Parts of the folder in which only names matter: a pusher counts versions and does not read them.
-NAMES_ONLY = "serving"
 
 
 @contextlib.contextmanager
-def kept(folder: str, parts: Sequence[str]) -> Iterator[str]:
-    """Fetch parts of a run's folder to this disk, and upload what changes in it until the context ends.
+def mirrored(folder: str, parts: Sequence[str], *, names_only: bool = False) -> Iterator[str]:
+    """Fetch parts of a folder to this disk, and upload what changes until the context ends.
 
     Args:
       folder: its address, or a path, which is used as it is.
       parts: sub-folders whose files are fetched, such as `checkpoints/vim`.
+      names_only: fetch files as empty ones: a pusher counts versions and does not read them.
 
     Yields:
       The folder's path on this disk.
+
+    Raises:
+      Exception: the last upload has failed, `ATTEMPTS` times.
     """
     if "://" not in folder:
         yield folder
         return
-    copy = Copy(folder, on_disk(folder))
-    copy.fetch(parts)
-    ended = threading.Event()
-
-    def upload() -> None:
-        while not ended.wait(INTERVAL):
-            try:
-                copy.upload()
-            except OSError as error:  # the last upload raises
-                logging.warning("%s must be writable, got %s", folder, one_line(error))
-
-    uploading = threading.Thread(target=upload, name="run-folder", daemon=True)
-    uploading.start()
+    mirror = Mirror(folder, local_path(folder))
+    mirror.fetch(parts, names_only=names_only)
+    uploader = _Uploader(mirror)
+    uploader.start()
     try:
-        yield copy.path
+        yield mirror.path
     finally:
-        ended.set()
-        uploading.join()
-        copy.upload()
+        uploader.finish()
 
 
-class Copy:
+class _Uploader(threading.Thread):
+    """Uploads a mirror from time to time, and a last time when it is told to finish.
+
+    Also that time in this thread: a signal, which interrupts the main one, then leaves no half of a file.
+    """
+
+    def __init__(self, mirror: Mirror):
+        super().__init__(name="uploader", daemon=True)
+        self._mirror = mirror
+        self._ended = threading.Event()
+        self._failure: Exception | None = None
+
+    def run(self) -> None:
+        while not self._ended.wait(INTERVAL):
+            # pyarrow raises much that is no OSError; the thread must outlive it.
+            try:
+                self._mirror.upload()
+            except Exception as error:
+                logging.warning("%s must be writable, got %s", self._mirror.address, one_line(error))
+        for attempt in range(ATTEMPTS):
+            try:
+                self._mirror.upload()
+                return
+            except Exception as error:
+                if attempt + 1 == ATTEMPTS:
+                    self._failure = error
+                else:
+                    time.sleep(PAUSE)
+
+    def finish(self) -> None:
+        """Wait for the last upload."""
+        self._ended.set()
+        self.join()
+        if self._failure:
+            raise self._failure
+
+
+class Mirror:
     """A folder of an object store and its copy on this disk.
 
     Args:
@@ -72,17 +104,21 @@ class Copy:
       path: of the copy.
 
     Attributes:
+      address: of the folder.
       path: of the copy.
     """
 
     def __init__(self, address: str, path: str):
         self._store, self._base = open_store(address)
+        self.address = address
         self.path = path
         # What the store has, by path below the folder: size and time of change of the copy's file.
-        self._same: dict[str, tuple[int, int]] = {}
+        self._uploaded: dict[str, tuple[int, int]] = {}
+        # Files that are not deleted in the store: another push may be writing them.
+        self._names_only: set[str] = set()
 
-    def fetch(self, parts: Sequence[str]) -> None:
-        """Download the files of some sub-folders; those of `NAMES_ONLY` become empty files."""
+    def fetch(self, parts: Sequence[str], *, names_only: bool = False) -> None:
+        """Download the files of some sub-folders, or make empty files of their names."""
         for part in parts:
             selected = fs.FileSelector(f"{self._base}/{part}", recursive=True, allow_not_found=True)
             for info in self._store.get_file_info(selected):
@@ -91,30 +127,50 @@ class Copy:
                 name = os.path.relpath(info.path, self._base)
                 target = os.path.join(self.path, name)
                 with atomic_path(target) as draft, open(draft, "wb") as file:
-                    if part.partition("/")[0] != NAMES_ONLY:
+                    if not names_only:
                         with self._store.open_input_stream(info.path) as source:
                             shutil.copyfileobj(source, file, 2**24)
-                self._same[name] = _stamp(os.stat(target))
+                self._uploaded[name] = _stamp(os.stat(target))
+                if names_only:
+                    self._names_only.add(name)
 
     def upload(self) -> None:
         """Upload files that are new or have changed, in the order of their changes; delete removed ones.
 
         So a file that says that others are whole, an index or `saved_model.pb`, comes after them.
+
+        Raises:
+          OSError: the copy cannot be read; nothing is deleted then.
         """
         found = {name: _stamp(state) for name, state in _files(self.path)}
         for name in sorted(found, key=lambda name: found[name][1]):
-            if self._same.get(name) == found[name]:
-                continue
+            if self._uploaded.get(name) != found[name]:
+                self._upload(name)
+                self._uploaded[name] = found[name]
+        if not os.path.isdir(self.path):
+            return
+        removed = self._uploaded.keys() - found.keys() - self._names_only
+        # The index first: what a kill leaves is then no checkpoint.
+        for name in sorted(removed, key=lambda name: (not name.endswith(".index"), name)):
+            with contextlib.suppress(FileNotFoundError):
+                self._store.delete_file(f"{self._base}/{name}")
+            del self._uploaded[name]
+
+    def _upload(self, name: str) -> None:
+        key = f"{self._base}/{name}"
+        try:
+            file = open(os.path.join(self.path, name), "rb")  # noqa: SIM115 - closed below
+        except FileNotFoundError:  # an old checkpoint, removed meanwhile
+            return
+        with file:
             try:
-                file = open(os.path.join(self.path, name), "rb")  # noqa: SIM115 - closed below
-            except FileNotFoundError:  # an old checkpoint, removed meanwhile
-                continue
-            with file, self._store.open_output_stream(f"{self._base}/{name}") as target:
-                shutil.copyfileobj(file, target, 2**24)
-            self._same[name] = found[name]
-        for name in self._same.keys() - found.keys():
-            self._store.delete_file(f"{self._base}/{name}")
-            del self._same[name]
+                with self._store.open_output_stream(key) as target:
+                    shutil.copyfileobj(file, target, 2**24)
+            except BaseException:
+                # Closing the stream has put half of a file there, and pyarrow has no other way to end it.
+                with contextlib.suppress(Exception):
+                    self._store.delete_file(key)
+                raise
 
 
 def open_store(address: str) -> tuple[fs.FileSystem, str]:
@@ -124,31 +180,36 @@ def open_store(address: str) -> tuple[fs.FileSystem, str]:
     MinIO, the service account for Google Cloud Storage. AWS_ENDPOINT_URL and STORAGE_EMULATOR_HOST name
     other servers.
     """
-    scheme, _, path = address.partition("://")
+    scheme, _, path = address.rstrip("/").partition("://")
     if scheme == "gs":
-        server = os.environ.get("STORAGE_EMULATOR_HOST", "")
-        if not server:
-            return fs.GcsFileSystem(), path.rstrip("/")
-        kind, _, host = server.rpartition("://")
-        return fs.GcsFileSystem(anonymous=True, endpoint_override=host, scheme=kind or "http"), path.rstrip(
-            "/"
-        )
-    server = os.environ.get("AWS_ENDPOINT_URL", MINIO_ENDPOINT if scheme == "minio" else "")
+        kind, _, host = os.environ.get("STORAGE_EMULATOR_HOST", "").rpartition("://")
+        if not host:
+            return fs.GcsFileSystem(), path
+        return fs.GcsFileSystem(anonymous=True, endpoint_override=host, scheme=kind or "http"), path
+    # Without threads that take all of a file into memory before it is sent.
+    options: dict[str, Any] = {"background_writes": False}
     region = os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION"))
+    server = os.environ.get("AWS_ENDPOINT_URL", MINIO_ENDPOINT if scheme == "minio" else "")
     if not server:
-        return fs.S3FileSystem(region=region or fs.resolve_s3_region(path.partition("/")[0])), path.rstrip(
-            "/"
-        )
-    kind, _, host = server.rpartition("://")
-    store = fs.S3FileSystem(
-        endpoint_override=host.rstrip("/"), scheme=kind or "https", region=region or "us-east-1"
-    )
-    return store, path.rstrip("/")
+        bucket = path.partition("/")[0]
+        return fs.S3FileSystem(region=region or fs.resolve_s3_region(bucket), **options), path
+    kind, _, host = server.rstrip("/").rpartition("://")
+    options |= {"endpoint_override": host, "scheme": kind or "https"}
+    return fs.S3FileSystem(region=region or "us-east-1", **options), path
 
 
 def _files(folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """The files below a folder, relative to it, without drafts."""
-    for place, folders, names in os.walk(folder):
+    """The files below a folder, relative to it, without drafts; what is removed meanwhile is left out.
+
+    Raises:
+      OSError: a folder cannot be read, which must not look like an empty one.
+    """
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for place, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(DRAFT)]
         for name in names:
             if not name.startswith(DRAFT):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ import urllib3
 import yaml
 
 from serving.wire.errors import did_you_mean, one_line
+from tfx_pipeline.kubeflow.addresses import folder_problem
+from tfx_pipeline.kubeflow.parameters import RUN_FOLDER, SEED, SERVING_FOLDER
 
 # States of runs and tasks at which nothing follows (v2beta1), and the words for them here.
 ENDS: Mapping[str, str] = {
@@ -50,14 +53,14 @@ class Submitted:
     link: str
 
 
-def connect(host: str, *, namespace: str, token: str | None, cookies: str | None) -> kfp.Client:
+def connect(host: str, *, token: str | None, cookies: str | None) -> kfp.Client:
     """A client of a cluster, with kfp's own ways to authenticate where no token is given.
 
     Raises:
       SubmitError: there is none at `host`.
     """
     with _one_line(host):
-        return kfp.Client(host=host, namespace=namespace, existing_token=token, cookies=cookies)
+        return kfp.Client(host=host, existing_token=token, cookies=cookies)
 
 
 def read(file: Path) -> Compiled:
@@ -79,19 +82,19 @@ def parse_parameters(compiled: Compiled, given: Sequence[str]) -> dict[str, Any]
     Raises:
       SubmitError: the file has no such parameter, or the value is not of its type.
     """
-    declared = compiled.parameters
     values: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
-        if not equals or name not in declared:
-            near = did_you_mean(name, declared)
-            raise SubmitError(
-                f"--parameter must be one of {', '.join(sorted(declared))} with =VALUE, got {text!r}{near}"
-            )
+        if not equals or name not in compiled.parameters:
+            near = did_you_mean(name, compiled.parameters)
+            known = ", ".join(sorted(compiled.parameters))
+            raise SubmitError(f"--parameter must be one of {known} with =VALUE, got {text!r}{near}")
         values[name] = value
-        if declared[name]["parameterType"] == "NUMBER_INTEGER":
-            if not value.isascii() or not value.isdecimal():
-                raise SubmitError(f"--parameter {name} must be an integer, got {value!r}")
+        if name in (RUN_FOLDER, SERVING_FOLDER) and value and (problem := folder_problem(value)):
+            raise SubmitError(f"--parameter {name} {problem}")
+        if name == SEED:
+            if not value.isascii() or not value.isdecimal() or int(value) >= 2**31:
+                raise SubmitError(f"--parameter {name} must be an integer below 2**31, got {value!r}")
             values[name] = int(value)
     return values
 
@@ -104,7 +107,7 @@ def submit(
     *,
     experiment: str,
     name: str | None,
-    namespace: str,
+    namespace: str | None,
     service_account: str | None,
 ) -> Submitted:
     """Start a run.
@@ -152,8 +155,8 @@ def follow(
             missed = 0
         except (kfp_server_api.ApiException, urllib3.exceptions.HTTPError) as error:
             missed += 1
-            if missed >= PATIENCE:
-                raise SubmitError(f"{run.link} must answer, got {one_line(error)}") from error
+            if missed >= PATIENCE or 400 <= (getattr(error, "status", 0) or 0) < 500:
+                raise SubmitError(f"{run.link} must answer, got {_reason(error)}") from error
             time.sleep(interval)
             continue
         for task in (answer.run_details and answer.run_details.task_details) or []:
@@ -179,9 +182,18 @@ def _one_line(host: str) -> Iterator[None]:
     try:
         yield
     except kfp_server_api.ApiException as error:
-        reason = f"{error.status} {error.reason}"
-        with contextlib.suppress(yaml.YAMLError, AttributeError, TypeError):
-            reason += f": {one_line(yaml.safe_load(error.body)['error'])}"
-        raise SubmitError(f"{host} must accept the run, got {reason}") from error
+        raise SubmitError(f"{host} must accept the run, got {_reason(error)}") from error
     except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
         raise SubmitError(f"host must be a Kubeflow Pipelines API, got {host}: {one_line(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What a server said: status and message, which proxies put elsewhere than KFP does; no headers."""
+    if not isinstance(error, kfp_server_api.ApiException):
+        return one_line(error)
+    reason = f"{error.status} {error.reason}"
+    with contextlib.suppress(ValueError, AttributeError, TypeError):
+        body = json.loads(error.body)
+        said = body.get("error") or body.get("message")
+        reason += f": {one_line(said)}" if said else ""
+    return reason

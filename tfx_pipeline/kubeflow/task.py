@@ -24,7 +24,8 @@ class Task:
       inputs: artifact types by input, such as `tfx.Model`, or the dotted path of a class of one's own.
       outputs: artifact types by output; those of `METRICS` and `PAGE` are not the executor's.
       parameters: KFP parameter types of the executor's properties: JSON has no integers of its own.
-      folders: the parts of the run's folder that a retry goes on from, such as `checkpoints/vim`.
+      folders: the parts of the run's folder that a retry goes on from, such as `checkpoints/vim`; of the
+        folder for a server, the models whose versions are counted.
       code: fingerprint of the code it runs. Kubeflow's cache key has the whole command line, and so this.
     """
 

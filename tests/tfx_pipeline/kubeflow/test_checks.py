@@ -22,7 +22,7 @@ def test_images_with_a_tag_or_a_digest_are_accepted(image):
         ("a b:1", "p.yaml", None, None, "image must be repository:tag"),
         (IMAGE, "p.json", None, None, "output must be a file ending in .yaml or .yml, got 'p.json'"),
         (IMAGE, "p.yml", "gs://BUCKET/x", None, "run must be gs://BUCKET/FOLDER"),
-        (IMAGE, "p.yml", None, "runs", "pipeline-root must be gs://BUCKET/FOLDER"),
+        (IMAGE, "p.yml", None, "/mnt/runs", "pipeline-root must be gs://BUCKET, minio://BUCKET, s3://BUCKET"),
     ],
 )
 def test_what_kubeflow_does_not_take_is_one_line(image, output, run, root, message):
@@ -34,8 +34,9 @@ def test_what_kubeflow_does_not_take_is_one_line(image, output, run, root, messa
 
 def test_beam_may_use_the_pods_processes_and_no_other_machine():
     checks.check_beam(["--runner=FnApiRunner", "--direct_running_mode=multi_processing"])
-    with pytest.raises(ConfigError, match=r"beam must be one of FnApiRunner, DirectRunner .*, got Dataflow"):
-        checks.check_beam(["--runner=DataflowRunner"])
+    for flag in ("--runner=DataflowRunner", "--run=DataflowRunner", "--runner"):
+        with pytest.raises(ConfigError, match=r"beam must be one of FnApiRunner, DirectRunner .*, got"):
+            checks.check_beam([flag])
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from tests.tfx_pipeline.small_graph import small_graph
 from tfx_pipeline import config
 from tfx_pipeline.config import ConfigError
 from tfx_pipeline.kubeflow import compiler
-from tfx_pipeline.kubeflow.parameters import DATASET_VERSION, RUN_FOLDER, SEED, STAND_INS
+from tfx_pipeline.kubeflow.parameters import DATASET_VERSION, RUN_FOLDER, SEED, SERVING_FOLDER, STAND_INS
 from tfx_pipeline.kubeflow.task import Task
 from tfx_pipeline.pipeline import create_pipeline
 
 IMAGE = "registry.example/tfx-vim:1"
-DEFAULTS = {RUN_FOLDER: "", DATASET_VERSION: "7", SEED: 3}
+DEFAULTS = {RUN_FOLDER: "", SERVING_FOLDER: "", DATASET_VERSION: "7", SEED: 3}
 GOLDEN = Path(__file__).with_name("small_graph.yaml")
 
 
@@ -28,13 +28,13 @@ def whole_graph(*overrides, preset="digits"):
     return create_pipeline(
         config.load(preset, overrides).with_seed(STAND_INS[SEED]),
         run_dir=STAND_INS[RUN_FOLDER],
+        serving_dir=STAND_INS[SERVING_FOLDER],
         dataset_version=STAND_INS[DATASET_VERSION],
-        beam_pipeline_args=["--runner=FnApiRunner"],
     )
 
 
 def three_tasks():
-    return small_graph(STAND_INS[RUN_FOLDER])
+    return small_graph(STAND_INS[SERVING_FOLDER])
 
 
 def imported_graph():
@@ -84,7 +84,7 @@ def test_every_executor_runs_the_given_image_with_our_entry_point(tmp_path, grap
         container = executor["container"]
         assert container["image"] == IMAGE
         assert container["command"] == ["python", "-m", "tfx_pipeline.kubeflow.entrypoint"]
-        assert container["args"][2:] == ["--executor-input", "{{$}}", "--runner=FnApiRunner"]
+        assert container["args"][2:4] == ["--executor-input", "{{$}}"]
         assert f"exec-{described(executor).name}" == name
 
 
@@ -116,14 +116,14 @@ def test_parameters_are_inputs_of_the_tasks_that_depend_on_them(tmp_path):
     assert used["ImageExampleGen"] == [DATASET_VERSION]
     assert used["TokenTransform"] == used["GenerationEvaluator"] == [SEED]
     assert used["Trainer-vim"] == used["RunReport"] == [RUN_FOLDER, SEED]
-    assert used["Pusher-vim"] == [RUN_FOLDER]
+    assert used["Pusher-vim"] == [RUN_FOLDER, SERVING_FOLDER]
     assert used["StatisticsGen"] == used["ReconstructionEvaluator"] == []
     folders = {
         name.removeprefix("exec-"): described(executor).folders
         for name, executor in spec["deploymentSpec"]["executors"].items()
     }
     assert folders["Trainer-vim"] == ("checkpoints/vim", "logs/vim")
-    assert folders["Pusher-tokenizer"] == ("serving/vit_vqgan",)
+    assert folders["Pusher-tokenizer"] == ("vit_vqgan",)
     assert folders["RunReport"] == folders["TokenTransform"] == ()
 
 

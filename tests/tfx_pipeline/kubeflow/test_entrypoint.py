@@ -12,7 +12,7 @@ import yaml
 from tests.kubeflow import launcher, stores
 from tests.tfx_pipeline.small_graph import small_graph
 from tfx_pipeline.kubeflow import compiler, entrypoint
-from tfx_pipeline.kubeflow.parameters import DATASET_VERSION, RUN_FOLDER, SEED, STAND_INS
+from tfx_pipeline.kubeflow.parameters import DATASET_VERSION, RUN_FOLDER, SEED, SERVING_FOLDER, STAND_INS
 from tfx_pipeline.kubeflow.task import Task
 
 pytestmark = pytest.mark.slow
@@ -21,8 +21,10 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    defaults = {RUN_FOLDER: "", DATASET_VERSION: "", SEED: 0}
-    compiler.compile_pipeline(small_graph(STAND_INS[RUN_FOLDER]), "tfx-vim:1", str(path), defaults=defaults)
+    defaults = {RUN_FOLDER: "", SERVING_FOLDER: "", DATASET_VERSION: "", SEED: 0}
+    compiler.compile_pipeline(
+        small_graph(STAND_INS[SERVING_FOLDER]), "tfx-vim:1", str(path), defaults=defaults
+    )
     return path
 
 
@@ -36,7 +38,7 @@ def test_components_receive_upstream_artifacts(tmp_path, compiled, scheme, relea
 def check_a_run_and_another(served, scheme, release, compiled, tmp_path):
     folder = f"{scheme}://{stores.BUCKET}/runs/{release}"
     cluster = launcher.Cluster(served, scheme, launcher.RELEASES[release], tmp_path)
-    done = cluster.run(compiled, {RUN_FOLDER: folder})
+    done = cluster.run(compiled, {SERVING_FOLDER: folder})
 
     assert done["Writer"].outputs["model"]["metadata"]["classes"] == 2
     blessing = done["ModelValidator"].outputs["blessing"]
@@ -46,10 +48,10 @@ def check_a_run_and_another(served, scheme, release, compiled, tmp_path):
     pushed = done["Pusher"].outputs["pushed_model"]["metadata"]
     assert pushed["pushed"] == 1
     # The address by which others find it, not the pod's path.
-    assert pushed["pushed_destination"] == f"{folder}/serving/model/{pushed['pushed_version']}"
+    assert pushed["pushed_destination"] == f"{folder}/model/{pushed['pushed_version']}"
     assert served.read(launcher.key_of(f"{pushed['pushed_destination']}/saved_model.pb"))
 
-    again = cluster.run(compiled, {RUN_FOLDER: folder})
+    again = cluster.run(compiled, {SERVING_FOLDER: folder})
     assert {name: one.state for name, one in again.items()} == {
         "Writer": "CACHED",
         "ModelValidator": "CACHED",
@@ -57,7 +59,7 @@ def check_a_run_and_another(served, scheme, release, compiled, tmp_path):
     }
     version = again["Pusher"].outputs["pushed_model"]["metadata"]["pushed_version"]
     assert int(version) > int(pushed["pushed_version"])
-    assert served.read(launcher.key_of(f"{folder}/serving/model/{pushed['pushed_version']}/saved_model.pb"))
+    assert served.read(launcher.key_of(f"{folder}/model/{pushed['pushed_version']}/saved_model.pb"))
 
 
 def test_a_component_prints_what_it_does_and_no_noise(tmp_path, compiled):
@@ -117,6 +119,23 @@ def test_a_folder_that_no_pod_could_reach_fails_before_the_component_runs(tmp_pa
     with pytest.raises(ValueError, match="run_folder must be gs://BUCKET/FOLDER"):
         entrypoint.run(task, sent, [])
     assert not (tmp_path / "output.json").exists()
+
+
+def test_a_folder_around_the_artifacts_is_refused_or_they_would_be_uploaded_twice(tmp_path, compiled):
+    task = Task.from_json(container(compiled, "Pusher")["args"][1])
+    sent = {
+        "inputs": {"parameterValues": {"pipelinechannel--run_folder": f"{tmp_path}"}},
+        "outputs": {
+            "artifacts": {
+                "pushed_model": {"artifacts": [{"uri": f"{tmp_path}/serving/p/Pusher/pushed_model"}]}
+            },
+            "outputFile": f"{tmp_path}/output.json",
+        },
+    }
+    # That of the pusher is below the run's.
+    sent["inputs"]["parameterValues"]["pipelinechannel--serving_folder"] = ""
+    with pytest.raises(ValueError, match="run_folder must not contain the artifacts"):
+        entrypoint.run(task, sent, [])
 
 
 def test_a_push_takes_less_than_five_seconds_of_processor_time(tmp_path, compiled):

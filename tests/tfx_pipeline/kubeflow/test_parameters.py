@@ -4,7 +4,15 @@ import json
 
 from tfx_pipeline import config
 from tfx_pipeline.kubeflow import parameters
-from tfx_pipeline.kubeflow.parameters import DATASET_VERSION, RUN_FOLDER, SEED, STAND_INS, fill, used_in
+from tfx_pipeline.kubeflow.parameters import (
+    DATASET_VERSION,
+    RUN_FOLDER,
+    SEED,
+    SERVING_FOLDER,
+    STAND_INS,
+    fill,
+    used_in,
+)
 
 
 def test_each_parameter_is_found_and_filled_alone_and_inside_json():
@@ -30,6 +38,10 @@ def test_a_parameter_that_was_not_given_stays():
     assert fill(properties, {RUN_FOLDER: "/run"}) == properties
 
 
+def test_a_folder_for_a_server_is_in_the_runs_unless_it_is_given_so_a_task_needs_both():
+    assert used_in({"to": f"{STAND_INS[SERVING_FOLDER]}/vim"}) == [RUN_FOLDER, SERVING_FOLDER]
+
+
 def test_every_parameter_has_a_stand_in_and_a_type():
     assert set(STAND_INS) == set(parameters.TYPES)
 
@@ -37,5 +49,6 @@ def test_every_parameter_has_a_stand_in_and_a_type():
 def test_a_seed_reaches_the_samples_unless_they_have_their_own():
     run = config.load("digits", ["seed=3"]).with_seed(8)
     assert (run.seed, run.evaluation.generation.sampling.seed) == (8, 8)
+    assert config.load("digits", ["seed=3"]).with_seed(8).label("seed") == "seed=8"
     own = config.load("digits", ["seed=3", "evaluation.generation.sampling.seed=5"]).with_seed(8)
     assert (own.seed, own.evaluation.generation.sampling.seed) == (8, 5)

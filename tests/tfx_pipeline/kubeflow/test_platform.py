@@ -1,5 +1,7 @@
 """What the section `platform` gives to pods, in both documents of the compiled file."""
 
+import re
+
 import pydantic
 import pytest
 import yaml
@@ -8,10 +10,10 @@ from tests.tfx_pipeline.small_graph import small_graph
 from tfx_pipeline import config
 from tfx_pipeline.config import ConfigError
 from tfx_pipeline.kubeflow import compiler, platform
-from tfx_pipeline.kubeflow.parameters import DATASET_VERSION, RUN_FOLDER, SEED
+from tfx_pipeline.kubeflow.parameters import DATASET_VERSION, RUN_FOLDER, SEED, SERVING_FOLDER, STAND_INS
 from tfx_pipeline.kubeflow.platform import Platform
 
-DEFAULTS = {RUN_FOLDER: "", DATASET_VERSION: "", SEED: 0}
+DEFAULTS = {RUN_FOLDER: "", SERVING_FOLDER: "", DATASET_VERSION: "", SEED: 0}
 FULL = {
     "every": {
         "cpu": 2,
@@ -43,7 +45,7 @@ FULL = {
 @pytest.fixture
 def documents(tmp_path):
     compiler.compile_pipeline(
-        small_graph("/__run_folder__"),
+        small_graph(STAND_INS[SERVING_FOLDER]),
         "tfx-vim:1",
         str(tmp_path / "pipeline.yaml"),
         defaults=DEFAULTS,
@@ -88,11 +90,11 @@ def test_what_is_kubernetes_own_is_in_the_second_document(documents):
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
         "pvcMount": [{"constant": "runs", "mountPath": "/mnt/runs"}],
         "emptyDirMounts": [
-            {"volumeName": "dev-shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "1Gi"}
+            {"volumeName": named("dev-shm"), "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "1Gi"}
         ],
         "genericEphemeralVolume": [
             {
-                "volumeName": "scratch",
+                "volumeName": named("scratch"),
                 "mountPath": "/scratch",
                 "accessModes": ["ReadWriteOnce"],
                 "size": "100Gi",
@@ -107,6 +109,15 @@ def test_what_is_kubernetes_own_is_in_the_second_document(documents):
         "activeDeadlineSeconds": 3600,
     }
     assert pod(documents, "Pusher") == {"imagePullSecret": [{"secretName": "registry"}]}
+
+
+class named(str):
+    """A name of a volume: these words and a digest of its path."""
+
+    def __eq__(self, other):
+        return re.fullmatch(f"{self}-[0-9a-f]{{6}}", other) is not None
+
+    __hash__ = str.__hash__
 
 
 def test_a_slice_of_tpu_is_a_resource_and_labels_of_its_nodes(documents):
@@ -147,6 +158,11 @@ def test_an_unknown_task_is_one_line_with_the_nearest_name(tmp_path):
         ({"volumes": [{"path": "/a"}]}, "must have a claim or a size"),
         ({"volumes": [{"path": "/a", "claim": "a", "size": "1Gi"}]}, "must have a claim or a size"),
         ({"volumes": [{"path": "/a", "claim": "a", "storage_class": "b"}]}, "storage_class only"),
+        ({"volumes": [{"path": "/a", "claim": "a", "memory": True}]}, "memory beside a size"),
+        ({"volumes": [{"path": "/minio/a", "size": "1Gi"}]}, "where Kubeflow mounts its own"),
+        ({"volumes": [{"path": "/a", "claim": "a"}, {"path": "/b", "claim": "a"}]}, "must differ"),
+        ({"volumes": [{"path": "/a", "size": "1Gi"}, {"path": "/a", "claim": "a"}]}, "must differ"),
+        ({"volumes": [{"path": "/a", "size": "1K"}]}, "size"),
         ({"accelerator": {}, "tpu": {"type": "v5", "topology": "2x4", "chips": 8}}, "absent beside tpu"),
         ({"tpu": {"type": "v5", "topology": "eight", "chips": 8}}, "topology"),
         ({"secrets": [{"name": "a", "env": {"A-B": "key"}}]}, "secrets"),
@@ -163,6 +179,22 @@ def test_the_section_is_a_part_of_the_configuration():
     assert run.platform.pod("Trainer-vim").memory == "4Gi"
     assert run.platform.pod("Trainer-vim").cpu == 8
     assert run.platform.pod("Pusher-vim").cpu is None
+
+
+def test_paths_that_look_alike_have_volumes_of_their_own():
+    pod = platform.Pod.model_validate(
+        {"volumes": [{"path": path, "size": "1Gi"} for path in ("/a/b", "/a-b")]}
+    )
+    one, other = platform.kubernetes(pod)["genericEphemeralVolume"]
+    assert one["volumeName"] != other["volumeName"]
+
+
+def test_a_configuration_that_is_written_and_read_again_gives_the_same_pods():
+    run = config.load("digits", ["platform={every: {cpu: 2}, tasks: {Trainer-vim: {memory: 4Gi}}}"])
+    for mode in ("json", "python"):
+        again = config.Config.model_validate(run.model_dump(mode=mode))
+        assert again.platform.pod("Trainer-vim").cpu == 2
+        assert again.platform.pod("Trainer-vim").memory == "4Gi"
 
 
 @pytest.mark.parametrize(("quantity", "count"), [("512", 512), ("1.5Gi", 3 * 2**29), ("2M", 2_000_000)])

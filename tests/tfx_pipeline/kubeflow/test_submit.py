@@ -38,8 +38,8 @@ class Api(BaseHTTPRequestHandler):
             self.reply({"experiments": []})
         elif path.endswith("/runs/run-1"):
             state, tasks = self.server.states.pop(0)
-            if state is None:
-                self.reply({"error": "try again"}, 503)
+            if isinstance(state, int):
+                self.reply({"message": "try again"}, state)
                 return
             details = [
                 {
@@ -61,7 +61,7 @@ class Api(BaseHTTPRequestHandler):
             self.server.experiments.append(body)
             self.reply({"experiment_id": "experiment-1", "display_name": body["display_name"]})
         elif self.server.refusal:
-            self.reply({"error": self.server.refusal, "code": 3}, 400)
+            self.reply(self.server.refusal, 400)
         else:
             self.server.runs.append(body)
             self.reply({"run_id": "run-1", "experiment_id": "experiment-1"})
@@ -72,7 +72,7 @@ def api(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
-    server.experiments, server.runs, server.tokens, server.states, server.refusal = [], [], [], [], ""
+    server.experiments, server.runs, server.tokens, server.states, server.refusal = [], [], [], [], {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     server.url = f"http://127.0.0.1:{server.server_port}"
     yield server
@@ -110,7 +110,7 @@ def test_each_task_is_said_once_when_it_has_ended(api, compiled):
     api.states = [
         ("PENDING", {}),
         ("RUNNING", first),
-        (None, {}),  # the cluster is busy
+        (503, {}),  # the cluster is busy
         ("RUNNING", {**first, "Trainer-vim": "SUCCEEDED"}),
         ("SUCCEEDED", {**first, "Trainer-vim": "SUCCEEDED", "RunReport": "SUCCEEDED"}),
     ]
@@ -134,7 +134,7 @@ def test_a_run_that_does_not_succeed_ends_with_1(api, compiled, state):
 
 def test_a_token_is_sent_and_never_printed(api, compiled, tmp_path):
     (tmp_path / "token").write_text("very-secret\n")
-    api.refusal = "InvalidInputError: no such parameter"
+    api.refusal = {"error": "InvalidInputError: no such parameter", "code": 3}
     done = call(compiled, "--host", api.url, "--token-file", tmp_path / "token")
     assert done.exit_code == 1
     assert f"{api.url} must accept the run, got 400 Bad Request: InvalidInputError" in done.output
@@ -143,11 +143,28 @@ def test_a_token_is_sent_and_never_printed(api, compiled, tmp_path):
 
 
 def test_a_cluster_that_stops_answering_is_given_up(api, compiled):
-    api.states = [(None, {})] * 100
+    api.states = [(503, {})] * 100
     done = call(compiled, "--host", api.url, "--wait")
     assert done.exit_code == 1
     assert "runs/details/run-1 must answer, got" in done.output
     assert len(api.states) == 100 - submit.PATIENCE
+
+
+def test_an_expired_token_ends_the_wait_at_once_with_the_reason(api, compiled):
+    api.states = [("RUNNING", {}), (401, {}), ("SUCCEEDED", {})]
+    done = call(compiled, "--host", api.url, "--wait")
+    assert done.exit_code == 1
+    assert "must answer, got 401 Unauthorized: try again" in done.output
+    assert len(api.states) == 1
+
+
+@pytest.mark.parametrize("body", [{"code": 16, "message": "log in"}, {}, ["?"]])
+def test_a_refusal_of_any_form_is_one_line(api, compiled, body):
+    api.refusal = body or {"details": []}
+    done = call(compiled, "--host", api.url)
+    assert done.exit_code == 1
+    assert "must accept the run, got 400 Bad Request" in done.output
+    assert ("log in" in done.output) == ("message" in body)
 
 
 def test_no_cluster_is_one_line(compiled):
@@ -162,10 +179,12 @@ def test_no_cluster_is_one_line(compiled):
     [
         (
             "seeds=1",
-            "--parameter must be one of dataset_version, run_folder, seed with =VALUE, got 'seeds=1'",
+            "must be one of dataset_version, run_folder, seed, serving_folder with =VALUE, got 'seeds=1'",
         ),
         ("seed", "got 'seed'"),
-        ("seed=1.5", "--parameter seed must be an integer, got '1.5'"),
+        ("seed=1.5", "--parameter seed must be an integer below 2**31, got '1.5'"),
+        ("seed=2147483648", "--parameter seed must be an integer below 2**31"),
+        ("run_folder=gs://BUCKET/x", "--parameter run_folder must be gs://BUCKET/FOLDER"),
     ],
 )
 def test_wrong_parameters_are_one_line_before_anything_is_sent(api, compiled, given, complaint):

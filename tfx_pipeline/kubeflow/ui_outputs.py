@@ -19,13 +19,13 @@ from tfx_pipeline.kubeflow.task import METRICS, PAGE
 _SOURCES = {METRICS: "evaluation", PAGE: "report"}
 
 
-def added(outputs: Sequence[str]) -> dict[str, str]:
+def added_to(outputs: Sequence[str]) -> dict[str, str]:
     """The outputs for people of a component with these outputs: name and type."""
     names = {METRICS: "metrics", PAGE: "page"}
     return {names[kind]: kind for kind, source in _SOURCES.items() if source in outputs}
 
 
-def is_shown(kind: str) -> bool:
+def is_for_ui(kind: str) -> bool:
     """Whether an output of this type is for people, and not the executor's."""
     return kind in _SOURCES
 

@@ -1,0 +1,156 @@
+"""Flags of the steps that run with Beam, and that images and tokens do not depend on where they run."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pydantic
+import pytest
+
+from tfx_pipeline import config, lineage
+from tfx_pipeline.beam import IN_PROCESS, RUNNER, Beam
+from tfx_pipeline.config import ConfigError
+from tfx_pipeline.pipeline import create_pipeline
+
+STEPS = (
+    "ImageExampleGen",
+    "StatisticsGen",
+    "TokenTransform",
+    "ReconstructionEvaluator",
+    "GenerationEvaluator",
+)
+
+
+def graph(folder, *overrides, given=()):
+    return create_pipeline(
+        config.load("digits", overrides, small=True),
+        run_dir=str(folder),
+        dataset_version="1",
+        beam_pipeline_args=given,
+        metadata_connection_config=lineage.connection(folder / "metadata.db"),
+    )
+
+
+def flags_of(pipeline):
+    found = {one.id: getattr(one.executor_spec, "beam_pipeline_args", None) for one in pipeline.components}
+    return {name: flags for name, flags in found.items() if flags is not None}
+
+
+def test_every_step_runs_in_process_by_default(tmp_path):
+    assert flags_of(graph(tmp_path)) == {name: [RUNNER, IN_PROCESS] for name in STEPS}
+
+
+def test_a_steps_own_flags_come_after_those_of_every_step_and_given_ones_last(tmp_path):
+    found = flags_of(
+        graph(
+            tmp_path,
+            "beam={every: [--direct_num_workers=2], steps: {TokenTransform: [--runner=FlinkRunner]}}",
+            given=("--direct_num_workers=3",),
+        )
+    )
+    assert found["ImageExampleGen"] == [
+        RUNNER,
+        IN_PROCESS,
+        "--direct_num_workers=2",
+        "--direct_num_workers=3",
+    ]
+    # Another runner's workers are not this process.
+    assert found["TokenTransform"] == [
+        "--direct_num_workers=2",
+        "--runner=FlinkRunner",
+        "--direct_num_workers=3",
+    ]
+
+
+def test_a_step_that_is_none_of_beams_is_refused_with_the_nearest_name(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"beam\.steps must be of .*, got TokenTransfrom; did you mean TokenTransform"
+    ):
+        graph(tmp_path, "beam.steps={TokenTransfrom: [--runner=FlinkRunner]}")
+    with pytest.raises(ConfigError, match=r"beam\.steps must be of .*, got Trainer-vim"):
+        graph(tmp_path, "beam.steps={Trainer-vim: [--runner=FlinkRunner]}")
+
+
+def test_what_is_no_flag_is_refused():
+    with pytest.raises(pydantic.ValidationError):
+        Beam(every=["runner=FlinkRunner"])
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def portable(tmp_path_factory):
+    """Flags of Beam's portable runner: a job service and a pool of workers, each a process of its own."""
+    job, pool = free_port(), free_port()
+    # The pool starts `python`.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    log = (tmp_path_factory.mktemp("portable") / "log").open("w")
+    servers = [
+        subprocess.Popen(
+            [sys.executable, "-m", f"apache_beam.runners.{module}", *options],
+            env={**os.environ, "PATH": path},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        for module, options in (
+            ("portability.local_job_service_main", ["--port", str(job)]),
+            ("worker.worker_pool_main", ["--service_port", str(pool)]),
+        )
+    ]
+    try:
+        for port in (job, pool):
+            for _ in range(600):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+        yield [
+            "--runner=PortableRunner",
+            f"--job_endpoint=localhost:{job}",
+            "--environment_type=EXTERNAL",
+            f"--environment_config=localhost:{pool}",
+        ]
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
+
+
+def made(folder, *options):
+    """Run the whole pipeline in a process of its own; the files of images and tokens, and the scores."""
+    command = [Path(sys.executable).with_name("tfx-vim"), "run", "--preset", "digits", "--small"]
+    subprocess.run([*command, "--output", folder, *options], check=True, capture_output=True)
+    files = {}
+    for component in ("ImageExampleGen", "TokenTransform"):
+        (examples,) = (folder / "pipeline_root" / component / "examples").iterdir()
+        files |= {
+            (component, path.relative_to(examples).as_posix()): path.read_bytes()
+            for path in examples.rglob("*")
+            if path.is_file()
+        }
+    metrics = json.loads((folder / "metrics.json").read_text())
+    scores = {
+        name: {key: value for key, value in metrics[name].items() if "seconds" not in key}
+        for name in ("reconstruction", "generation")
+    }
+    samples = (folder / "samples.png").read_bytes()
+    return files, scores, samples
+
+
+@pytest.mark.slow
+def test_images_tokens_samples_and_scores_are_the_same_wherever_they_are_made(tmp_path, portable):
+    """The portable runner with workers of its own, and the in-process runner with two worker processes."""
+    processes = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    elsewhere = {"ImageExampleGen": processes, "TokenTransform": portable, "GenerationEvaluator": portable}
+    here = made(tmp_path / "here")
+    there = made(tmp_path / "there", "--set", f"beam.steps={json.dumps(elsewhere)}")
+    for one, other in zip(here, there, strict=True):
+        assert one == other
