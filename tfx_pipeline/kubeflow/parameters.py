@@ -50,10 +50,15 @@ def fill(properties: Mapping[str, Any], values: Mapping[str, str | int]) -> dict
       properties: a component's execution properties.
       values: of the parameters in `used_in`, at least. Texts are put into JSON as they are: they must hold
         neither quotes nor backslashes, unless they are a property alone.
+
+    Raises:
+      ValueError: a parameter is missing.
     """
     for name, stand_in in STAND_INS.items():
         if name in values:
             properties = _replaced(properties, stand_in, values[name])
+    if left := used_in(properties):
+        raise ValueError(f"parameters must hold {', '.join(left)}, got {', '.join(sorted(values)) or 'none'}")
     return dict(properties)
 
 

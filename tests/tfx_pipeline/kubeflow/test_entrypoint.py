@@ -152,6 +152,7 @@ def test_a_push_takes_less_than_five_seconds_of_processor_time(tmp_path, compile
             "parameterValues": {
                 "push_destination": constants["push_destination"]["runtimeValue"]["constant"],
                 "pipelinechannel--run_folder": str(tmp_path / "run"),
+                "pipelinechannel--serving_folder": "",
             },
             "artifacts": {key: {"artifacts": [one]} for key, one in inputs.items()},
         },

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tfx_pipeline import config
 from tfx_pipeline.kubeflow import parameters
 from tfx_pipeline.kubeflow.parameters import (
@@ -33,9 +35,9 @@ def test_each_parameter_is_found_and_filled_alone_and_inside_json():
     assert used_in(filled) == []
 
 
-def test_a_parameter_that_was_not_given_stays():
-    properties = {"seed": STAND_INS[SEED]}
-    assert fill(properties, {RUN_FOLDER: "/run"}) == properties
+def test_a_missing_parameter_is_an_error_and_no_path_called_after_its_stand_in():
+    with pytest.raises(ValueError, match="parameters must hold seed, got run_folder"):
+        fill({"seed": STAND_INS[SEED]}, {RUN_FOLDER: "/run"})
 
 
 def test_a_folder_for_a_server_is_in_the_runs_unless_it_is_given_so_a_task_needs_both():
