@@ -128,39 +128,28 @@ def _adapt(specification: dict[str, Any], name: str, fingerprint: str) -> list[s
     """Make TFX's task one that the entry point runs; return the names of the parameters that it takes."""
     definition = specification["components"][f"comp-{name}"]
     task = specification["root"]["dag"]["tasks"][name]
-    executor = specification["deploymentSpec"]["executors"][definition["executorLabel"]]
+    container = specification["deploymentSpec"]["executors"][definition["executorLabel"]]["container"]
     inputs, outputs = (definition.setdefault(key, {}) for key in ("inputDefinitions", "outputDefinitions"))
-    types = [
-        {key: _title(one["artifactType"]) for key, one in side.get("artifacts", {}).items()}
-        for side in (inputs, outputs)
-    ]
-    types[1] |= ui_outputs.added_to(list(types[1]))
-    for side, named in zip((inputs, outputs), types, strict=True):
-        if named:
-            side["artifacts"] = {key: {"artifactType": _system_type(title)} for key, title in named.items()}
+    consumed, produced = _types(inputs), _types(outputs)
+    produced |= ui_outputs.added_to(list(produced))
+    for side, types in ((inputs, consumed), (outputs, produced)):
+        if types:
+            side["artifacts"] = {key: {"artifactType": _system_type(title)} for key, title in types.items()}
 
-    given = task.setdefault("inputs", {}).setdefault("parameters", {})
-    properties = {key: one["runtimeValue"]["constant"] for key, one in given.items()}
-    used = parameters.used_in(properties)
-    for key in used:
-        given[f"{parameters.PREFIX}{key}"] = {"componentInputParameter": key}
-        inputs.setdefault("parameters", {})[f"{parameters.PREFIX}{key}"] = {
-            "parameterType": parameters.TYPES[key]
-        }
+    properties, used = _take_parameters(task, inputs)
     texts = [text for text in properties.values() if isinstance(text, str)]
     fetched = {part for pattern in _FETCHED for text in texts for part in pattern.findall(text)}
-    is_trainer = any(part.startswith("checkpoints/") for part in fetched)
-    if parameters.RUN_FOLDER in used and not is_trainer:
+    trains = any(part.startswith("checkpoints/") for part in fetched)
+    if parameters.RUN_FOLDER in used and not trains:
         # What is pushed and reported belongs to this run's folder, whatever an earlier run has in its own.
         task["cachingOptions"] = {}
 
-    container = executor["container"]
     class_path, beam_flags = _executor(container.pop("args"))
     described = Task(
         name=name,
         executor=class_path,
-        inputs=types[0],
-        outputs=types[1],
+        inputs=consumed,
+        outputs=produced,
         parameters={key: one["parameterType"] for key, one in inputs.get("parameters", {}).items()},
         folders=tuple(sorted(fetched)),
         code=fingerprint,
@@ -170,15 +159,30 @@ def _adapt(specification: dict[str, Any], name: str, fingerprint: str) -> list[s
     return used
 
 
+def _take_parameters(task: dict[str, Any], inputs: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Give a task the parameters that its properties depend on; return these properties and the names."""
+    given = task.setdefault("inputs", {}).setdefault("parameters", {})
+    properties = {key: one["runtimeValue"]["constant"] for key, one in given.items()}
+    used = parameters.used_in(properties)
+    for name in used:
+        key = f"{parameters.PREFIX}{name}"
+        given[key] = {"componentInputParameter": name}
+        inputs.setdefault("parameters", {})[key] = {"parameterType": parameters.TYPES[name]}
+    return properties, used
+
+
+def _types(side: Mapping[str, Any]) -> dict[str, str]:
+    """The classes of a component's artifacts, as TFX writes them, such as `tfx.Model`."""
+    return {
+        key: str(yaml.safe_load(one["artifactType"]["instanceSchema"])["title"])
+        for key, one in side.get("artifacts", {}).items()
+    }
+
+
 def _executor(args: list[str]) -> tuple[str, list[str]]:
     """The class path and the flags for Beam in the command line that TFX wrote."""
     known = {args[index]: args[index + 1] for index in (0, 2, 4)}
     return known["--executor_class_path"], args[6:]
-
-
-def _title(artifact_type: Mapping[str, str]) -> str:
-    """The class of artifacts of a type, as TFX writes it."""
-    return str(yaml.safe_load(artifact_type["instanceSchema"])["title"])
 
 
 def _system_type(title: str) -> dict[str, str]:
