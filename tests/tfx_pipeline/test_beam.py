@@ -1,16 +1,14 @@
 """Flags of the steps that run with Beam, and that images and tokens do not depend on where they run."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pydantic
 import pytest
 
+from tests import portable_beam
 from tfx_pipeline import config, lineage
 from tfx_pipeline.beam import IN_PROCESS, RUNNER, Beam
 from tfx_pipeline.config import ConfigError
@@ -80,50 +78,6 @@ def test_what_is_no_flag_is_refused():
         Beam(every=["runner=FlinkRunner"])
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def portable(tmp_path_factory):
-    """Flags of Beam's portable runner: a job service and a pool of workers, each a process of its own."""
-    job, pool = free_port(), free_port()
-    # The pool starts `python`.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    log = (tmp_path_factory.mktemp("portable") / "log").open("w")
-    servers = [
-        subprocess.Popen(
-            [sys.executable, "-m", f"apache_beam.runners.{module}", *options],
-            env={**os.environ, "PATH": path},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        for module, options in (
-            ("portability.local_job_service_main", ["--port", str(job)]),
-            ("worker.worker_pool_main", ["--service_port", str(pool)]),
-        )
-    ]
-    try:
-        for port in (job, pool):
-            for _ in range(600):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.1)
-        yield [
-            "--runner=PortableRunner",
-            f"--job_endpoint=localhost:{job}",
-            "--environment_type=EXTERNAL",
-            f"--environment_config=localhost:{pool}",
-        ]
-    finally:
-        for server in servers:
-            server.kill()
-            server.wait()
-
-
 def made(folder, *options):
     """Run the whole pipeline in a process of its own; the files of images and tokens, and the scores."""
     command = [Path(sys.executable).with_name("tfx-vim"), "run", "--preset", "digits", "--small"]
@@ -146,11 +100,12 @@ def made(folder, *options):
 
 
 @pytest.mark.slow
-def test_images_tokens_samples_and_scores_are_the_same_wherever_they_are_made(tmp_path, portable):
+def test_images_tokens_samples_and_scores_are_the_same_wherever_they_are_made(tmp_path):
     """The portable runner with workers of its own, and the in-process runner with two worker processes."""
-    processes = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-    elsewhere = {"ImageExampleGen": processes, "TokenTransform": portable, "GenerationEvaluator": portable}
     here = made(tmp_path / "here")
-    there = made(tmp_path / "there", "--set", f"beam.steps={json.dumps(elsewhere)}")
+    processes = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    with portable_beam.serve(tmp_path) as portable:
+        steps = {"ImageExampleGen": processes, "TokenTransform": portable, "GenerationEvaluator": portable}
+        there = made(tmp_path / "there", "--set", f"beam.steps={json.dumps(steps)}")
     for one, other in zip(here, there, strict=True):
         assert one == other
