@@ -6,11 +6,9 @@ line on standard error; `--debug` shows its traceback.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +23,9 @@ from serving.wire.errors import ServingError, one_line
 from tfx_pipeline import config as configuration
 from tfx_pipeline import console, preflight
 from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
-from tfx_pipeline.kubeflow import checks
+from tfx_pipeline.kubeflow import commands as kubeflow
+from tfx_pipeline.options import configured, one_line_errors
 from tfx_pipeline.run_lock import RunningError
-
-_ONLY_THERE = "if only the cluster can read it, name its version with"
 
 
 class DebuggableGroup(click.Group):
@@ -48,28 +45,8 @@ def cli() -> None:
     """From a collection of images to a served image tokenizer and image model."""
 
 
-def _configured(command: Any) -> Any:
-    """Add the options that choose a configuration."""
-    for option in (
-        click.option("--small", is_flag=True, help="Shrink the preset to a few steps of tiny models."),
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override; repeatable."),
-        click.option("--preset", default="digits", help="Name of a preset, or a .yaml file."),
-    ):
-        command = option(command)
-    return command
-
-
-@contextlib.contextmanager
-def _one_line(*errors: type[Exception]) -> Iterator[None]:
-    """Errors whose message is one line for the user."""
-    try:
-        yield
-    except errors as error:
-        raise click.ClickException(str(error)) from error
-
-
 @cli.command()
-@_configured
+@configured
 @click.option("--output", metavar="DIR", help="Folder of the run.  [default: runs/PRESET]")
 @click.option("--beam", "beam_args", multiple=True, metavar="FLAG", help="A flag for Beam; repeatable.")
 @click.option(
@@ -91,7 +68,7 @@ def run(
     """Run the pipeline on this machine, from images to evaluated and pushed models."""
     config = configuration.load(preset, overrides, small=small)
     directory = output or os.path.join("runs", config.name)
-    with _one_line(preflight.RunError, RunningError):
+    with one_line_errors(preflight.RunError, RunningError):
         preflight.check_run(config, Path(os.path.realpath(directory)), beam_args)
     from components.image_example_gen.sources import SourceError
     from components.tokenizer_importer.saved_tokenizer import TokenizerError
@@ -99,7 +76,7 @@ def run(
     from tfx_pipeline.lineage import LineageError
 
     try:
-        with _one_line(SourceError, TokenizerError, RunningError, LineageError, preflight.RunError):
+        with one_line_errors(SourceError, TokenizerError, RunningError, LineageError, preflight.RunError):
             finished = local_runner.run(config, directory, beam_args, no_cache=no_cache)
     except local_runner.Stopped as stop:
         click.echo(f"tfx-vim: {stop}", err=True)
@@ -109,7 +86,7 @@ def run(
 
 @cli.command()
 @click.argument("source")
-@_configured
+@configured
 @click.option("--verify", is_flag=True, help="Decode every image; else headers only are read.")
 @click.option("--sheet", metavar="FILE.png", help="Draw a few images of each class as a model sees them.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
@@ -129,7 +106,7 @@ def data(
     if sheet:
         check_output(Path(sheet), (".png",))
     if not as_json:  # which names the same as a problem
-        with _one_line(preflight.RunError):
+        with one_line_errors(preflight.RunError):
             preflight.check_inputs(whole, tokenizer=False)
     from components.image_example_gen import summary
     from components.image_example_gen.survey import survey
@@ -147,133 +124,6 @@ def data(
         sys.exit(1)
 
 
-@cli.command("compile")
-@_configured
-@click.option("--image", required=True, metavar="REPO:TAG", help="Container image of every component.")
-@click.option("--output", required=True, metavar="FILE.yaml", help="Where to write the PipelineSpec.")
-@click.option(
-    "--run",
-    "run_dir",
-    metavar="URI",
-    help="Folder of all runs that name no other one.  [default: each run's own, beside its artifacts]",
-)
-@click.option(
-    "--pipeline-root", metavar="URI", help="Folder of the artifacts.  [default: the installation's]"
-)
-@click.option(
-    "--dataset-version",
-    metavar="TEXT",
-    help="Version of images that only the cluster can read; a new one makes it read them again.",
-)
-@click.option("--tokenizer-version", metavar="TEXT", help="Likewise, of an imported tokenizer.")
-@click.option("--beam", "beam_args", multiple=True, metavar="FLAG", help="A flag for Beam; repeatable.")
-def compile_(
-    preset: str,
-    overrides: tuple[str, ...],
-    small: bool,
-    image: str,
-    output: str,
-    run_dir: str | None,
-    pipeline_root: str | None,
-    dataset_version: str | None,
-    tokenizer_version: str | None,
-    beam_args: tuple[str, ...],
-) -> None:
-    """Compile the pipeline for Kubeflow Pipelines v2."""
-    config = configuration.load(preset, overrides, small=small)
-    # Before TFX is imported, which takes seconds.
-    checks.check_arguments(image, output, run=run_dir, pipeline_root=pipeline_root)
-    checks.check_beam(config.beam.all_flags(beam_args))
-    try:
-        preflight.check_inputs(config, source=not dataset_version, tokenizer=not tokenizer_version)
-    except preflight.RunError as error:
-        raise click.ClickException(
-            f"{error}; {_ONLY_THERE} --dataset-version or --tokenizer-version"
-        ) from error
-    from components.image_example_gen.sources import SourceError, source_version
-    from components.tokenizer_importer.saved_tokenizer import TokenizerError
-    from tfx_pipeline import pipeline
-    from tfx_pipeline.kubeflow import compiler, parameters
-
-    try:
-        version = dataset_version or source_version(config.data.source, config.data.options)
-    except SourceError as error:
-        raise click.ClickException(f"{error}; {_ONLY_THERE} --dataset-version") from error
-    try:
-        imported = tokenizer_version or pipeline.imported_version(config)
-    except TokenizerError as error:
-        raise click.ClickException(f"{error}; {_ONLY_THERE} --tokenizer-version") from error
-    graph = pipeline.create_pipeline(
-        config.with_seed(parameters.STAND_INS[parameters.SEED]),
-        run_dir=parameters.STAND_INS[parameters.RUN_FOLDER],
-        serving_dir=parameters.STAND_INS[parameters.SERVING_FOLDER],
-        dataset_version=parameters.STAND_INS[parameters.DATASET_VERSION],
-        tokenizer_version=imported,
-        beam_pipeline_args=beam_args,
-    )
-    defaults: dict[str, str | int] = {
-        parameters.RUN_FOLDER: run_dir or "",
-        parameters.SERVING_FOLDER: "",
-        parameters.DATASET_VERSION: version,
-        parameters.SEED: config.seed,
-    }
-    compiler.compile_pipeline(
-        graph, image, output, defaults=defaults, pods=config.platform, pipeline_root=pipeline_root
-    )
-    click.echo(f"{output}: pipeline {graph.pipeline_info.pipeline_name}, {len(graph.components)} tasks")
-
-
-@cli.command()
-@click.argument("file", metavar="FILE.yaml", type=click.Path(path_type=Path))
-@click.option(
-    "--host", required=True, metavar="URL", help="The Pipelines API, such as http://localhost:8080."
-)
-@click.option("--experiment", default="tfx-vim", help="The experiment that the run belongs to.")
-@click.option("--name", metavar="TEXT", help="Of the run.  [default: the file's and the time]")
-@click.option("--parameter", "given", multiple=True, metavar="NAME=VALUE", help="Of the run; repeatable.")
-@click.option("--namespace", metavar="NAME", help="Of a user, on a multi-user installation.")
-@click.option("--service-account", metavar="NAME", help="Of the run's pods.")
-@click.option("--token-file", type=click.Path(path_type=Path), help="Holds a bearer token.")
-@click.option("--cookies-file", type=click.Path(path_type=Path), help="Holds cookies of a login.")
-@click.option("--wait", is_flag=True, help="Follow the run; exit with 1 if it fails.")
-def submit(
-    file: Path,
-    host: str,
-    experiment: str,
-    name: str | None,
-    given: tuple[str, ...],
-    namespace: str | None,
-    service_account: str | None,
-    token_file: Path | None,
-    cookies_file: Path | None,
-    wait: bool,
-) -> None:
-    """Start a run of a compiled pipeline on Kubeflow, and print its link."""
-    from tfx_pipeline.kubeflow import submit as submitting
-
-    token, cookies = (path.read_text().strip() if path else None for path in (token_file, cookies_file))
-    with _one_line(submitting.SubmitError):
-        compiled = submitting.read(file)
-        parameters = submitting.parse_parameters(compiled, given)
-        client = submitting.connect(host, token=token, cookies=cookies)
-        run = submitting.submit(
-            client,
-            host,
-            compiled,
-            parameters,
-            experiment=experiment,
-            name=name,
-            namespace=namespace,
-            service_account=service_account,
-        )
-        click.echo(run.link)
-        if not wait:
-            return
-        state = submitting.follow(client, run, compiled.tasks, click.echo)
-    if state != "SUCCEEDED":
-        raise click.ClickException(f"the run must succeed, got {state}: {run.link}")
-
-
 @cli.command()
 def presets() -> None:
     """List the presets."""
@@ -285,7 +135,7 @@ def presets() -> None:
 
 
 @cli.command("config")
-@_configured
+@configured
 def config_(preset: str, overrides: tuple[str, ...], small: bool) -> None:
     """Print the whole configuration of a run."""
     loaded: Config = configuration.load(preset, overrides, small=small)
@@ -293,7 +143,7 @@ def config_(preset: str, overrides: tuple[str, ...], small: bool) -> None:
 
 
 @cli.command()
-@_configured
+@configured
 @click.option(
     "--device", type=click.Choice(["cpu"]), help="This machine: its rate is measured, its memory known."
 )
@@ -340,7 +190,7 @@ def plan(
 ) -> None:
     """Print the cost of training: parameters, FLOPs, memory, data and time."""
     config = configuration.load(preset, overrides, small=small)
-    with _one_line(preflight.RunError):
+    with one_line_errors(preflight.RunError):
         preflight.check_inputs(config, source=False)
     from rich.console import Console
 
@@ -411,7 +261,7 @@ def compare(runs: tuple[str, ...], output: str | None) -> None:
         click.echo(output, err=True)
 
 
-for command in COMMANDS:
+for command in (*kubeflow.COMMANDS, *COMMANDS):
     cli.add_command(command)
 
 

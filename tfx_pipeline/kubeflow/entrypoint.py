@@ -77,15 +77,20 @@ def run(task: Task, executor_input: Mapping[str, Any], beam_flags: Sequence[str]
             values[parameters.SERVING_FOLDER if serves else parameters.RUN_FOLDER] = path
         _execute(task.executor, inputs, outputs, parameters.fill(properties, values), beam_flags)
 
+    written = {
+        key: {"artifacts": [{"uri": uris[key], "metadata": _with_address(properties, path, folder)}]}
+        for key, properties in _replies(task, outputs, uris).items()
+    }
+    write_atomic(outputs_sent["outputFile"], json.dumps({"artifacts": written}))
+
+
+def _replies(task: Task, outputs: Artifacts, uris: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The metadata of all outputs, the executor's and those for the UI, which are written here."""
     replies = {key: artifacts.metadata(made[0]) for key, made in outputs.items()}
     for key, kind in task.outputs.items():
         if ui_outputs.is_for_ui(kind):
             replies[key] = ui_outputs.write(kind, addresses.local_path(uris[key]), outputs)
-    written = {
-        key: {"artifacts": [{"uri": uris[key], "metadata": _with_address(reply, path, folder)}]}
-        for key, reply in replies.items()
-    }
-    write_atomic(outputs_sent["outputFile"], json.dumps({"artifacts": written}))
+    return replies
 
 
 def _folder(values: Mapping[str, Any], uris: Mapping[str, str], task: Task) -> str:
