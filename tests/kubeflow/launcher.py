@@ -102,7 +102,8 @@ class Cluster:
         Args:
           file: the compiled pipeline.
           parameters: the run's; the others have their defaults.
-          watch: called with a task's name, the attempt, its process once that runs, and its disk.
+          watch: called with a task's name, the attempt, its process once that runs, and the places on its disk
+            that it writes to.
         """
         specification = next(yaml.safe_load_all(Path(file).read_text()))
         assert specification["schemaVersion"] == "2.1.0"
@@ -188,7 +189,8 @@ class Cluster:
             start_new_session=True,
         )
         if watch:
-            watch(name, attempt, process, disk)
+            outputs = [one["uri"] for key, one in wanted.items() if key != LOGS]
+            watch(name, attempt, process, [self._local(disk, uri) for uri in (*outputs, f"{place}/run")])
         log, _ = process.communicate()
         if process.returncode:
             raise TaskFailed(f"{name}: exit status {process.returncode}\n{log}")

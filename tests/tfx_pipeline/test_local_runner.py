@@ -332,7 +332,7 @@ def test_failure_reaches_the_user_as_its_own_reason(finished, monkeypatch, name)
         with atomic_folder(next(iter(output_dict.values()))[0].uri):
             raise OSError(f"provoked in {name}")
 
-    monkeypatch.setattr(f"{EXECUTORS[name.partition('.')[0]]}.Do", fail)
+    monkeypatch.setattr(f"{EXECUTORS[name.partition('-')[0]]}.Do", fail)
     with pytest.raises(local_runner.RunError) as caught:
         local_runner.run(config.load("digits", small=True), str(finished.directory))
     assert str(caught.value) == f"{name} failed: provoked in {name}"
