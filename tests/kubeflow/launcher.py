@@ -102,8 +102,8 @@ class Cluster:
         Args:
           file: the compiled pipeline.
           parameters: the run's; the others have their defaults.
-          watch: called with a task's name, the attempt, its process once that runs, and the places on its disk
-            that it writes to.
+          watch: called with a task's name, the attempt, its process once that runs, and the places on its
+            disk that it writes to.
         """
         specification = next(yaml.safe_load_all(Path(file).read_text()))
         assert specification["schemaVersion"] == "2.1.0"
