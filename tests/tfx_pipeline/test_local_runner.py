@@ -544,7 +544,7 @@ def test_run_whose_trainer_saved_its_checkpoint_at_sigterm_has_an_exit_code_of_i
         raise Preempted
 
     monkeypatch.setattr("tfx.components.trainer.executor.GenericExecutor.Do", preempted)
-    with pytest.raises(local_runner.Stopped, match=r"stopped by SIGTERM in Trainer\.vim, the") as caught:
+    with pytest.raises(local_runner.Stopped, match=r"stopped by SIGTERM in Trainer-vim, the") as caught:
         again(finished, no_cache={"Trainer-vim"})
     assert caught.value.exit_code == 75
     monkeypatch.undo()
