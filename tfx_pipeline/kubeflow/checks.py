@@ -52,7 +52,7 @@ def check_beam(flags: Iterable[str]) -> None:
         # Beam reads --run=... as --runner=... too.
         if option.startswith("--r") and "--runner".startswith(option) and runner not in _RUNNERS:
             raise ConfigError(
-                f"beam must be one of {', '.join(_RUNNERS)} on Kubeflow, in the pod itself, got {runner}"
+                f"beam must be one of {', '.join(_RUNNERS)} on Kubeflow, in the pod itself, got {flag}"
             )
 
 

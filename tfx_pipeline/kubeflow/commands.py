@@ -11,6 +11,7 @@ from tfx_pipeline import preflight
 from tfx_pipeline.kubeflow import checks
 from tfx_pipeline.options import configured, one_line_errors
 
+_THERE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _ONLY_THERE = "if only the cluster can read it, name its version with"
 
 
@@ -100,8 +101,8 @@ def compile_(
 @click.option("--parameter", "given", multiple=True, metavar="NAME=VALUE", help="Of the run; repeatable.")
 @click.option("--namespace", metavar="NAME", help="Of a user, on a multi-user installation.")
 @click.option("--service-account", metavar="NAME", help="Of the run's pods.")
-@click.option("--token-file", type=click.Path(path_type=Path), help="Holds a bearer token.")
-@click.option("--cookies-file", type=click.Path(path_type=Path), help="Holds cookies of a login.")
+@click.option("--token-file", type=_THERE, help="Holds a bearer token.")
+@click.option("--cookies-file", type=_THERE, help="Holds cookies of a login.")
 @click.option("--wait", is_flag=True, help="Follow the run; exit with 1 if it fails.")
 def submit(
     file: Path,

@@ -105,8 +105,9 @@ def _give_pods(specification: dict[str, Any], pods: Platform) -> dict[str, Any]:
     entries = {}
     for name, task in tasks.items():
         label = f"exec-{name}"
-        platform.apply(pods.pod(name), task, specification["deploymentSpec"]["executors"][label]["container"])
-        if entry := platform.kubernetes(pods.pod(name)):
+        pod = pods.pod(name)
+        platform.apply(pod, task, specification["deploymentSpec"]["executors"][label]["container"])
+        if entry := platform.kubernetes(pod):
             entries[label] = entry
     return entries
 

@@ -72,7 +72,9 @@ def read(file: Path) -> Compiled:
     try:
         root = next(yaml.safe_load_all(file.read_text()))["root"]
         return Compiled(file, tuple(root["dag"]["tasks"]), root["inputDefinitions"]["parameters"])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, StopIteration) as error:
+    except (KeyError, TypeError, StopIteration) as error:
+        raise SubmitError(f"{file} must be a file that `tfx-vim compile` wrote, got another") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SubmitError(f"{file} must be a file that `tfx-vim compile` wrote: {one_line(error)}") from error
 
 

@@ -199,3 +199,10 @@ def test_a_file_that_was_not_compiled_is_one_line(api, tmp_path):
     done = call(tmp_path / "other.yaml", "--host", api.url)
     assert "must be a file that `tfx-vim compile` wrote" in done.output
     assert api.tokens == []
+
+
+def test_a_token_file_that_is_not_there_is_one_line_that_names_the_option(api, compiled, tmp_path):
+    done = call(compiled, "--host", api.url, "--token-file", tmp_path / "none")
+    assert done.exit_code == 2
+    assert "'--token-file'" in done.output
+    assert api.tokens == []
