@@ -1,18 +1,32 @@
-# One image for every component of the pipeline on Kubeflow Pipelines:
-#   docker build --tag REPOSITORY:TAG . && docker push REPOSITORY:TAG
+# One image for every component of the pipeline on Kubeflow Pipelines, with the releases of lane B:
+#   make image IMAGE=REPOSITORY:TAG ACCELERATOR=cpu     # or gpu, tpu
+ARG BASE=python:3.13
 
 # The full image has the compiler that a package without a wheel (pyfarmhash) needs.
-FROM python:3.10 AS packages
-COPY requirements/lane_a.txt .
+FROM ${BASE}-trixie AS packages
+ARG ACCELERATOR=cpu
+COPY requirements/image_${ACCELERATOR}.txt lock.txt
 RUN python -m venv /opt/venv
-# The lock is complete and overrides one of TFX's pins, which pip's resolver would refuse: no-deps.
-RUN /opt/venv/bin/pip install --no-cache-dir --require-hashes --no-deps --requirement lane_a.txt
+# The lock is complete, and for TPUs overrides what asks for tensorflow, which pip's resolver would refuse: no-deps.
+RUN /opt/venv/bin/pip install --no-cache-dir --require-hashes --no-deps --requirement lock.txt
 
-FROM python:3.10-slim
+FROM ${BASE}-slim-trixie
+ARG ACCELERATOR=cpu
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="tfx-vim" \
+      org.opencontainers.image.description="Components of the tfx-vim pipeline, for ${ACCELERATOR}" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION}"
 COPY --from=packages /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1
 WORKDIR /opt/tfx-vim
-COPY . .
+COPY setup.py pyproject.toml README.md ./
+COPY configs configs
+COPY components components
+COPY serving serving
+COPY tfx_pipeline tfx_pipeline
+COPY trainers trainers
 # Editable, so that the presets in configs/ stay beside the code that reads them.
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 

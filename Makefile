@@ -1,12 +1,12 @@
 # Two commands on a fresh machine: `make run` and `make test`. Both set up what they need first.
-.PHONY: setup run test test-fast check lock clean
+.PHONY: setup run test test-fast check lock image clean
 
 BIN := .venv/bin
 PRESET ?= digits
 
 # The environment is rebuilt only when the lock or what installs it changes.
 setup: .venv/lock.txt
-.venv/lock.txt: requirements/lane_a.txt requirements/kfp.txt requirements/venv.sh setup.py
+.venv/lock.txt: $(wildcard requirements/*.txt requirements/*.sh) setup.py
 	@bash requirements/venv.sh
 
 run: setup
@@ -26,13 +26,15 @@ check: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+# New releases: make lock UPGRADE=--upgrade
 lock: setup
-	@$(BIN)/uv pip compile --quiet --python-version 3.10 --generate-hashes \
-		--override requirements/overrides.txt --custom-compile-command 'make lock' \
-		requirements/lane_a.in --output-file requirements/lane_a.txt
-	@bash requirements/constraints.sh
-	@$(BIN)/uv pip compile --quiet --python-version 3.10 --generate-hashes --custom-compile-command 'make lock' \
-		requirements/kfp.in --output-file requirements/kfp.txt
+	@bash requirements/lock.sh $(UPGRADE)
+
+# The image of the components for Kubeflow: make image IMAGE=REPOSITORY:TAG ACCELERATOR=gpu
+IMAGE ?= tfx-vim
+ACCELERATOR ?= cpu
+image:
+	@bash requirements/image.sh $(IMAGE) $(ACCELERATOR) $(BUILD_FLAGS)
 
 clean:
 	@rm -rf .venv build *.egg-info

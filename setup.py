@@ -32,14 +32,15 @@ setup(
         "trainers": ["py.typed"],
         "serving": ["py.typed", "deploy/*", "deploy/k8s/*"],
     },
-    # TFX 1.16 runs on 3.9 and 3.10, and this code needs 3.10.
-    python_requires=">=3.10,<3.11",
-    # requirements/lane_a.in holds the same, for the lock, with the tools of a developer.
+    python_requires=">=3.10,<3.14",
+    # requirements/common.in, lane_a.in (Python 3.10) and lane_b.in (newer ones) hold the same, for the locks.
     install_requires=[
         "aiohttp",
         "apache-beam",
         "click",
+        "dill",
         "grpcio",
+        "importlib-resources",
         "jinja2",
         "keras",
         "kfp",
@@ -51,14 +52,17 @@ setup(
         "pyyaml",
         "rich",
         "scikit-learn",
-        "tensorflow==2.16.2",
-        "tensorflow-datasets",
-        "tensorflow-serving-api==2.16.1",
-        "tfx[kfp]==1.16.0",
-        # Needed by the releases above, and not declared by them.
-        "dill",
         "setuptools<81",
-        "tf-keras==2.16.0",
+        "tensorboard",
+        "tensorflow-datasets",
+        "tensorflow-serving-api==2.16.1; python_version < '3.11'",
+        "tensorflow-serving-api==2.19.1; python_version >= '3.11'",
+        "tensorflow==2.16.2; python_version < '3.11'",
+        "tensorflow==2.21.0; python_version >= '3.11'",
+        "tf-keras==2.16.0; python_version < '3.11'",
+        "tf-keras==2.21.0; python_version >= '3.11'",
+        "tfx==1.21.0; python_version >= '3.11'",
+        "tfx[kfp]==1.16.0; python_version < '3.11'",
     ],
     entry_points={"console_scripts": ["tfx-vim = tfx_pipeline.cli:main"]},
 )

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Writes the versions of the lock, without hashes, as constraints for `pip install .`.
+# Prints the versions of a lock without hashes, as constraints for `pip install .`.
 #
-# pip would search for minutes among TFX's many possible versions. It cannot install the lock itself:
-# overrides.txt breaks TFX's pin of tensorflow-hub, which uv allows and pip does not.
+# pip would search for minutes among TFX's many possible versions. It cannot install lane A's lock itself:
+# lane_a_overrides.txt breaks TFX's pin of tensorflow-hub, which uv allows and pip does not.
 set -euo pipefail
 cd "$(dirname "$0")"
-overridden=$(sed -n 's/^\([a-z].*\)==.*/\1/p' overrides.txt | paste -sd '|')
-{
-  echo '# Written by `make lock`: pip install . -c requirements/constraints.txt'
-  grep -oE '^[a-zA-Z0-9._-]+==[^ ;]+' lane_a.txt | grep -vE "^($overridden)=="
-} > constraints.txt.new
-mv constraints.txt.new constraints.txt
+overrides=${1%.txt}_overrides.txt
+overridden=nothing
+if [ -f "$overrides" ]; then
+  overridden=$(sed -n 's/^\([a-z].*\)==.*/\1/p' "$overrides" | paste -sd '|')
+fi
+echo '# Written by `make lock`: the versions of '"$1"', as constraints for pip.'
+grep -oE '^[a-zA-Z0-9._-]+==[^\\]+' "$1" | sed 's/ *$//' | grep -vE "^($overridden)=="

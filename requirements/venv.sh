@@ -1,45 +1,59 @@
 #!/usr/bin/env bash
-# Builds .venv from the lock: the interpreter, then every package by hash, then this project.
+# Builds .venv from the lock of this machine's lane: the interpreter, then every package by hash, then this project.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-lock=requirements/lane_a.txt
 venv=.venv
+chosen=$(bash requirements/lane.sh)
+read -r lane python <<<"$chosen"
+lock=requirements/lane_$lane.txt
+releases=$(grep -oE '^(tfx|tensorflow)==[0-9.]+' "$lock" | sort | sed 's/tensorflow==/TensorFlow /; s/tfx==/TFX /' | paste -sd ',')
 
-is_310() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' >/dev/null 2>&1; }
-
-# Python 3.10 from $PYTHON, PATH or pyenv; a pyenv shim that points nowhere fails is_310.
-find_python() {
-  local candidate
-  for candidate in "${PYTHON:-}" python3.10 python3 python \
-      "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/3.10.*/bin/python; do
-    if [ -n "$candidate" ] && is_310 "$candidate"; then
-      "$candidate" -c 'import sys; print(sys.executable)'
-      return
-    fi
-  done
-  return 1
-}
-
-if ! command -v c++ >/dev/null; then
-  echo "make setup: no C++ compiler (c++): TFX needs pyfarmhash, which has no wheel;" \
+if [ "$lane" = a ] && ! command -v c++ >/dev/null; then
+  echo "make setup: no C++ compiler (c++): TFX 1.16 needs pyfarmhash, which has no wheel;" \
        "install one (apt install g++) and run make again" >&2
   exit 1
 fi
 
-rm -rf "$venv"
-if python=$(find_python) && "$python" -m venv "$venv" >/dev/null 2>&1; then
-  echo "make setup: building $venv with $python"
-elif command -v uv >/dev/null && uv venv --quiet --seed --python 3.10 "$venv"; then
-  echo "make setup: building $venv with a Python 3.10 found by uv"
-else
-  echo "make setup: no Python 3.10 with venv: looked for \$PYTHON, python3.10 and python3 on PATH, pyenv's versions, and uv;" \
-       "install one (pyenv install 3.10, apt install python3.10-venv, or pip install uv) and run make again" >&2
-  exit 1
-fi
+# uv by the lock's own hashes, in an environment that has pip.
+install_uv() {
+  awk '/^uv==/ {keep = 1} keep {print} keep && !/\\$/ {exit}' "$lock" > "$1/uv.txt"
+  "$1/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$1/uv.txt"
+}
 
-# pip brings uv, by the lock's own hashes; uv brings the rest, ten times faster.
-awk '/^uv==/ {keep = 1} keep {print} keep && !/\\$/ {exit}' "$lock" > "$venv/uv.txt"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$venv/uv.txt"
+# Any python3 that can make an environment is enough to fetch uv, and uv fetches the interpreter.
+fetch_python() {
+  local bootstrap
+  if command -v uv >/dev/null; then
+    uv venv --quiet --seed --python "$python" "$venv"
+    return
+  fi
+  bootstrap=$(mktemp -d)
+  python3 -m venv "$bootstrap" >/dev/null 2>&1 && install_uv "$bootstrap" &&
+    "$bootstrap/bin/uv" venv --quiet --seed --python "$python" "$venv"
+  local failed=$?
+  rm -rf "$bootstrap"
+  return "$failed"
+}
+
+rm -rf "$venv"
+case $python in
+  /*)
+    echo "make setup: lane ${lane^^} (${releases/,/, }), building $venv with $python"
+    "$python" -m venv "$venv"
+    ;;
+  *)
+    echo "make setup: lane ${lane^^} (${releases/,/, }), building $venv with Python $python, which uv fetches"
+    if ! fetch_python; then
+      rm -rf "$venv"
+      echo "make setup: no Python $python with venv: looked for \$PYTHON, python$python and python3 on PATH, pyenv's" \
+           "versions, and what uv can fetch; install one (apt install python$python-venv, pyenv install $python," \
+           "or pip install uv) and run make again" >&2
+      exit 1
+    fi
+    ;;
+esac
+
+install_uv "$venv"
 export VIRTUAL_ENV="$PWD/$venv"
 "$venv/bin/uv" pip sync --quiet --compile-bytecode --require-hashes "$lock"
 "$venv/bin/uv" pip install --quiet --no-deps --no-build-isolation --editable .

@@ -96,26 +96,52 @@ def test_installed_compile_works_in_another_folder(installed, tmp_path):
     assert yaml.safe_load((tmp_path / "pipeline.yaml").read_text())["schemaVersion"] == "2.1.0"
 
 
-def test_declared_dependencies_are_those_of_the_lock():
-    """setup.py declares what requirements/lane_a.in asks for, without the tools of a developer."""
+def requirements(name: str) -> set[str]:
+    """The requirements of a file of `requirements/`, without comments and the files it includes."""
+    lines = (ROOT / "requirements" / name).read_text().splitlines()
+    return {line for line in lines if line and not line.startswith(("#", "-r"))}
+
+
+def test_declared_dependencies_are_those_of_the_locks():
+    """setup.py declares what common.in and the lanes ask for, each lane for its Pythons."""
     tree = ast.parse((ROOT / "setup.py").read_text())
     (call,) = [
         node.value for node in tree.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
     ]
-    declared = {word.arg: word.value for word in call.keywords}["install_requires"]
-    lines = (ROOT / "requirements" / "lane_a.in").read_text().splitlines()
-    runtime, _, _ = "\n".join(lines).partition("# Set-up and checks.")
-    asked = {line for line in runtime.splitlines() if line and not line.startswith("#")}
-    references = {"tensorflow-gan==2.1.0", "tensorflow-probability==0.24.0"}  # of tests alone
-    assert set(ast.literal_eval(declared)) == asked - references
-    assert re.search(r'python_requires=">=3.10,<3.11"', (ROOT / "setup.py").read_text())
+    keywords = {word.arg: word.value for word in call.keywords}
+    asked = requirements("common.in")
+    asked |= {f"{line}; python_version < '3.11'" for line in requirements("lane_a.in")}
+    asked |= {f"{line}; python_version >= '3.11'" for line in requirements("lane_b.in")}
+    assert set(ast.literal_eval(keywords["install_requires"])) == asked
+    assert ast.literal_eval(keywords["python_requires"]) == ">=3.10,<3.14"
 
 
-def test_constraints_have_the_versions_of_the_lock():
-    """All but tensorflow-hub, which pip cannot take in the lock's version (requirements/overrides.txt)."""
-    locked, constrained = (
-        set(re.findall(r"^[\w.-]+==[^\s;]+", (ROOT / "requirements" / name).read_text(), re.MULTILINE))
-        for name in ("lane_a.txt", "constraints.txt")
-    )
-    assert locked - constrained == {"tensorflow-hub==0.16.1"}
-    assert constrained <= locked
+def versions(name: str) -> set[str]:
+    """The releases that a lock or a file of constraints names: `keras==3.15.1`."""
+    return set(re.findall(r"^[\w.-]+==[^\s;]+", (ROOT / "requirements" / name).read_text(), re.MULTILINE))
+
+
+def test_constraints_have_the_versions_of_the_locks():
+    """All but lane A's tensorflow-hub, which pip cannot take in the lock's version (lane_a_overrides.txt)."""
+    assert versions("lane_a.txt") - versions("constraints_a.txt") == {"tensorflow-hub==0.16.1"}
+    assert versions("constraints_a.txt") <= versions("lane_a.txt")
+    assert versions("constraints_b.txt") == versions("lane_b.txt")
+
+
+def test_image_has_the_releases_that_were_tested_and_no_tools_of_a_developer():
+    tested = versions("lane_b.txt")
+    assert versions("image_cpu.txt") <= tested
+    assert {release.partition("==")[0] for release in versions("image_gpu.txt") - tested} >= {
+        "nvidia-cudnn-cu12"
+    }
+    assert all(release.startswith("nvidia-") for release in versions("image_gpu.txt") - tested)
+    assert versions("image_tpu.txt") - tested == {
+        "libtpu==0.0.14",
+        "tensorboard==2.20.0",
+        "tensorflow-tpu==2.20.0",
+        "tf-keras==2.20.1",
+    }
+    tools = {re.match(r"[\w-]+", line)[0] for line in requirements("dev.in")}
+    for accelerator in ("cpu", "gpu", "tpu"):
+        installed = {release.partition("==")[0] for release in versions(f"image_{accelerator}.txt")}
+        assert not installed & tools, accelerator

@@ -15,6 +15,8 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from tfx_pipeline import native_log
+
 # Loggers whose warnings a user cannot act on; errors that matter arrive as exceptions.
 NOISY = ("absl", "tensorflow", "apache_beam", "root", "h5py", "matplotlib")
 
@@ -23,6 +25,7 @@ def quiet() -> None:
     """Silence the libraries. Call it before TensorFlow is imported, which reads its log level only once."""
     # Level 3, not 2: without a GPU, TensorFlow logs the missing CUDA libraries as errors.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    native_log.quiet_import()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.CRITICAL)

@@ -7,10 +7,8 @@ runners.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-import tensorflow as tf
 from google.protobuf.message import Message
 from tfx import v1 as tfx
 from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
@@ -27,13 +25,9 @@ from components.run_report.component import RunReport
 from components.token_transform.component import TokenTransform
 from components.tokenizer_importer import saved_tokenizer
 from components.tokenizer_importer.component import TokenizerImporter
-from serving.export.atomic import is_remote
-from serving.wire.errors import did_you_mean, one_line
-from tfx_pipeline import code
+from serving.wire.errors import did_you_mean
+from tfx_pipeline import code, trainings
 from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
-from trainers.training import warm_start
-from trainers.training.config import Job
-from trainers.training.errors import TrainingError
 
 
 def create_pipeline(
@@ -45,6 +39,7 @@ def create_pipeline(
     tokenizer_version: str = "",
     beam_pipeline_args: Sequence[str] = (),
     metadata_connection_config: Message | None = None,
+    to: str = "",
 ) -> tfx.dsl.Pipeline:
     """Build the pipeline of a run.
 
@@ -56,12 +51,14 @@ def create_pipeline(
       tokenizer_version: fingerprint of an imported tokenizer (`imported_version`), for the same reason.
       beam_pipeline_args: flags for Beam beside the configuration's, which they win over.
       metadata_connection_config: where lineage is stored; None if the runner has its own.
+      to: the component with which the pipeline ends; it has what this depends on then. All by default.
 
     Returns:
       The TFX pipeline, for any TFX runner.
 
     Raises:
-      ConfigError: `train.warm_start` of a section has no weights, or `beam.steps` names no step of Beam.
+      ConfigError: `train.warm_start` of a section has no weights, `beam.steps` names no step of Beam, or
+        `to` or `platform.tasks` no component.
     """
     data, evaluation = config.data, config.evaluation
     serving_dir = serving_dir or os.path.join(run_dir, "serving")
@@ -90,8 +87,8 @@ def create_pipeline(
             savedmodel=config.stage1.savedmodel, image_size=data.image_size, version=tokenizer_version
         )
     else:
-        tokenizer = _trainer("tokenizer", "trainers.vit_vqgan", images, config, "stage1", run_dir)
-    classifier = _trainer("classifier", "trainers.classifier", images, config, "classifier", run_dir)
+        tokenizer = _trainer("tokenizer", images, config, run_dir)
+    classifier = _trainer("classifier", images, config, run_dir)
     for trained in (tokenizer, classifier):
         trained.add_upstream_node(validation)
     tokens = TokenTransform(
@@ -107,7 +104,7 @@ def create_pipeline(
     )
     cached = config.stage2.tokens == "cached"
     examples = tokens if cached else images
-    vim = _trainer("vim", "trainers.vim", examples, config, "stage2", run_dir, base_model=tokenizer)
+    vim = _trainer("vim", examples, config, run_dir, base_model=tokenizer)
 
     reconstruction = ReconstructionEvaluator(
         examples=images.outputs["examples"],
@@ -170,10 +167,12 @@ def create_pipeline(
         output_dir=run_dir,
     )
 
+    whole = [code.mark(component) for component in (*components, report)]
+    _check_names("platform.tasks", config.platform.tasks, whole)
     return tfx.dsl.Pipeline(
         pipeline_name=f"tfx-vim-{config.name}".replace("_", "-"),  # a name that Kubernetes accepts
         pipeline_root=os.path.join(run_dir, "pipeline_root"),
-        components=[code.mark(component) for component in (*components, report)],
+        components=_up_to(to, whole) if to else whole,
         enable_cache=True,
         metadata_connection_config=metadata_connection_config,
     )
@@ -186,11 +185,31 @@ def _give_flags(config: Config, components: Sequence[BaseComponent], given: Sequ
       ConfigError: `beam.steps` names another.
     """
     steps = {one.id: one for one in components if isinstance(one, BaseBeamComponent)}
-    if unknown := sorted(set(config.beam.steps) - set(steps)):
-        near = did_you_mean(unknown[0], list(steps))
-        raise ConfigError(f"beam.steps must be of {', '.join(sorted(steps))}, got {unknown[0]}{near}")
+    _check_names("beam.steps", config.beam.steps, steps.values())
     for name, step in steps.items():
         step.with_beam_pipeline_args(config.beam.flags(name, given))
+
+
+def _check_names(key: str, names: Iterable[str], components: Iterable[BaseComponent]) -> None:
+    """Raise a ConfigError if one of `names` is no component's."""
+    known = sorted(component.id for component in components)
+    if unknown := sorted(set(names) - set(known)):
+        near = did_you_mean(unknown[0], known)
+        raise ConfigError(f"{key} must be of {', '.join(known)}, got {unknown[0]}{near}")
+
+
+def _up_to(name: str, components: Sequence[BaseComponent]) -> list[BaseComponent]:
+    """A component, and those that it depends on, in their order."""
+    _check_names("to", [name], components)
+    known = {component.id: component for component in components}
+    wanted: set[str] = set()
+    found = [name]
+    while found:
+        component = known[found.pop()]
+        wanted.add(component.id)
+        found += [channel.producer_component_id for channel in component.inputs.values()]
+        found += [node.id for node in component.upstream_nodes]
+    return [component for component in components if component.id in wanted]
 
 
 def imported_version(config: Config) -> str:
@@ -206,62 +225,18 @@ def imported_version(config: Config) -> str:
 
 def _trainer(
     name: str,
-    package: str,
     examples: BaseComponent,
     config: Config,
-    section: str,
     run_dir: str,
     base_model: BaseComponent | None = None,
 ) -> tfx.components.Trainer:
-    """A Trainer that runs `<package>.trainer.run_fn` with its own section of the configuration.
-
-    It gets only the part that it reads, so that after a change elsewhere the trained model is still cached.
-    """
-    stage, start = _started(getattr(config, section), section, name, run_dir)
-    job = Job(
-        preset=config.name,
-        seed=config.seed,
-        image_size=config.data.image_size,
-        augmentation=config.data.augmentation,
-        checkpoints=os.path.join(run_dir, "checkpoints", name),
-        logs=os.path.join(run_dir, "logs", name),
-        ground=config.data.ground,
-        code=code.reached_from(f"{package}.trainer").training,
-        start=start,
-        label=config.label("seed", "data", section),
-    )
+    """The Trainer of a training of the pipeline (`tfx_pipeline.trainings`)."""
     return tfx.components.Trainer(
-        run_fn=f"{package}.trainer.run_fn",
+        run_fn=trainings.TRAININGS[name].run_fn,
         examples=examples.outputs["examples"],
         base_model=base_model.outputs["model"] if base_model else None,
-        custom_config={"job": job.model_dump_json(), "stage": stage.model_dump_json()},
+        custom_config=trainings.custom_config(config, name, run_dir),
     ).with_id(f"Trainer-{name}")
-
-
-def _started(stage: Any, section: str, name: str, run_dir: str) -> tuple[Any, str]:
-    """A trainer's section with the path of the weights that it begins with, and their fingerprint or "".
-
-    Both are settled here, so that the cache notices other weights and all workers take the same.
-
-    Raises:
-      ConfigError: there are no such weights, or they are this run's own, which change as it trains.
-    """
-    folder = stage.train.warm_start
-    if not folder:
-        return stage, ""
-    key = f"{section}.train.warm_start"
-    if not is_remote(folder):
-        folder, home = os.path.realpath(folder), os.path.realpath(run_dir)
-        if os.path.commonpath([folder, home]) == home:
-            raise ConfigError(f"{key} must be outside of the run's own folder, got {folder!r}")
-    try:
-        start = warm_start.find(folder, stage=name)
-        train = stage.train.model_copy(update={"warm_start": start.path})
-        return stage.model_copy(update={"train": train}), start.version
-    except TrainingError as error:
-        raise ConfigError(f"{section}.{error}") from error
-    except (OSError, tf.errors.OpError) as error:
-        raise ConfigError(f"{key} must be readable, got {folder!r}: {one_line(error)}") from error
 
 
 def _release(

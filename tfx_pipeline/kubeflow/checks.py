@@ -11,13 +11,12 @@ from pathlib import Path
 
 from tfx_pipeline.config import ConfigError
 from tfx_pipeline.kubeflow import addresses
+from tfx_pipeline.kubeflow.platform import IMAGE
 
 # Kubeflow names pods after the pipeline.
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
 # KFP passes the keys of tasks on to Argo as they are (argocompiler/dag.go).
 _TASK = re.compile(r"[a-zA-Z0-9][-a-zA-Z0-9]*")
-# A placeholder such as REPOSITORY:TAG is no reference: repositories are in lower case.
-_IMAGE = re.compile(r"[a-z0-9]+(([._]|__|[-/]+|:[0-9]+/)[a-z0-9]+)*(:\w[\w.-]{0,127}|@sha256:[0-9a-f]{64})")
 # Beam's runners whose workers are threads or processes of the pod.
 _RUNNERS = ("FnApiRunner", "DirectRunner")
 
@@ -30,7 +29,7 @@ def check_arguments(image: str, output: str, *, run: str | None, pipeline_root: 
     """
     if Path(output).suffix not in (".yaml", ".yml"):
         raise ConfigError(f"output must be a file ending in .yaml or .yml, got {output!r}")
-    if not _IMAGE.fullmatch(image):
+    if not re.fullmatch(IMAGE, image):
         raise ConfigError(
             "image must be repository:tag or repository@sha256:digest, the repository in lower case, "
             f"got {image!r}"

@@ -35,6 +35,16 @@ _ONLY_THERE = "if only the cluster can read it, name its version with"
 )
 @click.option("--tokenizer-version", metavar="TEXT", help="Likewise, of an imported tokenizer.")
 @click.option("--beam", "beam_args", multiple=True, metavar="FLAG", help="A flag for Beam; repeatable.")
+@click.option(
+    "--to",
+    metavar="COMPONENT",
+    help="Compile only it and what it depends on.",
+)
+@click.option(
+    "--trainer-jobs",
+    metavar="DIR",
+    help="Write manifests of the trainings for several hosts and TPUs too; needs --run.",
+)
 def compile_(
     preset: str,
     overrides: tuple[str, ...],
@@ -46,8 +56,12 @@ def compile_(
     dataset_version: str | None,
     tokenizer_version: str | None,
     beam_args: tuple[str, ...],
+    to: str | None,
+    trainer_jobs: str | None,
 ) -> None:
     """Compile the pipeline for Kubeflow Pipelines v2."""
+    if trainer_jobs and not run_dir:
+        raise click.UsageError("--run must be given with --trainer-jobs: both keep checkpoints there")
     config = configuration.load(preset, overrides, small=small)
     # Before TFX is imported, which takes seconds.
     checks.check_arguments(image, output, run=run_dir, pipeline_root=pipeline_root)
@@ -78,6 +92,7 @@ def compile_(
         dataset_version=parameters.STAND_INS[parameters.DATASET_VERSION],
         tokenizer_version=imported,
         beam_pipeline_args=beam_args,
+        to=to or "",
     )
     defaults: dict[str, str | int] = {
         parameters.RUN_FOLDER: run_dir or "",
@@ -86,9 +101,19 @@ def compile_(
         parameters.SEED: config.seed,
     }
     compiler.compile_pipeline(
-        graph, image, output, defaults=defaults, pods=config.platform, pipeline_root=pipeline_root
+        graph,
+        image,
+        output,
+        defaults=defaults,
+        pods=config.platform,
+        pipeline_root=pipeline_root,
     )
     click.echo(f"{output}: pipeline {graph.pipeline_info.pipeline_name}, {len(graph.components)} tasks")
+    if trainer_jobs and run_dir:
+        from tfx_pipeline.kubeflow import trainer_jobs as jobs
+
+        for path in jobs.write(config, trainer_jobs, image=image, run=run_dir):
+            click.echo(path)
 
 
 @click.command()

@@ -15,9 +15,7 @@ from tfx import v1 as tfx
 from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
 
 from serving.export.atomic import write_atomic
-from serving.wire.errors import did_you_mean
 from tfx_pipeline import code
-from tfx_pipeline.config import ConfigError
 from tfx_pipeline.kubeflow import checks, parameters, platform, ui_outputs
 from tfx_pipeline.kubeflow.platform import Platform
 from tfx_pipeline.kubeflow.task import Task
@@ -93,17 +91,9 @@ def compile_pipeline(
 
 
 def _give_pods(specification: dict[str, Any], pods: Platform) -> dict[str, Any]:
-    """Write resources into the tasks; return the entries of the platform specification.
-
-    Raises:
-      ConfigError: there is no task of such a name.
-    """
-    tasks = specification["root"]["dag"]["tasks"]
-    if unknown := sorted(set(pods.tasks) - set(tasks)):
-        near = did_you_mean(unknown[0], tasks)
-        raise ConfigError(f"platform.tasks must be of {', '.join(sorted(tasks))}, got {unknown[0]}{near}")
+    """Write resources into the tasks; return the entries of the platform specification."""
     entries = {}
-    for name, task in tasks.items():
+    for name, task in specification["root"]["dag"]["tasks"].items():
         label = f"exec-{name}"
         pod = pods.pod(name)
         platform.apply(pod, task, specification["deploymentSpec"]["executors"][label]["container"])

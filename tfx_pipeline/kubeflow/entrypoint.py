@@ -24,6 +24,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 warnings.filterwarnings("ignore", category=FutureWarning)
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 
+from tfx_pipeline import native_log  # noqa: E402
+
+native_log.quiet_import()
+
 from tfx.utils import import_utils  # noqa: E402
 
 from serving.export.atomic import write_atomic  # noqa: E402

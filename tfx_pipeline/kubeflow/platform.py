@@ -21,6 +21,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_len
 MountPath = Annotated[str, Field(pattern=r"^/[\w./-]*$")]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(k|[MGTP]|[KMGTP]i)?$")]
 
+# A placeholder such as REPOSITORY:TAG is no reference: repositories are in lower case.
+IMAGE = r"[a-z0-9]+(([._]|__|[-/]+|:[0-9]+/)[a-z0-9]+)*(:\w[\w.-]{0,127}|@sha256:[0-9a-f]{64})"
+
 _BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _BYTES |= {f"{letter}i": 1024 ** (power + 1) for power, letter in enumerate("KMGTP")}
 
@@ -92,8 +95,13 @@ class Retries(Section):
 
 
 class Pod(Section):
-    """What the pod of a task gets. Memory in Kubernetes' notation, such as `8Gi`; `cpu` in cores."""
+    """What the pod of a task gets. Memory in Kubernetes' notation, such as `8Gi`; `cpu` in cores.
 
+    `image` is for tasks whose devices need another than `compile --image`. `hosts` is for trainings
+    outside of the pipeline (`tfx_pipeline.kubeflow.trainer_jobs`).
+    """
+
+    image: Annotated[str, Field(pattern=f"^{IMAGE}$")] | None = None
     cpu: PositiveFloat | None = None
     memory: Quantity | None = None
     accelerator: Accelerator | None = None
@@ -105,6 +113,7 @@ class Pod(Section):
     image_pull_secrets: tuple[Name, ...] = ()
     labels: dict[str, str] = {}
     retries: Retries | None = None
+    hosts: PositiveInt = 1
     deadline_seconds: PositiveInt | None = None
     cache: bool = True
 
@@ -140,11 +149,13 @@ class Platform(Section):
 
 
 def apply(pod: Pod, task: dict[str, Any], container: dict[str, Any]) -> None:
-    """Write a pod's resources, retries and caching into a task and its container.
+    """Write a pod's image, resources, retries and caching into a task and its container.
 
     In the fields that every release reads: `resourceCpuLimit` and its like came with 2.5, and older ones
     refuse fields that they do not know.
     """
+    if pod.image:
+        container["image"] = pod.image
     resources: dict[str, Any] = {}
     if pod.cpu:
         resources |= {"cpuLimit": pod.cpu, "cpuRequest": pod.cpu}
@@ -170,24 +181,21 @@ def apply(pod: Pod, task: dict[str, Any], container: dict[str, Any]) -> None:
 
 def kubernetes(pod: Pod) -> dict[str, Any]:
     """A pod's entry in the platform specification; empty if it needs none."""
-    labels = dict(pod.node_selector)
-    if pod.tpu:
-        labels["cloud.google.com/gke-tpu-accelerator"] = pod.tpu.type
-        labels["cloud.google.com/gke-tpu-topology"] = pod.tpu.topology
+    labels = node_labels(pod)
     entry: dict[str, Any] = {
         "nodeSelector": {"labels": labels} if labels else None,
-        "tolerations": [_toleration(one) for one in pod.tolerations],
+        "tolerations": [toleration(one) for one in pod.tolerations],
         "pvcMount": [
             {"constant": one.claim, "mountPath": one.path} for one in pod.volumes if one.claim is not None
         ],
         "emptyDirMounts": [
-            {"volumeName": _name(one), "mountPath": one.path, "medium": "Memory", "sizeLimit": one.size}
+            {"volumeName": volume_name(one), "mountPath": one.path, "medium": "Memory", "sizeLimit": one.size}
             for one in pod.volumes
             if one.memory
         ],
         "genericEphemeralVolume": [
             {
-                "volumeName": _name(one),
+                "volumeName": volume_name(one),
                 "mountPath": one.path,
                 "accessModes": ["ReadWriteOnce"],
                 "size": one.size,
@@ -214,6 +222,15 @@ def kubernetes(pod: Pod) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if value}
 
 
+def node_labels(pod: Pod) -> dict[str, str]:
+    """The labels of the nodes that a pod may run on."""
+    labels = dict(pod.node_selector)
+    if pod.tpu:
+        labels["cloud.google.com/gke-tpu-accelerator"] = pod.tpu.type
+        labels["cloud.google.com/gke-tpu-topology"] = pod.tpu.topology
+    return labels
+
+
 def document(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The platform specification of entries by executor."""
     return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": dict(entries)}}}}
@@ -225,7 +242,8 @@ def in_bytes(quantity: str) -> int:
     return int(float(number) * _BYTES[unit])
 
 
-def _toleration(one: Toleration) -> dict[str, Any]:
+def toleration(one: Toleration) -> dict[str, Any]:
+    """Kubernetes' own form of a toleration."""
     named = {
         "key": one.key,
         "operator": one.operator,
@@ -236,7 +254,7 @@ def _toleration(one: Toleration) -> dict[str, Any]:
     return {key: value for key, value in named.items() if value is not None}
 
 
-def _name(volume: Volume) -> str:
+def volume_name(volume: Volume) -> str:
     """A name of Kubernetes for a volume: from its path, with a digest, for /a-b is not /a/b."""
     digest = hashlib.sha256(volume.path.encode()).hexdigest()[:6]
     return f"{re.sub(r'[^a-z0-9]+', '-', volume.path.lower()).strip('-')[:40]}-{digest}".lstrip("-")

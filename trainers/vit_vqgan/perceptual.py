@@ -139,9 +139,11 @@ def _read_lpips(path: str) -> dict[str, np.ndarray]:
         if layer.name in VGG16_LAYERS:
             expected[f"{layer.name}/weight"] = bias.shape
     try:
-        with tf.io.gfile.GFile(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            stored = np.load(file, allow_pickle=False)
             arrays = {key: np.asarray(stored[key], np.float32) for key in expected}
-    except (ValueError, OSError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    # An array instead of an archive has no keys: IndexError.
+    except (ValueError, OSError, LookupError, zipfile.BadZipFile) as error:
         raise TrainingError(
             f"{name} must be an .npz file as docs/training.md describes, got {path!r}: {one_line(error)}"
         ) from error

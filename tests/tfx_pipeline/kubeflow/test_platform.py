@@ -12,6 +12,7 @@ from tfx_pipeline.config import ConfigError
 from tfx_pipeline.kubeflow import compiler, platform
 from tfx_pipeline.kubeflow.parameters import DATASET_VERSION, RUN_FOLDER, SEED, SERVING_FOLDER, STAND_INS
 from tfx_pipeline.kubeflow.platform import Platform
+from tfx_pipeline.pipeline import create_pipeline
 
 DEFAULTS = {RUN_FOLDER: "", SERVING_FOLDER: "", DATASET_VERSION: "", SEED: 0}
 FULL = {
@@ -23,6 +24,7 @@ FULL = {
     },
     "tasks": {
         "Writer": {
+            "image": "registry.example:5000/tfx-vim:gpu",
             "memory": "500M",
             "accelerator": {"count": 2},
             "node_selector": {"pool": "gpu"},
@@ -69,6 +71,13 @@ def test_a_tasks_own_keys_come_before_those_of_every_task(documents):
     assert pusher["resources"]["memoryLimit"] == pytest.approx(8 * 2**30 / 1e9)
     assert writer["resources"]["accelerator"] == {"type": "nvidia.com/gpu", "count": "2"}
     assert "accelerator" not in pusher["resources"]
+
+
+def test_a_task_may_have_an_image_of_its_own(documents):
+    assert container(documents, "Writer")["image"] == "registry.example:5000/tfx-vim:gpu"
+    assert container(documents, "Pusher")["image"] == "tfx-vim:1"
+    with pytest.raises(pydantic.ValidationError, match="image"):
+        Platform.model_validate({"every": {"image": "REPOSITORY:TAG"}})
 
 
 def test_retries_and_caching_are_the_tasks(documents):
@@ -136,18 +145,12 @@ def test_without_platform_there_is_one_document_and_no_resources(tmp_path):
     assert "resources" not in specification["deploymentSpec"]["executors"]["exec-Writer"]["container"]
 
 
-def test_an_unknown_task_is_one_line_with_the_nearest_name(tmp_path):
-    with pytest.raises(ConfigError) as error:
-        compiler.compile_pipeline(
-            small_graph("/run"),
-            "tfx-vim:1",
-            str(tmp_path / "pipeline.yaml"),
-            defaults=DEFAULTS,
-            pods=Platform.model_validate({"tasks": {"Writter": {"cpu": 1}}}),
-        )
-    assert str(error.value) == (
-        "platform.tasks must be of ModelValidator, Pusher, Writer, got Writter; did you mean Writer?"
-    )
+def test_an_unknown_task_is_one_line_with_the_nearest_name():
+    loaded = config.load("digits", ["platform.tasks={Trainer-vin: {cpu: 1}}"])
+    with pytest.raises(
+        ConfigError, match=r"platform\.tasks must be of .*, got Trainer-vin; did you mean Trainer-vim\?"
+    ):
+        create_pipeline(loaded, run_dir="/run", dataset_version="1")
 
 
 @pytest.mark.parametrize(

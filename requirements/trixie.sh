@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Runs a make target of this checkout in lane B: on the machine itself where its glibc can, else in a Debian 13 root.
+#
+# The root is made by debootstrap in .venv/../build/trixie, which takes root rights and a mirror ($DEBIAN_MIRROR), and
+# is kept; the checkout in it is a copy.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=$1
+if [ "$(printf '%s\n' 2.39 "$(getconf GNU_LIBC_VERSION | cut -d ' ' -f 2)" | sort --version-sort | head -n 1)" = 2.39 ]; then
+  exec make LANE=b "$target"
+fi
+if [ "$(id -u)" != 0 ] || ! command -v debootstrap >/dev/null; then
+  echo "make $target in lane B: glibc here is older than 2.39; a Debian 13 root needs root rights and debootstrap" \
+       "(apt install debootstrap)" >&2
+  exit 1
+fi
+root=$PWD/build/trixie
+if [ ! -f "$root.made" ]; then
+  echo "make $target in lane B: making a Debian 13 root in $root"
+  rm -rf "$root" && mkdir -p "$root"
+  debootstrap --variant=minbase --include=ca-certificates,g++,git,libgl1,make,python3-dev,python3-venv trixie "$root" \
+    "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" > "$root.log" 2>&1 || { tail -n 5 "$root.log" >&2; exit 1; }
+  touch "$root.made"
+fi
+# Names and certificates as on this machine; pip's settings too.
+cp --dereference /etc/resolv.conf "$root/etc/resolv.conf"
+cp --dereference /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+mkdir -p "$root/root/tfx-vim"
+git ls-files --cached --others --exclude-standard -z | tar --create --null --files-from=- --ignore-failed-read |
+  tar --extract --directory "$root/root/tfx-vim"
+# A mount namespace of its own, so that nothing stays mounted.
+exec unshare --mount --pid --fork bash -euc '
+  mount --rbind /dev "$1/dev"
+  mount -t proc proc "$1/proc"
+  exec chroot "$1" env --ignore-environment HOME=/root LANE=b TERM=dumb \
+    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin make -C /root/tfx-vim "$2"
+' lane_b "$root" "$target"

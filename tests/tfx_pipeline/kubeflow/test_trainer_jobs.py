@@ -1,0 +1,124 @@
+"""Manifests of trainings outside of the pipeline, held against Kubernetes' and Kubeflow Trainer's schemas."""
+
+import json
+
+import kubernetes_validate
+import pytest
+import yaml
+from kubeflow_trainer_api import models
+from kubernetes_validate.utils import SchemaNotFoundError
+
+from tests.tfx_pipeline.kubeflow.test_platform import FULL
+from tfx_pipeline import config as configuration
+from tfx_pipeline.config import ConfigError
+from tfx_pipeline.kubeflow import trainer_jobs
+
+KUBERNETES = "1.31"
+POD = {**FULL["tasks"]["Writer"], "hosts": 3, "retries": {"count": 5}}
+TPU = {"type": "tpu-v5-lite-podslice", "topology": "2x4", "chips": 8}
+
+
+def written(folder, tasks, *overrides, preset="digits"):
+    given = [f"platform.tasks={json.dumps(tasks)}", *overrides]
+    config = configuration.load(preset, given)
+    paths = trainer_jobs.write(config, str(folder), image="tfx-vim:1", run="gs://bucket/run")
+    manifests = {}
+    for path in paths:
+        with open(path) as file:
+            manifests[path.rpartition("/")[2]] = list(yaml.safe_load_all(file))
+    return manifests
+
+
+def check(manifest):
+    """Hold a manifest against its schema, strictly."""
+    if not manifest["apiVersion"].startswith("trainer."):
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+        return
+    known = {
+        "TrainJob": models.TrainerV1alpha1TrainJob,
+        "TrainingRuntime": models.TrainerV1alpha1TrainingRuntime,
+    }
+    read = known[manifest["kind"]].from_dict(manifest)
+    # Unknown keys are dropped in reading.
+    assert read.to_dict() == manifest
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    return written(tmp_path, {"Trainer-vim": POD})["Trainer-vim.yaml"]
+
+
+def pod(manifests):
+    (job,) = manifests[1]["spec"]["template"]["spec"]["replicatedJobs"]
+    return job["template"]["spec"]["template"]
+
+
+@pytest.mark.parametrize("preset", ["digits", "imagenet256_bb", "ablations/patchgan"])
+def test_every_manifest_fits_its_schema(tmp_path, preset):
+    tasks = {"Trainer-vim": POD, "Trainer-tokenizer": {"tpu": TPU, "cpu": 4}}
+    files = written(tmp_path, tasks, preset=preset)
+    assert set(files) == {"Trainer-tokenizer.yaml", "Trainer-classifier.yaml", "Trainer-vim.yaml"}
+    kinds = [[manifest["kind"] for manifest in manifests] for manifests in files.values()]
+    assert kinds == [["ConfigMap", "Job"], *[["ConfigMap", "TrainingRuntime", "TrainJob"]] * 2]
+    for manifests in files.values():
+        for manifest in manifests:
+            check(manifest)
+    kubernetes_validate.validate(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            **{"metadata": {"name": "pod"}, "spec": pod(files["Trainer-vim.yaml"])["spec"]},
+        },
+        KUBERNETES,
+        strict=True,
+    )
+
+
+def test_the_schemas_see_a_wrong_field(hosts):
+    hosts[2]["spec"]["trainer"]["nodes"] = 3
+    with pytest.raises(AssertionError):
+        check(hosts[2])
+    with pytest.raises((kubernetes_validate.ValidationError, SchemaNotFoundError)):
+        check({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a"}, "spec": {"templates": {}}})
+
+
+def test_hosts_know_each_other_by_the_names_of_a_jobset(hosts):
+    command = pod(hosts)["spec"]["containers"][0]["command"]
+    workers = command[command.index("--workers") + 1].split(",")
+    assert workers == [f"digits-vim-node-0-{index}.digits-vim:2222" for index in range(3)]
+    assert hosts[1]["spec"]["mlPolicy"]["numNodes"] == hosts[2]["spec"]["trainer"]["numNodes"] == 3
+    assert hosts[1]["spec"]["template"]["spec"]["failurePolicy"] == {"maxRestarts": 5}
+
+
+def test_pods_have_what_the_platform_section_gives(hosts):
+    (container,) = pod(hosts)["spec"]["containers"]
+    assert container["image"] == "registry.example:5000/tfx-vim:gpu"
+    assert container["resources"]["limits"] == {"memory": "500M", "nvidia.com/gpu": "2"}
+    assert container["env"][-1]["valueFrom"]["secretKeyRef"] == {"name": "keys", "key": "accesskey"}
+    assert pod(hosts)["spec"]["nodeSelector"] == {"pool": "gpu"}
+    assert {volume["mountPath"] for volume in container["volumeMounts"]} == {
+        "/etc/tfx-vim",
+        "/mnt/runs",
+        "/scratch",
+        "/dev/shm",
+    }
+
+
+@pytest.mark.parametrize(("tokens", "key"), [("cached", "tokens"), ("on_the_fly", "images")])
+def test_addresses_of_artifacts_come_from_one_map(tmp_path, tokens, key):
+    files = written(tmp_path, {}, f"stage2.tokens={tokens}")
+    (container,) = pod(files["Trainer-vim.yaml"])["spec"]["containers"]
+    references = {one["name"]: one["valueFrom"]["configMapKeyRef"] for one in container["env"]}
+    assert references == {
+        "TFX_VIM_EXAMPLES": {"name": "tfx-vim-inputs", "key": key},
+        "TFX_VIM_TOKENIZER": {"name": "tfx-vim-inputs", "key": "tokenizer"},
+    }
+
+
+def test_a_slice_of_tpu_is_one_job_that_trains_on_it(tmp_path):
+    _, job = written(tmp_path, {"Trainer-tokenizer": {"tpu": TPU}})["Trainer-tokenizer.yaml"]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"] == {"google.com/tpu": "8"}
+    assert container["command"][-3:] == ["stage1.train.strategy=tpu", "--set", "stage1.train.tpu.name=local"]
+    with pytest.raises(ConfigError, match=r"hosts must be 1 beside tpu: .*, got 2"):
+        written(tmp_path, {"Trainer-tokenizer": {"tpu": TPU, "hosts": 2}})

@@ -1,0 +1,93 @@
+"""The trainings of the pipeline: what runs each, and with which part of the configuration."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from serving.export.atomic import is_remote
+from serving.wire.errors import one_line
+from tfx_pipeline import code
+from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
+from trainers.training import warm_start
+from trainers.training.config import Job
+from trainers.training.errors import TrainingError
+
+
+class Training(NamedTuple):
+    """The dotted path of a module with a `run_fn`, and its section of the configuration."""
+
+    module: str
+    section: str
+
+    @property
+    def run_fn(self) -> str:
+        """The dotted path of the function that trains and exports."""
+        return f"{self.module}.run_fn"
+
+
+TRAININGS = {
+    "tokenizer": Training("trainers.vit_vqgan.trainer", "stage1"),
+    "classifier": Training("trainers.classifier.trainer", "classifier"),
+    "vim": Training("trainers.vim.trainer", "stage2"),
+}
+
+
+def of(config: Config) -> list[str]:
+    """The names of the trainings of a configuration: an imported tokenizer has none."""
+    imported = isinstance(config.stage1, ImportedTokenizer)
+    return [name for name in TRAININGS if not (imported and name == "tokenizer")]
+
+
+def custom_config(config: Config, name: str, run_dir: str) -> dict[str, str]:
+    """What the `run_fn` of a training gets: `{"job": JSON, "stage": JSON}`.
+
+    It has only the part of the configuration that it reads, so that after a change elsewhere the trained
+    model is still cached.
+
+    Raises:
+      ConfigError: `train.warm_start` has no weights, or they are this run's own.
+    """
+    module, section = TRAININGS[name]
+    stage, start = _started(getattr(config, section), section, name, run_dir)
+    job = Job(
+        preset=config.name,
+        seed=config.seed,
+        image_size=config.data.image_size,
+        augmentation=config.data.augmentation,
+        checkpoints=os.path.join(run_dir, "checkpoints", name),
+        logs=os.path.join(run_dir, "logs", name),
+        ground=config.data.ground,
+        code=code.reached_from(module).training,
+        start=start,
+        label=config.label("seed", "data", section),
+    )
+    return {"job": job.model_dump_json(), "stage": stage.model_dump_json()}
+
+
+def _started(stage: Any, section: str, name: str, run_dir: str) -> tuple[Any, str]:
+    """A trainer's section with the path of the weights that it begins with, and their fingerprint or "".
+
+    Both are settled here, so that the cache notices other weights and all workers take the same.
+
+    Raises:
+      ConfigError: there are no such weights, or they are this run's own, which change as it trains.
+    """
+    folder = stage.train.warm_start
+    if not folder:
+        return stage, ""
+    key = f"{section}.train.warm_start"
+    if not is_remote(folder):
+        folder, home = os.path.realpath(folder), os.path.realpath(run_dir)
+        if os.path.commonpath([folder, home]) == home:
+            raise ConfigError(f"{key} must be outside of the run's own folder, got {folder!r}")
+    try:
+        start = warm_start.find(folder, stage=name)
+        train = stage.train.model_copy(update={"warm_start": start.path})
+        return stage.model_copy(update={"train": train}), start.version
+    except TrainingError as error:
+        raise ConfigError(f"{section}.{error}") from error
+    except (OSError, tf.errors.OpError) as error:
+        raise ConfigError(f"{key} must be readable, got {folder!r}: {one_line(error)}") from error
