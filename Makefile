@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make run` and `make test`. Both set up what they need first.
-.PHONY: setup run test test-fast check lock image clean
+.PHONY: setup run test test-fast test-lane-b check lock image clean
 
 BIN := .venv/bin
 PRESET ?= digits
@@ -20,6 +20,10 @@ test: setup
 # Without training, pipelines and servers.
 test-fast: setup
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
+
+# In lane B, whatever this machine's lane is.
+test-lane-b:
+	@bash requirements/trixie.sh test
 
 check: setup
 	@$(BIN)/ruff check .
