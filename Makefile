@@ -9,6 +9,13 @@ setup: .venv/lock.txt
 .venv/lock.txt: $(wildcard requirements/*.txt requirements/*.sh) setup.py
 	@bash requirements/venv.sh
 
+# A lane that is asked for and is not the one that .venv has.
+ifneq ($(LANE),)
+ifneq ($(shell cat .venv/lane 2>/dev/null),$(LANE))
+.PHONY: .venv/lock.txt
+endif
+endif
+
 run: setup
 	@$(BIN)/tfx-vim run --preset $(PRESET)
 

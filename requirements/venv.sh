@@ -61,4 +61,5 @@ export VIRTUAL_ENV="$PWD/$venv"
 # The newest kfp, which tests hold compiled files against.
 "$venv/bin/python" -m venv --without-pip "$venv/kfp"
 VIRTUAL_ENV="$PWD/$venv/kfp" "$venv/bin/uv" pip sync --quiet --require-hashes requirements/kfp.txt
+echo "$lane" > "$venv/lane"
 cp "$lock" "$venv/lock.txt"
