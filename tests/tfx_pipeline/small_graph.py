@@ -15,7 +15,8 @@ class WriterExecutor(base_executor.BaseExecutor):
 
     def Do(self, input_dict, output_dict, exec_properties):
         (model,) = output_dict["model"]
-        assert exec_properties["classes"] == 2
+        if exec_properties["classes"] != 2:
+            raise ValueError(f"classes must be 2, got {exec_properties['classes']}")
         assert isinstance(exec_properties["classes"], int)  # JSON has only doubles
         stand_ins.write_tokenizer(path_utils.serving_model_dir(model.uri), ("dark", "bright"))
         model.set_int_custom_property("classes", exec_properties["classes"])

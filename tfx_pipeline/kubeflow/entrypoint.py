@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,12 +44,22 @@ def main(argv: Sequence[str]) -> None:
     Args:
       argv: `--task` (JSON of a `Task`), `--executor-input` (JSON of KFP's `ExecutorInput`), and flags for
         Beam.
+
+    Raises:
+      SystemExit: the component failed; its reason, in one line, is the last of the log.
     """
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--task", required=True, type=Task.from_json)
     parser.add_argument("--executor-input", required=True, type=json.loads)
     flags, beam_flags = parser.parse_known_args(argv)
-    run(flags.task, flags.executor_input, beam_flags)
+    try:
+        run(flags.task, flags.executor_input, beam_flags)
+    except Exception as error:
+        from tfx_pipeline import failures  # which imports what only a failure needs
+
+        traceback.print_exc()
+        # The end of a pod's log is what people see first.
+        sys.exit(f"{flags.task.name} failed: {failures.reason(error)}")
 
 
 def run(task: Task, executor_input: Mapping[str, Any], beam_flags: Sequence[str]) -> None:

@@ -101,9 +101,11 @@ def test_paths_need_no_object_store(tmp_path, compiled):
     assert model["metadata"] == {"classes": 2}
 
 
-def test_a_failing_component_raises_and_writes_no_outputs(tmp_path, compiled):
-    with pytest.raises(AssertionError):
+def test_a_failing_component_ends_its_log_with_the_reason_and_writes_no_outputs(tmp_path, compiled, capfd):
+    with pytest.raises(SystemExit) as stop:
         run_writer(compiled, sent_to_writer(tmp_path, classes=3.0))
+    assert stop.value.code == "Writer failed: classes must be 2, got 3"  # Python prints it, and exits with 1
+    assert "Traceback" in capfd.readouterr().err
     assert not (tmp_path / "output.json").exists()
 
 
