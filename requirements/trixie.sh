@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs a make target of this checkout in lane B: on the machine itself where its glibc can, else in a Debian 13 root.
 #
-# The root is made by debootstrap in .venv/../build/trixie, which takes root rights and a mirror ($DEBIAN_MIRROR), and
+# The root is made by debootstrap in build/trixie, which takes root rights and a mirror ($DEBIAN_MIRROR), and
 # is kept; the checkout in it is a copy.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -33,5 +33,6 @@ exec unshare --mount --pid --fork bash -euc '
   mount --rbind /dev "$1/dev"
   mount -t proc proc "$1/proc"
   exec chroot "$1" env --ignore-environment HOME=/root LANE=b TERM=dumb \
+    SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin make -C /root/tfx-vim "$2"
 ' lane_b "$root" "$target"

@@ -34,7 +34,16 @@ class Arguments:
     model_run_dir: str
 
 
-def train(config: Config, name: str, *, examples: str, base_model: str | None, run: str, output: str) -> None:
+def train(
+    config: Config,
+    name: str,
+    *,
+    examples: str,
+    base_model: str | None,
+    run: str,
+    output: str,
+    code_version: str = "",
+) -> None:
     """Train a part of a run, and export it to `output`/model, with its history in `output`/model_run.
 
     Args:
@@ -44,6 +53,7 @@ def train(config: Config, name: str, *, examples: str, base_model: str | None, r
       base_model: the tokenizer's SavedModel, for `vim`.
       run: the run's folder, for checkpoints and logs.
       output: a folder; only the first of several hosts writes to it.
+      code_version: see `trainings.custom_config`.
 
     Raises:
       ConfigError: the configuration has no such training.
@@ -53,7 +63,7 @@ def train(config: Config, name: str, *, examples: str, base_model: str | None, r
     if name not in trainings.of(config):
         raise ConfigError(f"NAME must be one of {', '.join(trainings.of(config))}, got {name}")
     arguments = Arguments(
-        custom_config=trainings.custom_config(config, name, run),
+        custom_config=trainings.custom_config(config, name, run, code_version),
         train_files=[os.path.join(examples, "Split-train", "*")],
         eval_files=[os.path.join(examples, "Split-eval", "*")],
         base_model=base_model,
@@ -85,6 +95,12 @@ def join(workers: Sequence[str], index: int | None) -> None:
 @click.option("--run", required=True, metavar="URI", help="Folder of the run: checkpoints and logs.")
 @click.option("--output", required=True, metavar="URI", help="Folder for model and history.")
 @click.option("--workers", metavar="HOST:PORT,...", help="All hosts that train together.")
+@click.option(
+    "--code",
+    "code_version",
+    default="",
+    help="Fingerprint that a compiled pipeline's checkpoints have.  [default: this code's]",
+)
 @click.option("--worker-index", type=int, envvar=INDEX, help="Which of them this is, from 0 on.")
 def command(
     name: str,
@@ -96,6 +112,7 @@ def command(
     run: str,
     output: str,
     workers: str | None,
+    code_version: str,
     worker_index: int | None,
 ) -> None:
     """Train NAME (tokenizer, classifier or vim) on artifacts of a run, on this host or several."""
@@ -108,4 +125,12 @@ def command(
     from trainers.training.errors import TrainingError
 
     with one_line_errors(TrainingError, DamagedFile):
-        train(config, name, examples=examples, base_model=tokenizer, run=run, output=output)
+        train(
+            config,
+            name,
+            examples=examples,
+            base_model=tokenizer,
+            run=run,
+            output=output,
+            code_version=code_version,
+        )

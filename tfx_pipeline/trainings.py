@@ -41,16 +41,27 @@ def of(config: Config) -> list[str]:
     return [name for name in TRAININGS if not (imported and name == "tokenizer")]
 
 
-def custom_config(config: Config, name: str, run_dir: str) -> dict[str, str]:
+def fingerprint(name: str) -> str:
+    """The fingerprint of the code of a training, and of the libraries that this process has."""
+    return code.reached_from(TRAININGS[name].module).training
+
+
+def custom_config(config: Config, name: str, run_dir: str, code_version: str = "") -> dict[str, str]:
     """What the `run_fn` of a training gets: `{"job": JSON, "stage": JSON}`.
 
     It has only the part of the configuration that it reads, so that after a change elsewhere the trained
     model is still cached.
 
+    Args:
+      config: the run's configuration.
+      name: one of `TRAININGS`.
+      run_dir: the run's folder.
+      code_version: `fingerprint` where the run was compiled; this process's by default.
+
     Raises:
       ConfigError: `train.warm_start` has no weights, or they are this run's own.
     """
-    module, section = TRAININGS[name]
+    section = TRAININGS[name].section
     stage, start = _started(getattr(config, section), section, name, run_dir)
     job = Job(
         preset=config.name,
@@ -60,7 +71,7 @@ def custom_config(config: Config, name: str, run_dir: str) -> dict[str, str]:
         checkpoints=os.path.join(run_dir, "checkpoints", name),
         logs=os.path.join(run_dir, "logs", name),
         ground=config.data.ground,
-        code=code.reached_from(module).training,
+        code=code_version or fingerprint(name),
         start=start,
         label=config.label("seed", "data", section),
     )

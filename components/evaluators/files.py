@@ -36,7 +36,8 @@ def read_json(path: str) -> Any:
 def write_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays as a compressed .npz."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    # To NumPy 2's type hints any of them might be `allow_pickle`.
+    np.savez_compressed(buffer, **dict[str, Any](arrays))
     write_atomic(path, buffer.getvalue())
 
 

@@ -9,6 +9,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -95,7 +96,8 @@ def write_images(
         if path.suffix == ".png":
             grid().save(target)
         elif path.suffix == ".npz":
-            np.savez_compressed(target, images=images, **arrays)
+            # To NumPy 2's type hints any of them might be `allow_pickle`.
+            np.savez_compressed(target, images=images, **dict[str, Any](arrays))
         else:
             target.mkdir()
             for index, (name, pixels) in enumerate(zip(names, images, strict=True)):

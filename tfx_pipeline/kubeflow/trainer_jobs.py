@@ -51,17 +51,10 @@ def write(config: Config, folder: str, *, image: str, run: str) -> list[str]:
                 f"slices only through Cloud TPU's own runtime, got {pod.hosts}"
             )
         job = f"{config.name}-{name}".replace("_", "-").replace("/", "-")
-        command = [
-            "tfx-vim",
-            "train",
-            name,
-            "--preset",
-            f"{_CONFIG}/{_FILE}",
-            "--run",
-            run,
-            "--output",
-            f"{run}/jobs/{name}",
-        ]
+        # The image may have other libraries than the machine that compiles, whose fingerprint the pipeline has.
+        code = trainings.fingerprint(name)
+        command = ["tfx-vim", "train", name, "--preset", f"{_CONFIG}/{_FILE}", "--code", code]
+        command += ["--run", run, "--output", f"{run}/jobs/{name}"]
         reads_tokens = name == "vim" and config.stage2.tokens == "cached"
         environment = [_from_map("TFX_VIM_EXAMPLES", "tokens" if reads_tokens else "images")]
         if name == "vim":

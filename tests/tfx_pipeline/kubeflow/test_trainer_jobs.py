@@ -10,6 +10,7 @@ from kubernetes_validate.utils import SchemaNotFoundError
 
 from tests.tfx_pipeline.kubeflow.test_platform import FULL
 from tfx_pipeline import config as configuration
+from tfx_pipeline import trainings
 from tfx_pipeline.config import ConfigError
 from tfx_pipeline.kubeflow import trainer_jobs
 
@@ -80,6 +81,15 @@ def test_the_schemas_see_a_wrong_field(hosts):
         check(hosts[2])
     with pytest.raises((kubernetes_validate.ValidationError, SchemaNotFoundError)):
         check({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a"}, "spec": {"templates": {}}})
+
+
+def test_jobs_name_their_checkpoints_as_the_compiled_pipeline_does(hosts):
+    """The image has other libraries than the machine that compiles."""
+    command = pod(hosts)["spec"]["containers"][0]["command"]
+    job = json.loads(trainings.custom_config(configuration.load("digits"), "vim", "gs://bucket/run")["job"])
+    assert command[command.index("--code") + 1] == job["code"]
+    other = trainings.custom_config(configuration.load("digits"), "vim", "gs://bucket/run", "another")
+    assert json.loads(other["job"]) == {**job, "code": "another"}
 
 
 def test_hosts_know_each_other_by_the_names_of_a_jobset(hosts):
