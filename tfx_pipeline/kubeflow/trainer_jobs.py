@@ -51,7 +51,7 @@ def write(config: Config, folder: str, *, image: str, run: str) -> list[str]:
                 f"slices only through Cloud TPU's own runtime, got {pod.hosts}"
             )
         job = f"{config.name}-{name}".replace("_", "-").replace("/", "-")
-        # The image may have other libraries than the machine that compiles, whose fingerprint the pipeline has.
+        # The image may have other libraries than the machine that compiles, whose fingerprint the run has.
         code = trainings.fingerprint(name)
         command = ["tfx-vim", "train", name, "--preset", f"{_CONFIG}/{_FILE}", "--code", code]
         command += ["--run", run, "--output", f"{run}/jobs/{name}"]
