@@ -74,7 +74,10 @@ class ShardedVariable:
         parts = self._parts
         if len(parts) == self._strategy.num_replicas_in_sync:
             return _whole(tf.concat(parts, axis=0), self.shape)
-        of_each = self._strategy.run(lambda: tf.identity(self.shares.value))
+        own = dict(zip(_own_replicas(self._strategy), parts, strict=True))
+        of_each = self._strategy.experimental_distribute_values_from_function(
+            lambda context: tf.identity(own[context.replica_id_in_sync_group])
+        )
         return _whole(_gather_from_workers(self._strategy)(of_each), self.shape)
 
     def numpy(self) -> np.ndarray:
@@ -90,21 +93,27 @@ class ShardedVariable:
         whole = tf.convert_to_tensor(value, self.dtype)
         if tuple(whole.shape) != self.shape:
             raise ValueError(f"value must have the shape {self.shape}, got {tuple(whole.shape)}")
-        parts, replicas = self._parts, self._strategy.num_replicas_in_sync
-        if len(parts) == replicas:
-            for index, part in enumerate(parts):
-                part.assign(own_share(whole, index, replicas))
-        else:
-            self._strategy.run(self._assign_own, args=(whole,))
+        replicas = self._strategy.num_replicas_in_sync
+        for replica, part in zip(_own_replicas(self._strategy), self._parts, strict=True):
+            part.assign(own_share(whole, replica, replicas))
 
     @property
     def _parts(self) -> tuple[tf.Variable, ...]:
         """The shares of this process's replicas."""
         return self._strategy.experimental_local_results(self.shares.value)
 
-    def _assign_own(self, whole: tf.Tensor) -> None:
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        self.shares.value.assign(own_share(whole, replica))
+
+@functools.cache
+def _own_replicas(strategy: tf.distribute.Strategy) -> tuple[int, ...]:
+    """The numbers of this process's replicas.
+
+    For one variable after the other they replace `strategy.run`, which starts a thread for each replica and,
+    in Python 3.13, mostly waits a second for its end (`Coordinator.join` looks once a second).
+    """
+    numbers = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(context.replica_id_in_sync_group)
+    )
+    return tuple(int(number) for number in strategy.experimental_local_results(numbers))
 
 
 @functools.cache
