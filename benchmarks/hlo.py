@@ -9,7 +9,6 @@ accelerator's fuses more.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -23,9 +22,6 @@ from tensorflow.compiler.xla.service import hlo_pb2
 UNMOVED = frozenset(("get-tuple-element", "tuple", "bitcast", "parameter", "constant"))
 
 
-_INTEGER = re.compile(r"%?([\w.-]+) = s(?:32|64)\[\] constant\((-?\d+)\)")
-
-
 class Count(NamedTuple):
     """Floating-point operations of products, bytes read and written, and bytes held at once."""
 
@@ -34,34 +30,26 @@ class Count(NamedTuple):
     held: int
 
 
-class _Computations(NamedTuple):
-    """The computations of a program by their ids, and its constant integers by their names."""
-
-    by_id: dict[int, Any]
-    integers: dict[str, int]
-
-
 def count(step: Callable[..., Any], *arguments: Any) -> Count:
     """Compile a function of tensors by XLA and count its program."""
     compiled = tf.function(step, jit_compile=True, autograph=False)
-    stages = compiled.experimental_get_compiler_ir(*arguments)
-    program = hlo_pb2.HloProto.FromString(stages(stage="optimized_hlo_proto_serialized"))
-    module = program.hlo_module
-    # TensorFlow 2.21 leaves the values of constants out of the serialized program, not out of its text.
-    integers = {name: int(value) for name, value in _INTEGER.findall(stages(stage="optimized_hlo"))}
-    computations = _Computations({each.id: each for each in module.computations}, integers)
+    program = compiled.experimental_get_compiler_ir(*arguments)
+    # From TensorFlow 2.21 on, what has the buffers has no values of constants, which loops end at.
+    module = hlo_pb2.HloModuleProto.FromString(program(stage="optimized_hlo_serialized"))
+    buffers = hlo_pb2.HloProto.FromString(program(stage="optimized_hlo_proto_serialized")).buffer_assignment
+    computations = {each.id: each for each in module.computations}
     flops, moved = _work(module.entry_computation_id, computations)
     held = sum(
         buffer.size
-        for buffer in program.buffer_assignment.buffer_allocations
+        for buffer in buffers.buffer_allocations
         if not (buffer.is_entry_computation_parameter or buffer.is_constant or buffer.is_thread_local)
     )
     return Count(flops, moved, held)
 
 
-def _work(computation: int, computations: _Computations) -> tuple[int, int]:
+def _work(computation: int, computations: Mapping[int, Any]) -> tuple[int, int]:
     """FLOPs of a computation, and the bytes that it moves; loops as often as they run."""
-    made = {each.id: each for each in computations.by_id[computation].instructions}
+    made = {each.id: each for each in computations[computation].instructions}
     flops = moved = 0
     for instruction in made.values():
         if instruction.opcode == "while":
@@ -77,7 +65,7 @@ def _work(computation: int, computations: _Computations) -> tuple[int, int]:
     return flops, moved
 
 
-def _trips(condition: int, computations: _Computations) -> int:
+def _trips(condition: int, computations: Mapping[int, Any]) -> int:
     """How often a loop runs that counts from 0: up to the constant that its condition compares with."""
     bounds = set(_integers(condition, computations))
     if len(bounds) != 1:
@@ -85,10 +73,9 @@ def _trips(condition: int, computations: _Computations) -> int:
     return bounds.pop()
 
 
-def _integers(computation: int, computations: _Computations) -> Iterator[int]:
-    for instruction in computations.by_id[computation].instructions:
-        if instruction.name in computations.integers:
-            yield computations.integers[instruction.name]
+def _integers(computation: int, computations: Mapping[int, Any]) -> Iterator[int]:
+    for instruction in computations[computation].instructions:
+        yield from (*instruction.literal.s32s, *instruction.literal.s64s)
         for called in instruction.called_computation_ids:
             yield from _integers(called, computations)
 
