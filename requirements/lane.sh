@@ -5,14 +5,20 @@
 # TensorFlow 2.16) for older systems, with Python 3.10. $LANE (a or b) and $PYTHON (a path) overrule the choice.
 set -euo pipefail
 
-# $PYTHON, then the version's own name on PATH, then pyenv's; a pyenv shim that points nowhere fails the check.
+fits() {
+  "$1" -c "import sys, venv, ensurepip
+sys.exit('%d.%d' % sys.version_info[:2] != '$2')" >/dev/null 2>&1
+}
+
+# $PYTHON alone if it is set; else the version's own name on PATH, python3 and pyenv's. A pyenv shim that points
+# nowhere does not fit.
 find_python() {
-  local version candidate
+  local version candidate candidates
   for version in "$@"; do
-    for candidate in "${PYTHON:-}" "python$version" python3 \
-        "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/"$version".*/bin/python; do
-      if [ -n "$candidate" ] && "$candidate" -c "import sys, venv, ensurepip
-sys.exit('%d.%d' % sys.version_info[:2] != '$version')" >/dev/null 2>&1; then
+    candidates=("python$version" python3 "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/"$version".*/bin/python)
+    if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); fi
+    for candidate in "${candidates[@]}"; do
+      if fits "$candidate" "$version"; then
         "$candidate" -c 'import sys; print(sys.executable)'
         return
       fi
@@ -26,6 +32,8 @@ at_least() { [ "$(printf '%s\n' "$1" "$2" | sort --version-sort | head -n 1)" = 
 glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null | cut -d ' ' -f 2) || true
 if [ -n "${LANE:-}" ]; then
   lane=$LANE
+elif [ -n "${PYTHON:-}" ]; then
+  if fits "$PYTHON" 3.10; then lane=a; else lane=b; fi
 elif [ -n "$glibc" ] && at_least 2.39 "$glibc"; then
   # Debian 13's python3 and Ubuntu's may lack their venv package while a whole 3.10 is there.
   if ! find_python 3.13 3.12 3.11 >/dev/null && find_python 3.10 >/dev/null; then lane=a; else lane=b; fi
@@ -33,7 +41,15 @@ else
   lane=a
 fi
 case $lane in
-  a) echo "a $(find_python 3.10 || echo 3.10)" ;;
-  b) echo "b $(find_python 3.13 3.12 3.11 || echo 3.13)" ;;
+  a) versions=(3.10) ;;
+  b) versions=(3.13 3.12 3.11) ;;
   *) echo "make setup: LANE must be a or b, got $lane" >&2; exit 1 ;;
 esac
+if python=$(find_python "${versions[@]}"); then
+  echo "$lane $python"
+elif [ -n "${PYTHON:-}" ]; then
+  echo "make setup: PYTHON must be one of ${versions[*]} with venv for lane ${lane^^}, got $PYTHON" >&2
+  exit 1
+else
+  echo "$lane ${versions[0]}"
+fi

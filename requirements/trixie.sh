@@ -22,17 +22,20 @@ if [ ! -f "$root.made" ]; then
     "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" > "$root.log" 2>&1 || { tail -n 5 "$root.log" >&2; exit 1; }
   touch "$root.made"
 fi
-# Names and certificates as on this machine; pip's settings too.
+# Names and certificates as on this machine, and below the settings of pip, uv and a proxy.
 cp --dereference /etc/resolv.conf "$root/etc/resolv.conf"
 cp --dereference /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 mkdir -p "$root/root/tfx-vim"
+# What an earlier checkout had, but for its environment.
+find "$root/root/tfx-vim" -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} +
 git ls-files --cached --others --exclude-standard -z | tar --create --null --files-from=- --ignore-failed-read |
   tar --extract --directory "$root/root/tfx-vim"
+mapfile -t settings < <(env | grep -E '^(PIP_INDEX_URL|UV_INDEX_URL|UV_DEFAULT_INDEX|WORKERS|(https?|HTTPS?|no|NO)_(proxy|PROXY))=' || true)
 # A mount namespace of its own, so that nothing stays mounted.
 exec unshare --mount --pid --fork bash -euc '
   mount --rbind /dev "$1/dev"
   mount -t proc proc "$1/proc"
   exec chroot "$1" env --ignore-environment HOME=/root LANE=b TERM=dumb \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
-    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin make -C /root/tfx-vim "$2"
-' lane_b "$root" "$target"
+    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "${@:3}" make -C /root/tfx-vim "$2"
+' lane_b "$root" "$target" "${settings[@]}"

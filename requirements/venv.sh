@@ -8,8 +8,8 @@ read -r lane python <<<"$chosen"
 lock=requirements/lane_$lane.txt
 releases=$(grep -oE '^(tfx|tensorflow)==[0-9.]+' "$lock" | sort | sed 's/tensorflow==/TensorFlow /; s/tfx==/TFX /' | paste -sd ',')
 
-if [ "$lane" = a ] && ! command -v c++ >/dev/null; then
-  echo "make setup: no C++ compiler (c++): TFX 1.16 needs pyfarmhash, which has no wheel;" \
+if ! command -v c++ >/dev/null; then
+  echo "make setup: no C++ compiler (c++): TFX needs pyfarmhash, which has no wheel;" \
        "install one (apt install g++) and run make again" >&2
   exit 1
 fi

@@ -52,10 +52,27 @@ def test_lane_follows_glibc_and_interpreters(tmp_path, glibc, interpreters, chos
     assert (done.returncode, done.stdout.strip()) == (0, chosen.format(tmp_path)), done.stderr
 
 
-def test_lane_and_interpreter_can_be_chosen(tmp_path):
-    given = {"mine": "3.13", "python3.10": "3.10"}
-    done = lane(tmp_path, "2.36", given, LANE="b", PYTHON=str(tmp_path / "mine"))
-    assert done.stdout.strip() == f"b {tmp_path}/mine"
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [
+        ({"LANE": "b", "PYTHON": "mine"}, "b {}/mine"),
+        ({"PYTHON": "mine"}, "b {}/mine"),
+        ({"PYTHON": "python3.10"}, "a {}/python3.10"),
+        ({"LANE": "a"}, "a {}/python3.10"),
+    ],
+)
+def test_lane_and_interpreter_can_be_chosen(tmp_path, asked, chosen):
+    given = {"mine": "3.11", "python3.13": "3.13", "python3.10": "3.10"}
+    if "PYTHON" in asked:
+        asked = {**asked, "PYTHON": str(tmp_path / asked["PYTHON"])}
+    done = lane(tmp_path, "2.41", given, **asked)
+    assert done.stdout.strip() == chosen.format(tmp_path), done.stderr
+
+
+def test_an_interpreter_that_fits_no_lane_is_one_line(tmp_path):
+    done = lane(tmp_path, "2.41", {"mine": "3.14", "python3.13": "3.13"}, PYTHON=str(tmp_path / "mine"))
+    said = f"make setup: PYTHON must be one of 3.13 3.12 3.11 with venv for lane B, got {tmp_path}/mine\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_unknown_lane_is_one_line(tmp_path):

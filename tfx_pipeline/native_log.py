@@ -10,23 +10,21 @@ from __future__ import annotations
 import contextlib
 import importlib.machinery
 import os
-import re
+import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 
-# The lines of information, and what stands above the first: not those of warnings and errors.
-_NOISE = re.compile(
-    rb"^(?:WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR"
-    rb"|I\d{4} \d\d:\d\d:\S+ +\d+ \S+:\d+\] .*)\n",
-    re.MULTILINE,
+# Lines of information, and what stands above the first: not those of warnings and errors.
+_NOISE = (
+    r"^WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR$",
+    r"^I[0-9]{4} [0-9]{2}:[0-9]{2}:[^ ]+ +[0-9]+ [^ ]+:[0-9]+\] ",
 )
 
 
 def quiet_import() -> None:
-    """Leave the lines out when this process imports TensorFlow; all else is written when it is imported."""
+    """Leave the lines out when this process imports TensorFlow, and nothing else."""
     if "tensorflow" not in sys.modules:
         sys.meta_path.insert(0, _Finder())
 
@@ -55,16 +53,26 @@ class _Finder(MetaPathFinder):
 
 @contextlib.contextmanager
 def _filtered() -> Iterator[None]:
-    """Write what goes to file descriptor 2 only at the end, without the noise."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as written:
-        os.dup2(written.fileno(), 2)
-        try:
-            yield
-        finally:
+    """Send file descriptor 2 through grep: a process of its own, for native code may abort this one.
+
+    Without grep, or without standard error, nothing is filtered.
+    """
+    try:
+        kept = os.dup(2)
+        patterns = [part for pattern in _NOISE for part in ("-e", pattern)]
+        command = ["grep", "--text", "--invert-match", "--line-buffered", "--extended-regexp", *patterns]
+        grep = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=kept)
+    except OSError:
+        yield
+        return
+    assert grep.stdin is not None
+    os.dup2(grep.stdin.fileno(), 2)
+    grep.stdin.close()
+    try:
+        yield
+    finally:
+        if sys.stderr is not None:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            written.seek(0)
-            os.write(2, _NOISE.sub(b"", written.read()))
+        os.dup2(kept, 2)  # closes the pipe, at whose end grep ends
+        os.close(kept)
+        grep.wait()

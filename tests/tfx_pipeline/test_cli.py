@@ -174,6 +174,34 @@ def test_compile_takes_the_version_of_images_that_it_cannot_read(tmp_path):
     assert "2026-11" in (tmp_path / "pipeline.yaml").read_text()
 
 
+def test_compile_writes_a_part_of_the_pipeline_and_jobs_of_its_trainings(tmp_path):
+    """Beside what images and tokenizer come from, the check that a Trainer waits for without reading it."""
+    given = ("--image", "repo/image:1", "--output", "pipeline.yaml", "--run", "/mnt/run")
+    result = call("compile", *given, "--to", "Trainer-tokenizer", "--trainer-jobs", "jobs", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    tasks = yaml.safe_load((tmp_path / "pipeline.yaml").read_text())["root"]["dag"]["tasks"]
+    upstream = {"ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator"}
+    assert set(tasks) == {*upstream, "Trainer-tokenizer"}
+    names = [f"jobs/Trainer-{name}.yaml" for name in ("tokenizer", "classifier", "vim")]
+    assert result.stdout.splitlines()[1:] == names
+    assert all((tmp_path / name).is_file() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--to", "Trainer-vin"], "got Trainer-vin; did you mean Trainer-vim?"),
+        (["--trainer-jobs", "jobs"], "--run must be given with --trainer-jobs"),
+        (["--trainer-jobs", "jobs", "--run", "s3://bucket/r"], "run must be gs://BUCKET/FOLDER or a path"),
+    ],
+)
+def test_compile_refuses_a_part_or_jobs_that_cannot_be_and_writes_nothing(tmp_path, more, said):
+    result = call("compile", "--image", "repo/image:1", "--output", "pipeline.yaml", *more, cwd=tmp_path)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_compile_writes_the_pipeline_and_prints_a_summary(tmp_path):
     result = call("compile", "--image", "repo/image:1", "--output", "pipeline.yaml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -40,11 +40,19 @@ def test_perceptual_network_must_be_there_to_run_and_not_to_compile(tmp_path):
         check_run(load("digits", overrides), tmp_path)
 
 
-@pytest.mark.parametrize("runner", ["DaskRunner", "apache_beam.runners.dask.dask_runner.DaskRunner"])
-def test_a_runner_that_mixes_the_outputs_of_a_step_is_refused(tmp_path, runner):
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--runner=DaskRunner"],
+        ["--runner=apache_beam.runners.dask.dask_runner.DaskRunner"],
+        ["--run=DaskRunner"],
+        ["--runner", "DaskRunner"],
+    ],
+)
+def test_a_runner_that_mixes_the_outputs_of_a_step_is_refused(tmp_path, flags):
     check_run(load("digits"), tmp_path, ["--runner=FnApiRunner"])
     with pytest.raises(RunError, match="keeps the outputs of a step apart, got Dask's"):
-        check_run(load("digits"), tmp_path, [f"--runner={runner}"])
+        check_run(load("digits"), tmp_path, flags)
     with pytest.raises(RunError, match="got Dask's"):
         check_run(load("digits", ["beam.steps={TokenTransform: [--runner=DaskRunner]}"]), tmp_path)
 

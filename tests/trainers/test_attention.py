@@ -135,5 +135,6 @@ def test_memory_of_scores_does_not_grow_with_the_square_of_the_length():
 
     plain, blockwise = ([held(n, blockwise=way) for n in (512, 1024)] for way in (False, True))
     assert plain[1] > 3.5 * plain[0]
-    assert blockwise[1] < 2.6 * blockwise[0]
+    # Twice if linear, four times if quadratic; buffers differ a little from one compilation to the next.
+    assert blockwise[1] < 3 * blockwise[0]
     assert blockwise[1] < plain[1] / 4

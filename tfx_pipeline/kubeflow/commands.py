@@ -85,6 +85,10 @@ def compile_(
         imported = tokenizer_version or pipeline.imported_version(config)
     except TokenizerError as error:
         raise click.ClickException(f"{error}; {_ONLY_THERE} --tokenizer-version") from error
+    if trainer_jobs and run_dir:
+        from tfx_pipeline.kubeflow import trainer_jobs as jobs
+
+        jobs.check(config, run_dir)
     graph = pipeline.create_pipeline(
         config.with_seed(parameters.STAND_INS[parameters.SEED]),
         run_dir=parameters.STAND_INS[parameters.RUN_FOLDER],
@@ -110,8 +114,6 @@ def compile_(
     )
     click.echo(f"{output}: pipeline {graph.pipeline_info.pipeline_name}, {len(graph.components)} tasks")
     if trainer_jobs and run_dir:
-        from tfx_pipeline.kubeflow import trainer_jobs as jobs
-
         for path in jobs.write(config, trainer_jobs, image=image, run=run_dir):
             click.echo(path)
 

@@ -8,6 +8,7 @@ artifacts are known only when a run has made them; pods wait until it is there.
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import yaml
@@ -17,6 +18,7 @@ from tfx_pipeline import trainings
 from tfx_pipeline.config import Config, ConfigError
 from tfx_pipeline.kubeflow import platform
 from tfx_pipeline.kubeflow.platform import Pod
+from trainers.training.preemption import PREEMPTED
 
 # The ConfigMap with the keys `images`, `tokens` and `tokenizer`.
 INPUTS = "tfx-vim-inputs"
@@ -27,8 +29,46 @@ _CONFIG, _FILE = "/etc/tfx-vim", "config.yaml"
 _STEP = "trainer.kubeflow.org/trainjob-ancestor-step"
 
 
+def check(config: Config, run: str) -> None:
+    """Check that trainings can run outside of the pipeline.
+
+    Raises:
+      ConfigError: TensorFlow cannot write to `run`, a slice of TPU has several hosts, hosts would train each
+        for itself, or Kubernetes would not take a name.
+    """
+    if run.startswith(("s3://", "minio://")):
+        raise ConfigError(
+            f"run must be gs://BUCKET/FOLDER or a path on a volume for trainer-jobs, got {run!r}"
+        )
+    for name in trainings.of(config):
+        pod, section = config.platform.pod(f"Trainer-{name}"), trainings.TRAININGS[name].section
+        train = getattr(config, section).train
+        hosts = f"platform.tasks.Trainer-{name}.hosts"
+        if pod.tpu and pod.hosts > 1:
+            raise ConfigError(
+                f"{hosts} must be 1 beside tpu: TensorFlow reaches larger slices only through Cloud TPU's "
+                f"own runtime, got {pod.hosts}"
+            )
+        if pod.hosts > 1 and train.strategy not in ("auto", "multi_worker"):
+            raise ConfigError(f"{section}.train.strategy must be auto or multi_worker, got {train.strategy}")
+        if pod.hosts > 1 and train.batch_size % pod.hosts:
+            raise ConfigError(
+                f"{section}.train.batch_size must be a multiple of {pod.hosts} hosts, got {train.batch_size}"
+            )
+        # A label of RFC 1035 with five letters of Kubernetes' own at its end.
+        longest = f"{_job_name(config, name)}-node-0-{pod.hosts - 1}"
+        if not re.fullmatch(r"[a-z][-a-z0-9]{0,56}", longest):
+            raise ConfigError(
+                f"name must give pods at most 57 of a-z, 0-9 and -, a letter first, got {longest!r}"
+            )
+
+
+def _job_name(config: Config, name: str) -> str:
+    return f"{config.name}-{name}".replace("_", "-").replace("/", "-")
+
+
 def write(config: Config, folder: str, *, image: str, run: str) -> list[str]:
-    """Write the manifests of all trainings, each file atomically; return their paths.
+    """Write the manifests of all trainings, which `check` accepts, each file atomically; return their paths.
 
     Each training has a TrainJob on `platform.tasks.Trainer-<name>.hosts` hosts, or a Job where `tpu` is set.
 
@@ -38,19 +78,12 @@ def write(config: Config, folder: str, *, image: str, run: str) -> list[str]:
       image: of pods that have none of their own.
       run: the folder of the run, which all hosts reach.
 
-    Raises:
-      ConfigError: several hosts with a TPU each.
     """
     os.makedirs(folder, exist_ok=True)
     paths = []
     for name in trainings.of(config):
         pod = config.platform.pod(f"Trainer-{name}")
-        if pod.tpu and pod.hosts > 1:
-            raise ConfigError(
-                f"platform.tasks.Trainer-{name}.hosts must be 1 beside tpu: TensorFlow reaches larger "
-                f"slices only through Cloud TPU's own runtime, got {pod.hosts}"
-            )
-        job = f"{config.name}-{name}".replace("_", "-").replace("/", "-")
+        job = _job_name(config, name)
         # The image may have other libraries than the machine that compiles, whose fingerprint the run has.
         code = trainings.fingerprint(name)
         command = ["tfx-vim", "train", name, "--preset", f"{_CONFIG}/{_FILE}", "--code", code]
@@ -139,7 +172,17 @@ def _job(name: str, template: dict[str, Any], pod: Pod) -> dict[str, Any]:
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {"name": name},
-        "spec": {"backoffLimit": _retries(pod), "template": template},
+        "spec": {
+            "backoffLimit": _retries(pod),
+            # A node that is taken away is no failure.
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                    {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [PREEMPTED]}},
+                ]
+            },
+            "template": template,
+        },
     }
 
 

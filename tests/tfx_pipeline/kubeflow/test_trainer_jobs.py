@@ -15,13 +15,14 @@ from tfx_pipeline.config import ConfigError
 from tfx_pipeline.kubeflow import trainer_jobs
 
 KUBERNETES = "1.31"
-POD = {**FULL["tasks"]["Writer"], "hosts": 3, "retries": {"count": 5}}
+POD = {**FULL["tasks"]["Writer"], "hosts": 4, "retries": {"count": 5}}
 TPU = {"type": "tpu-v5-lite-podslice", "topology": "2x4", "chips": 8}
 
 
 def written(folder, tasks, *overrides, preset="digits"):
     given = [f"platform.tasks={json.dumps(tasks)}", *overrides]
     config = configuration.load(preset, given)
+    trainer_jobs.check(config, "gs://bucket/run")
     paths = trainer_jobs.write(config, str(folder), image="tfx-vim:1", run="gs://bucket/run")
     manifests = {}
     for path in paths:
@@ -95,8 +96,8 @@ def test_jobs_name_their_checkpoints_as_the_compiled_pipeline_does(hosts):
 def test_hosts_know_each_other_by_the_names_of_a_jobset(hosts):
     command = pod(hosts)["spec"]["containers"][0]["command"]
     workers = command[command.index("--workers") + 1].split(",")
-    assert workers == [f"digits-vim-node-0-{index}.digits-vim:2222" for index in range(3)]
-    assert hosts[1]["spec"]["mlPolicy"]["numNodes"] == hosts[2]["spec"]["trainer"]["numNodes"] == 3
+    assert workers == [f"digits-vim-node-0-{index}.digits-vim:2222" for index in range(4)]
+    assert hosts[1]["spec"]["mlPolicy"]["numNodes"] == hosts[2]["spec"]["trainer"]["numNodes"] == 4
     assert hosts[1]["spec"]["template"]["spec"]["failurePolicy"] == {"maxRestarts": 5}
 
 
@@ -130,5 +131,30 @@ def test_a_slice_of_tpu_is_one_job_that_trains_on_it(tmp_path):
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"] == {"google.com/tpu": "8"}
     assert container["command"][-3:] == ["stage1.train.strategy=tpu", "--set", "stage1.train.tpu.name=local"]
-    with pytest.raises(ConfigError, match=r"hosts must be 1 beside tpu: .*, got 2"):
-        written(tmp_path, {"Trainer-tokenizer": {"tpu": TPU, "hosts": 2}})
+    rules = job["spec"]["podFailurePolicy"]["rules"]
+    assert rules[1] == {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [75]}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "run", "said"),
+    [
+        (
+            [f"platform.tasks={{Trainer-vim: {json.dumps({'tpu': TPU, 'hosts': 2})}}}"],
+            "gs://b/r",
+            "hosts must be 1 beside tpu",
+        ),
+        ([], "s3://b/r", "run must be gs://BUCKET/FOLDER or a path"),
+        ([], "minio://b/r", "run must be gs://BUCKET/FOLDER or a path"),
+        (
+            ["platform.every={hosts: 2}", "stage2.train.strategy=mirrored"],
+            "/mnt/r",
+            "stage2.train.strategy must be auto",
+        ),
+        (["platform.every={hosts: 7}"], "/mnt/r", "stage1.train.batch_size must be a multiple of 7 hosts"),
+        (["name=256photos"], "/mnt/r", "name must give pods .*, got '256photos-tokenizer-node-0-0'"),
+        ([f"name={'a' * 40}"], "/mnt/r", "name must give pods at most 57"),
+    ],
+)
+def test_what_would_fail_on_the_cluster_is_refused(overrides, run, said):
+    with pytest.raises(ConfigError, match=said):
+        trainer_jobs.check(configuration.load("digits", overrides), run)
