@@ -12,11 +12,12 @@ RUN /opt/venv/bin/pip install --no-cache-dir --require-hashes --no-deps --requir
 
 FROM ${BASE}-slim-trixie
 ARG ACCELERATOR=cpu
+ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="tfx-vim" \
       org.opencontainers.image.description="Components of the tfx-vim pipeline, for ${ACCELERATOR}" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=packages /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1

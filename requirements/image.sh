@@ -13,6 +13,7 @@ for engine in docker podman buildah; do
   if command -v "$engine" >/dev/null; then
     echo "make image: building $image for $accelerator with $engine"
     exec "$engine" build --tag "$image" --build-arg "ACCELERATOR=$accelerator" \
+      --build-arg "VERSION=$(sed -n 's/^    version="\(.*\)",$/\1/p' setup.py)" \
       --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)" "$@" .
   fi
 done

@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=$1
-if [ "$(printf '%s\n' 2.39 "$(getconf GNU_LIBC_VERSION | cut -d ' ' -f 2)" | sort --version-sort | head -n 1)" = 2.39 ]; then
+if [[ $(env --unset=LANE --unset=PYTHON bash requirements/lane.sh) == b* ]]; then
   exec make LANE=b "$target"
 fi
 if [ "$(id -u)" != 0 ] || ! command -v debootstrap >/dev/null; then

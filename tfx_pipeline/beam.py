@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -16,6 +17,17 @@ RUNNER = "--runner=FnApiRunner"
 # Workers are this process and need no package of TFX. TFX builds one for every Beam component, in 2.4 s and
 # 49 MB of the temporary folder, unless a flag says where workers get their packages.
 IN_PROCESS = "--sdk_container_image=in-process"
+
+
+def runners(flags: Sequence[str]) -> Iterator[str]:
+    """The runners that flags for Beam name, "" for one that is missing.
+
+    Beam reads --run=... as --runner=... too, and a value that is an argument of its own.
+    """
+    for flag, following in itertools.zip_longest(flags, flags[1:], fillvalue=""):
+        option, given, runner = flag.partition("=")
+        if option.startswith("--r") and "--runner".startswith(option):
+            yield runner if given else following
 
 
 class Beam(Section):

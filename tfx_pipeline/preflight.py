@@ -13,6 +13,7 @@ from pathlib import Path
 from components.image_example_gen.source_kinds import matching_here, parse_source
 from serving.export.atomic import is_remote
 from tfx_pipeline import run_lock
+from tfx_pipeline.beam import runners
 from tfx_pipeline.config import Config, ImportedTokenizer
 
 PATTERN = "*?[]\\"
@@ -84,8 +85,7 @@ def check_paths(home: Path, beam_args: Sequence[str]) -> None:
         raise RunError(f"output must have {LEAST_FREE // 2**20} MiB free, got {free // 2**20} MiB in {there}")
     # It gives all outputs of a step to one of them, in Beam 2.74 and 2.77: files of a run would hold each
     # other's records.
-    # Beam reads --run=... as --runner=... too, and the value may be the next flag.
-    if any("dask" in flag.lower() for flag in beam_args if flag.startswith(("--r", "Dask", "dask"))):
+    if any("dask" in runner.lower() for runner in runners(beam_args)):
         raise RunError("--beam must name a runner that keeps the outputs of a step apart, got Dask's")
     # Beam starts its workers by a shell command without quotes, and waits for ever if that fails.
     if (

@@ -56,12 +56,19 @@ def train(
       code_version: see `trainings.custom_config`.
 
     Raises:
-      ConfigError: the configuration has no such training.
+      ConfigError: the configuration has no such training, or what it reads is not there.
     """
+    import tensorflow as tf
+
+    from components.dataset import DATASET
     from tfx_pipeline import trainings
 
     if name not in trainings.of(config):
         raise ConfigError(f"NAME must be one of {', '.join(trainings.of(config))}, got {name}")
+    if not tf.io.gfile.exists(os.path.join(examples, DATASET)):
+        raise ConfigError(f"--examples must be an artifact with {DATASET}, got {examples}")
+    if base_model and not tf.saved_model.contains_saved_model(base_model):
+        raise ConfigError(f"--tokenizer must be the folder of a SavedModel, got {base_model}")
     arguments = Arguments(
         custom_config=trainings.custom_config(config, name, run, code_version),
         train_files=[os.path.join(examples, "Split-train", "*")],

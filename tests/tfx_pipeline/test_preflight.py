@@ -50,7 +50,7 @@ def test_perceptual_network_must_be_there_to_run_and_not_to_compile(tmp_path):
     ],
 )
 def test_a_runner_that_mixes_the_outputs_of_a_step_is_refused(tmp_path, flags):
-    check_run(load("digits"), tmp_path, ["--runner=FnApiRunner"])
+    check_run(load("digits"), tmp_path, ["--runner=FnApiRunner", "--requirements_file=dask.txt"])
     with pytest.raises(RunError, match="keeps the outputs of a step apart, got Dask's"):
         check_run(load("digits"), tmp_path, flags)
     with pytest.raises(RunError, match="got Dask's"):

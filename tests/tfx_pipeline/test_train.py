@@ -87,6 +87,19 @@ def test_a_printed_configuration_is_a_preset_for_the_same_training(tmp_path):
         assert jobs[0] == jobs[1]
 
 
+def test_missing_inputs_are_named(tmp_path):
+    config = configuration.load("digits")
+    given = {"run": str(tmp_path / "run"), "output": str(tmp_path / "output")}
+    with pytest.raises(
+        ConfigError, match=r"--examples must be an artifact with dataset\.json, got /nowhere$"
+    ):
+        train.train(config, "tokenizer", examples="/nowhere", base_model=None, **given)
+    write_images(tmp_path / "images")
+    with pytest.raises(ConfigError, match=r"--tokenizer must be the folder of a SavedModel, got /nowhere$"):
+        train.train(config, "vim", examples=str(tmp_path / "images"), base_model="/nowhere", **given)
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
 @pytest.mark.parametrize("index", [None, -1, 2])
 def test_a_host_that_is_none_of_the_workers_is_refused(index, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "")

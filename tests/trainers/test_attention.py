@@ -1,5 +1,7 @@
 """Attention in blocks of keys is plain attention, and holds less."""
 
+import statistics
+
 import keras
 import numpy as np
 import pytest
@@ -131,10 +133,11 @@ def test_memory_of_scores_does_not_grow_with_the_square_of_the_length():
                 loss = tf.reduce_sum(run_blocks(stack, x, training=True, memory=memory) ** 2)
             return tape.gradient(loss, weights)
 
-        return hlo.count(gradients, tf.ones([1, length, size.width])).held
+        # XLA's buffers differ from one compilation to the next: 6.2 to 9.1 MB at 512, seen in eight.
+        x = tf.ones([1, length, size.width])
+        return statistics.median(hlo.count(gradients, x).held for _ in range(5))
 
     plain, blockwise = ([held(n, blockwise=way) for n in (512, 1024)] for way in (False, True))
     assert plain[1] > 3.5 * plain[0]
-    # Twice if linear, four times if quadratic; buffers differ a little from one compilation to the next.
-    assert blockwise[1] < 3 * blockwise[0]
+    assert blockwise[1] < 2.6 * blockwise[0]
     assert blockwise[1] < plain[1] / 4

@@ -6,9 +6,10 @@ Light to import, unlike the compiler.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tfx_pipeline import beam
 from tfx_pipeline.config import ConfigError
 from tfx_pipeline.kubeflow import addresses
 from tfx_pipeline.kubeflow.platform import IMAGE
@@ -40,18 +41,16 @@ def check_arguments(image: str, output: str, *, run: str | None, pipeline_root: 
         raise ConfigError(f"pipeline-root {problem}")
 
 
-def check_beam(flags: Iterable[str]) -> None:
+def check_beam(flags: Sequence[str]) -> None:
     """Check that Beam's work stays in the pod: the disk that artifacts are mirrored on is the pod's.
 
     Raises:
       ConfigError: the flags name a runner whose workers are elsewhere.
     """
-    for flag in flags:
-        option, _, runner = flag.partition("=")
-        # Beam reads --run=... as --runner=... too.
-        if option.startswith("--r") and "--runner".startswith(option) and runner not in _RUNNERS:
+    for runner in beam.runners(flags):
+        if runner not in _RUNNERS:
             raise ConfigError(
-                f"beam must be one of {', '.join(_RUNNERS)} on Kubeflow, in the pod itself, got {flag}"
+                f"beam must be one of {', '.join(_RUNNERS)} on Kubeflow, in the pod itself, got {runner!r}"
             )
 
 

@@ -64,7 +64,7 @@ def check(config: Config, run: str) -> None:
 
 
 def _job_name(config: Config, name: str) -> str:
-    return f"{config.name}-{name}".replace("_", "-").replace("/", "-")
+    return f"{config.name}-{name}".replace("_", "-")
 
 
 def write(config: Config, folder: str, *, image: str, run: str) -> list[str]:
@@ -77,7 +77,6 @@ def write(config: Config, folder: str, *, image: str, run: str) -> list[str]:
       folder: a local folder.
       image: of pods that have none of their own.
       run: the folder of the run, which all hosts reach.
-
     """
     os.makedirs(folder, exist_ok=True)
     paths = []
