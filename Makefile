@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make run` and `make test`. Both set up what they need first.
-.PHONY: setup run test test-fast test-lane-b check lock image clean
+.PHONY: setup run test test-fast test-lane-b check lock audit image clean
 
 BIN := .venv/bin
 PRESET ?= digits
@@ -40,6 +40,10 @@ check: setup
 # New releases: make lock UPGRADE=--upgrade
 lock: setup
 	@bash requirements/lock.sh $(UPGRADE)
+
+# Known vulnerabilities of what is locked; needs PyPI.
+audit: setup
+	@bash requirements/audit.sh
 
 # The image of the components for Kubeflow: make image IMAGE=REPOSITORY:TAG ACCELERATOR=gpu
 IMAGE ?= tfx-vim
