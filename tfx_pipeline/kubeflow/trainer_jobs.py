@@ -132,7 +132,11 @@ def _train_job(name: str, template: dict[str, Any], pod: Pod) -> list[dict[str, 
         "name": "node",
         "template": {
             "metadata": {"labels": {_STEP: "trainer"}},
-            "spec": {"backoffLimit": 0, "template": template},
+            "spec": {
+                "backoffLimit": 0,
+                "podFailurePolicy": _on_preemption("FailJob"),
+                "template": template,
+            },
         },
     }
     runtime = {
@@ -144,7 +148,17 @@ def _train_job(name: str, template: dict[str, Any], pod: Pod) -> list[dict[str, 
             "template": {
                 "spec": {
                     # One host that is lost ends all; together they go on from the last checkpoint.
-                    "failurePolicy": {"maxRestarts": _retries(pod)},
+                    # A job that its pods' failure policy has ended was preempted: that is no failure.
+                    "failurePolicy": {
+                        "maxRestarts": _retries(pod),
+                        "rules": [
+                            {
+                                "name": "preempted",
+                                "action": "RestartJobSetAndIgnoreMaxRestarts",
+                                "onJobFailureReasons": ["PodFailurePolicy"],
+                            }
+                        ],
+                    },
                     "replicatedJobs": [node],
                 }
             },
@@ -173,15 +187,19 @@ def _job(name: str, template: dict[str, Any], pod: Pod) -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": {
             "backoffLimit": _retries(pod),
-            # A node that is taken away is no failure.
-            "podFailurePolicy": {
-                "rules": [
-                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                    {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [PREEMPTED]}},
-                ]
-            },
+            "podFailurePolicy": _on_preemption("Ignore"),
             "template": template,
         },
+    }
+
+
+def _on_preemption(action: str) -> dict[str, Any]:
+    """What to do with a pod whose node is taken away, which is no failure of its own."""
+    return {
+        "rules": [
+            {"action": action, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            {"action": action, "onExitCodes": {"operator": "In", "values": [PREEMPTED]}},
+        ]
     }
 
 

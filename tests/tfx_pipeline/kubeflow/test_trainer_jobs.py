@@ -98,7 +98,18 @@ def test_hosts_know_each_other_by_the_names_of_a_jobset(hosts):
     workers = command[command.index("--workers") + 1].split(",")
     assert workers == [f"digits-vim-node-0-{index}.digits-vim:2222" for index in range(4)]
     assert hosts[1]["spec"]["mlPolicy"]["numNodes"] == hosts[2]["spec"]["trainer"]["numNodes"] == 4
-    assert hosts[1]["spec"]["template"]["spec"]["failurePolicy"] == {"maxRestarts": 5}
+    assert hosts[1]["spec"]["template"]["spec"]["failurePolicy"]["maxRestarts"] == 5
+
+
+def test_a_preempted_host_restarts_all_without_counting_as_one_of_the_retries(hosts):
+    jobset = hosts[1]["spec"]["template"]["spec"]
+    (rule,) = jobset["failurePolicy"]["rules"]
+    assert rule["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+    # The reason that Kubernetes gives a Job which its pods' failure policy has failed.
+    assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
+    policy = jobset["replicatedJobs"][0]["template"]["spec"]["podFailurePolicy"]
+    assert {one["action"] for one in policy["rules"]} == {"FailJob"}
+    assert policy["rules"][1]["onExitCodes"] == {"operator": "In", "values": [75]}
 
 
 def test_pods_have_what_the_platform_section_gives(hosts):
