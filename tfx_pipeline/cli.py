@@ -167,6 +167,13 @@ def config_(preset: str, overrides: tuple[str, ...], small: bool) -> None:
     help="Memory of a device in GB (16 GiB are 17.2); prints whether each stage fits.",
 )
 @click.option(
+    "--device-bandwidth",
+    default=1200.0,
+    type=click.FloatRange(0, min_open=True),
+    metavar="GB/S",
+    help="What a device reads from its memory; the default is a TPU v4's.",
+)
+@click.option(
     "--image-bytes", type=click.IntRange(1), help="Mean size of an encoded image.  [default: 2 per pixel]"
 )
 @click.option(
@@ -185,6 +192,7 @@ def plan(
     device_tflops: float,
     utilization: float,
     device_memory: float | None,
+    device_bandwidth: float,
     image_bytes: int | None,
     images: int,
 ) -> None:
@@ -195,12 +203,12 @@ def plan(
     from rich.console import Console
 
     from tfx_pipeline import plan as plans
-    from tfx_pipeline import probe_plan
+    from tfx_pipeline import probe_plan, sampling_plan
 
     memory = device_memory * 1e9 if device_memory else None
-    machine = plans.Devices(devices, device_tflops, utilization, memory)
+    machine = plans.Devices(devices, device_tflops, utilization, memory, device_bandwidth * 1e9)
     if device:
-        _check_not_given("device-tflops", "utilization", "device-memory", "devices")
+        _check_not_given("device-tflops", "utilization", "device-memory", "device-bandwidth", "devices")
         machine = plans.Devices.this_cpu()
     imported = isinstance(config.stage1, ImportedTokenizer)
     trained = [*([] if imported else [plans.stage_1]), plans.classifier, plans.stage_2]
@@ -208,6 +216,7 @@ def plan(
     console = Console(highlight=False)
     for stage in stages:
         plans.show(stage, console)
+    sampling_plan.show(sampling_plan.drawing(config), machine, console)
     probe_plan.show(probe_plan.linear_probe(config, images=images), machine, console)
 
 

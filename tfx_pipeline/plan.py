@@ -34,25 +34,28 @@ TOKEN_EXAMPLE_BYTES = 100
 
 # The product that tells a CPU's rate, and how often it is tried: the best is free of what else runs.
 PRODUCT_SIDE, PRODUCTS = 2048, 6
+# 268 MB: more than the caches of a processor hold.
+READ_SIDE = 8192
 # Training steps reach 0.3 (digits) to 0.75 (ViT-VQGAN Base at 256 pixels) of it (docs/performance.md).
 CPU_UTILIZATION = 0.5
 
 
 @dataclass(frozen=True)
 class Devices:
-    """The devices: their number, peak rate, the share of it that is reached, and memory in bytes."""
+    """The devices: number, peak rate, the share of it that is reached, memory, and bytes read a second."""
 
     count: int
     tflops: float
     utilization: float
     memory: float | None = None
+    bandwidth: float = 1.2e12
 
     @classmethod
     def this_cpu(cls) -> Devices:
-        """This machine: the rate of its products, measured for a second, and its memory."""
+        """This machine: the rates of its products and of reading, measured for a second, and its memory."""
         tflops = max(_product_tflops() for _ in range(PRODUCTS))
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return cls(1, tflops, CPU_UTILIZATION, float(memory))
+        return cls(1, tflops, CPU_UTILIZATION, float(memory), _bytes_read_per_second())
 
     @property
     def flops_per_second(self) -> float:
@@ -297,6 +300,17 @@ def _product_tflops() -> float:
     started = time.perf_counter()
     one @ one
     return 2 * PRODUCT_SIDE**3 / (time.perf_counter() - started) / 1e12
+
+
+def _bytes_read_per_second() -> float:
+    """The rate of a product of a matrix with a vector, on all cores: it waits for memory alone."""
+    matrix, vector = np.ones([READ_SIDE, READ_SIDE], np.float32), np.ones([READ_SIDE], np.float32)
+    seconds = []
+    for _ in range(PRODUCTS):
+        started = time.perf_counter()
+        matrix @ vector
+        seconds.append(time.perf_counter() - started)
+    return float(matrix.nbytes / min(seconds))
 
 
 def vocabulary(config: Config) -> tuple[int, int]:
