@@ -1,4 +1,4 @@
-"""The Transformer block of ViT-VQGAN's towers and VIM (Table 2), and its KV cache for sampling.
+"""The Transformer block of ViT-VQGAN's towers and VIM (Table 2).
 
 Pre-norm, GELU inside, no layer norm after the last block (each model adds its own).
 
@@ -12,8 +12,7 @@ How the operations are written decides what TensorFlow's graph fuses on a CPU: s
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -22,36 +21,14 @@ import tensorflow as tf
 from trainers.attention import attend, attend_blockwise, dropout
 from trainers.training.config import Memory, Transformer
 
-# `Dense.step` splits its product into so many, which the cores share.
-STEP_PRODUCTS = 4
-# Numbers in a vector register: 16 of 32 bits, with AVX-512.
-REGISTER = 16
 
+class Kernels(NamedTuple):
+    """The kernels of a block's four products, in the precision that they are read in for sampling."""
 
-class KVCache(NamedTuple):
-    """Keys and values of one attention layer at the positions so far, [B, H, N, D / H] each, 0 beyond."""
-
-    keys: tf.Tensor
-    values: tf.Tensor
-
-
-def init_cache(attention: SelfAttention, rows: tf.Tensor, positions: int) -> KVCache:
-    """An empty cache of N positions for B rows, all zeros."""
-    shape = tf.stack([rows, attention.heads, positions, attention.head_dim])
-    return KVCache(tf.zeros(shape, attention.compute_dtype), tf.zeros(shape, attention.compute_dtype))
-
-
-def update_cache(cache: KVCache, key: tf.Tensor, value: tf.Tensor, position: tf.Tensor) -> KVCache:
-    """Write key and value [B, H, 1, D / H] at one position, which is 0 before."""
-    return KVCache(_write(cache.keys, key, position), _write(cache.values, value, position))
-
-
-def _write(cached: tf.Tensor, new: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-    rows, heads = tf.shape(cached)[0], cached.shape[1]
-    at = tf.stack(tf.meshgrid(tf.range(rows), tf.range(heads), position, indexing="ij"), axis=-1)
-    # TensorFlow's only scatter that writes in place on a CPU, if nothing else holds its input:
-    # `tensor_scatter_nd_update` copies the whole cache at every position. It has no XLA kernel.
-    return tf.raw_ops.ScatterNdNonAliasingAdd(input=cached, indices=at, updates=new)
+    qkv: tf.Tensor
+    out: tf.Tensor
+    expand: tf.Tensor
+    contract: tf.Tensor
 
 
 class Dense(keras.layers.Dense):
@@ -63,28 +40,21 @@ class Dense(keras.layers.Dense):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, ..., D] to [B, ..., units]."""
-        product = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), self.kernel)
-        # In this form, with the bias' shape known, bias and GELU are fused into the product.
-        flat = self.activation(tf.nn.bias_add(product, tf.ensure_shape(self.learned_bias(), [self.units])))
+        flat = self._affine(tf.reshape(x, [-1, x.shape[-1]]), self.kernel, self.learned_bias())
         return tf.reshape(flat, [-1, *x.shape[1:-1], self.units])
+
+    def of_rows(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """[M, D] to [M, units] by this kernel, which may have another precision than the layer's own."""
+        return self._affine(tf.cast(x, kernel.dtype), kernel, tf.cast(self.bias, self.compute_dtype))
+
+    def _affine(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        product = tf.cast(tf.matmul(x, kernel), self.compute_dtype)
+        # In this form, with the bias' shape known, bias and GELU are fused into the product.
+        return self.activation(tf.nn.bias_add(product, tf.ensure_shape(bias, [self.units])))
 
     def learned_bias(self) -> tf.Tensor:
         """The bias, as far as gradients reach it."""
         return self.bias
-
-    def step(self, x: tf.Tensor) -> tf.Tensor:
-        """[B, D] to [B, units], each row by itself: bit-identical in any batch.
-
-        The product of a whole batch sums in an order that depends on the number of rows, and a sampled token
-        depends on the last bit. Split into products with parts of the kernel, which the cores share, a row's
-        product runs at memory bandwidth.
-        """
-        parts = math.gcd(x.shape[-1], STEP_PRODUCTS)
-        # In the kernel's own precision under any policy: a cast would take longer than reading it.
-        kernel = tf.reshape(self.kernel, [parts, 1, -1, self.units])
-        rows = tf.reshape(tf.cast(x, kernel.dtype), [-1, parts, 1, x.shape[-1] // parts])
-        product = tf.reduce_sum(tf.matmul(tf.transpose(rows, [1, 0, 2, 3]), kernel), axis=0)[:, 0]
-        return tf.cast(self.activation(tf.nn.bias_add(product, self.bias)), self.compute_dtype)
 
 
 class QKV(Dense):
@@ -122,15 +92,15 @@ class LayerNorm(keras.layers.LayerNormalization):
         )
         return tf.reshape(normalized, tf.shape(x)) * self.gamma + self.beta
 
-    def step(self, x: tf.Tensor) -> tf.Tensor:
+    def by_row(self, x: tf.Tensor) -> tf.Tensor:
         """The same, each row by itself: bit-identical in any batch."""
         x = tf.cast(x, tf.float32)
-        centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
-        variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
+        mean = tf.reduce_mean(x, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axis=-1, keepdims=True)
         # Root and quotient are exact. If they meet, Grappler fuses them into rsqrt, whose last bits differ
         # for the last few numbers of a tensor; the maximum keeps them apart.
         deviation = tf.maximum(tf.sqrt(variance + self.epsilon), 0.0)
-        return centred / deviation * self.gamma + self.beta
+        return (x - mean) * (1.0 / deviation) * self.gamma + self.beta
 
 
 class SelfAttention(keras.layers.Layer):
@@ -167,35 +137,22 @@ class SelfAttention(keras.layers.Layer):
         mixed = core(queries, keys, values, causal=self.causal, rate=self.rate, seed=seed)
         return self.out(tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [-1, *x.shape[1:]]))
 
-    def step(self, x: tf.Tensor, cache: KVCache, position: tf.Tensor) -> tuple[tf.Tensor, KVCache]:
-        """Compute one position of the causal call, with the earlier ones from the cache.
+    def projected(self, x: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """[M, D] to queries (scaled), keys and values [M, H, d], each row by itself."""
+        split = tf.split(self.qkv.of_rows(x, kernel), 3, axis=-1)
+        queries, keys, values = (tf.reshape(part, [-1, self.heads, self.head_dim]) for part in split)
+        if self.query_norm and self.key_norm:
+            queries = tf.cast(self.query_norm.by_row(queries), values.dtype)
+            keys = tf.cast(self.key_norm.by_row(keys), values.dtype)
+        return queries * self.head_dim**-0.5, keys, values
 
-        Args:
-          x: [B, D], the input at `position`.
-          cache: filled at the positions before this one, 0 from here on.
-          position: int32 scalar.
-
-        Returns:
-          The output [B, D] and the updated cache.
-        """
-        query, key, value = self._heads(self.qkv.step(x)[:, tf.newaxis], by_row=True)
-        cache = update_cache(cache, key, value, position)
-        scores = tf.cast(tf.matmul(query, cache.keys, transpose_b=True), tf.float32)
-        visible = tf.range(cache.keys.shape[2]) <= position
-        weights = softmax_by_row(tf.where(visible, scores, scores.dtype.min))
-        mixed = tf.matmul(tf.cast(weights, cache.values.dtype), cache.values)
-        return self.out.step(tf.reshape(mixed, [-1, x.shape[-1]])), cache
-
-    def _heads(self, qkv: tf.Tensor, *, by_row: bool = False) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _heads(self, qkv: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """[B, N, 3 D] to queries (scaled), keys and values, each [B, H, N, D / H]."""
         split = tf.reshape(qkv, [-1, qkv.shape[1], 3, self.heads, self.head_dim])
         queries, keys, values = tf.unstack(tf.transpose(split, [2, 0, 3, 1, 4]))
         if self.query_norm and self.key_norm:
-            norms = (self.query_norm, self.key_norm)
-            queries, keys = (
-                tf.cast(norm.step(x) if by_row else norm(x), values.dtype)
-                for norm, x in zip(norms, (queries, keys), strict=True)
-            )
+            queries = tf.cast(self.query_norm(queries), values.dtype)
+            keys = tf.cast(self.key_norm(keys), values.dtype)
         return queries * self.head_dim**-0.5, keys, values
 
 
@@ -251,11 +208,32 @@ class Block(keras.layers.Layer):
 
         return tf.recompute_grad(forward)(x) if memory.gradient_checkpointing else forward(x)
 
-    def step(self, x: tf.Tensor, cache: KVCache, position: tf.Tensor) -> tuple[tf.Tensor, KVCache]:
-        """One position [B, D] of the causal call; see `SelfAttention.step`."""
-        attended, cache = self.attention.step(self.norm_1.step(x), cache, position)
-        x = _add(x, attended)
-        return _add(x, self.contract.step(self.expand.step(self.norm_2.step(x)))), cache
+    def decode(
+        self,
+        x: tf.Tensor,
+        kernels: Kernels,
+        attend: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor],
+    ) -> tf.Tensor:
+        """Single positions of the causal call, [M, D] to float32 [M, D].
+
+        In products of a fixed number of rows, each row is the same to the last bit whatever the others are.
+
+        Args:
+          x: the block's inputs.
+          kernels: those of its products.
+          attend: queries (scaled), keys and values [M, H, d] to what the queries attend to, [M, H, d].
+        """
+        attention = self.attention
+        queries, keys, values = attention.projected(self.norm_1.by_row(x), kernels.qkv)
+        mixed = tf.reshape(attend(queries, keys, values), [-1, x.shape[-1]])
+        x = _add(x, attention.out.of_rows(mixed, kernels.out))
+        hidden = self.expand.of_rows(self.norm_2.by_row(x), kernels.expand)
+        return _add(x, self.contract.of_rows(hidden, kernels.contract))
+
+    def kernels(self, dtype: tf.DType) -> Kernels:
+        """The kernels of the block's products in a precision."""
+        layers = (self.attention.qkv, self.attention.out, self.expand, self.contract)
+        return Kernels(*(tf.cast(layer.kernel, dtype) for layer in layers))
 
     def _feed_forward(self, x: tf.Tensor, seeds: Sequence[tf.Tensor | None]) -> tf.Tensor:
         hidden = dropout(self.expand(self.norm_2(x)), self.rate, seeds[0])
@@ -269,16 +247,6 @@ def run_blocks(
     for block in blocks:
         x = block(x, training=training, memory=memory)
     return x
-
-
-def softmax_by_row(x: tf.Tensor) -> tf.Tensor:
-    """Softmax over the last axis, each row by itself: bit-identical in any batch."""
-    # The exponentials of a remainder that does not fill a vector register have other last bits: pad it.
-    width = x.shape[-1]
-    padding = [[0, 0]] * (x.shape.rank - 1) + [[0, -width % REGISTER]]
-    x = tf.pad(x, padding, constant_values=x.dtype.min)
-    shares = tf.exp(x - tf.reduce_max(x, axis=-1, keepdims=True))
-    return (shares / tf.reduce_sum(shares, axis=-1, keepdims=True))[..., :width]
 
 
 def _add(residual: tf.Tensor, output: tf.Tensor) -> tf.Tensor:

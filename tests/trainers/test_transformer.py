@@ -8,15 +8,14 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import hlo
+from trainers.kv_cache import ChunkedCache, Shape
 from trainers.training.config import Memory, Transformer
 from trainers.transformer import (
     Block,
     Dense,
     LayerNorm,
     SelfAttention,
-    init_cache,
     run_blocks,
-    softmax_by_row,
 )
 
 CHECKPOINTED = Memory(gradient_checkpointing=True)
@@ -49,44 +48,47 @@ def test_non_causal_output_depends_on_later_positions():
     assert np.abs(block(x)[:, 0] - block(changed)[:, 0]).max() > 1e-3
 
 
-def stepped(block: Block, x: tf.Tensor) -> tf.Tensor:
-    """The outputs of `step` at each position, [B, N, D], from a graph of unknown batch size as in serving."""
+def decoded(block: Block, x: tf.Tensor) -> tf.Tensor:
+    """The outputs of `decode` at each position, [B, N, D], from a graph of unknown batch size."""
 
     @tf.function(input_signature=[tf.TensorSpec([None, *x.shape[1:]])])
     def run(x):
-        cache = init_cache(block.attention, tf.shape(x)[0], x.shape[1])
+        heads, head_dim = block.attention.heads, block.attention.head_dim
+        rows = tf.shape(x)[0]
+        layout = ChunkedCache(Shape(rows, x.shape[1], heads, head_dim, tf.as_dtype(block.compute_dtype)))
+        cache = layout.empty()
         outputs = []
         for place in range(x.shape[1]):
-            output, cache = block.step(x[:, place], cache, tf.constant(place))
-            outputs.append(output)
+
+            def attend(queries, keys, values, place=place):
+                nonlocal cache
+                position = tf.fill([rows, 1], place)
+                queries, keys, values = (each[:, tf.newaxis] for each in (queries, keys, values))
+                cache = layout.write(cache, keys, values, layout.addresses(position))
+                return layout.attend(cache, queries, position, 1)
+
+            outputs.append(block.decode(x[:, place], block.kernels(tf.float32), attend))
         return tf.stack(outputs, axis=1)
 
+    block(x)  # makes the weights
     return run(x)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("qk_norm", [False, True])
-def test_kv_cache_steps_equal_the_full_call(rows, qk_norm):
+def test_decoded_positions_equal_the_full_call(rows, qk_norm):
     block = Block(SIZE, causal=True, qk_norm=qk_norm)
     x = random(rows, 5, 8)
-    np.testing.assert_allclose(block(x), stepped(block, x), atol=1e-5)
+    np.testing.assert_allclose(block(x), decoded(block, x), atol=1e-5)
 
 
-def test_dense_step_equals_call_for_any_width():
-    for width in (8, 6, 7):
-        dense = Dense(5, activation="gelu", bias_initializer="ones")
-        x = random(3, width)
-        np.testing.assert_allclose(dense(x), dense.step(x), atol=1e-6)
-
-
-@pytest.mark.parametrize("width", [5, 16, 100])
-def test_softmax_by_row_is_bit_identical_in_any_batch(width):
-    softmax = tf.function(softmax_by_row, reduce_retracing=True)
-    scores = random(64, 2, width)
-    together = softmax(scores)
-    np.testing.assert_allclose(together, tf.nn.softmax(scores), rtol=1e-5)
-    for row in range(64):
-        np.testing.assert_array_equal(softmax(scores[row : row + 1])[0], together[row])
+def test_norm_by_row_equals_the_norm():
+    norm = LayerNorm()
+    x = random(3, 8)
+    norm.build(x.shape)
+    norm.gamma.assign(random(8))
+    norm.beta.assign(random(8))
+    np.testing.assert_allclose(norm(x), norm.by_row(x), atol=1e-6)
 
 
 def test_qk_norm_bounds_attention_scores():
@@ -208,11 +210,11 @@ def test_attention_softmax_is_float32_and_finite_under_bfloat16(bfloat16, monkey
     assert np.all(np.isfinite(tf.cast(output, tf.float32)))
 
 
-def test_kv_cache_steps_match_the_full_call_under_bfloat16(bfloat16):
+def test_decoded_positions_match_the_full_call_under_bfloat16(bfloat16):
     keras.utils.set_random_seed(0)
     block = Block(SIZE, causal=True, qk_norm=True)
     x = random(3, 5, 8)
-    np.testing.assert_allclose(block(x), stepped(block, x), atol=0.03)
+    np.testing.assert_allclose(block(x), decoded(block, x), atol=0.03)
 
 
 def normalized(x: np.ndarray, layer: LayerNorm) -> np.ndarray:

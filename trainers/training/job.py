@@ -86,7 +86,7 @@ def training_digest(job: Job, stage: Section, *inputs: str) -> str:
     own = job.model_dump_json(exclude={"checkpoints", "logs", "label"})
     # `job.start` tells the weights of a warm start, wherever they lie.
     aside = {*Train.OPERATIONAL, "warm_start"}
-    learned = stage.model_dump_json(exclude={"train": aside, "usage_alarm": True})
+    learned = stage.model_dump_json(exclude={"train": aside, "usage_alarm": True, "sampler": True})
     decisive = "".join([own, learned, *inputs])
     return hashlib.sha256(decisive.encode()).hexdigest()[:8]
 

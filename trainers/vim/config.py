@@ -9,6 +9,8 @@ from pydantic import PositiveInt
 
 from trainers.training.config import Count, Fraction, Section, Train, Transformer
 
+Precision = Literal["float32", "bfloat16"]
+
 
 class RandomOrder(Section):
     """Random-order annealing (RAR, Yu et al. 2024).
@@ -45,6 +47,25 @@ class Model(Section):
     random_order: RandomOrder | None = None
 
 
+class Sampler(Section):
+    """How the exported model draws tokens.
+
+    Attributes:
+      engine: `jacobi`, several places of few images in a pass; or `sequential`, one place after the other.
+        Both give the same tokens.
+      max_slots: rows of a pass at most; larger batches are drawn in groups.
+      jacobi_slots: rows of a pass with which places of few images are filled up.
+      weights: precision of the blocks' products. `bfloat16` reads half as many bytes.
+      cache: precision of keys and values.
+    """
+
+    engine: Literal["jacobi", "sequential"] = "jacobi"
+    max_slots: Literal[16, 32, 64, 128] = 64
+    jacobi_slots: Literal[8, 16, 32] = 16
+    weights: Precision = "float32"
+    cache: Precision = "float32"
+
+
 class Stage2(Section):
     """The image model and its training.
 
@@ -56,6 +77,7 @@ class Stage2(Section):
     model: Model
     tokens: Literal["cached", "on_the_fly"] = "cached"
     train: Train
+    sampler: Sampler = Sampler()
 
     @pydantic.model_validator(mode="after")
     def _ends_in_raster_order(self) -> Stage2:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from serving.export.fingerprint import fingerprint
 from serving.export.generator import Generator, export_generator
+from serving.export.sampling_params import BatchSamplingParams
 from serving.export.signatures import read_metadata
 from trainers.training import examples, job
 from trainers.training.alarms import OVERFITTING
@@ -20,7 +21,7 @@ from trainers.training.train_state import TrainState
 from trainers.vim.config import Stage2
 from trainers.vim.model import VIM
 from trainers.vim.rows import row_augmentation
-from trainers.vim.sampling import sample
+from trainers.vim.sampler import Request, Sampler
 
 # Held-out rows that are evaluated during training.
 EVALUATION_ROWS = 512
@@ -94,6 +95,17 @@ def run_fn(fn_args: Any) -> None:
             alarms=[OVERFITTING],
         )
 
+        sampler = Sampler(model, stage.sampler)
+
+        def sample(
+            class_id: tf.Tensor,
+            seed: tf.Tensor,
+            params: BatchSamplingParams,
+            prompt: tf.Tensor,
+            prompt_length: tf.Tensor,
+        ) -> tf.Tensor:
+            return sampler(Request(class_id, seed, params, prompt, prompt_length)).tokens
+
         def decode(tokens: tf.Tensor) -> tf.Tensor:
             return tokenizer.signatures["decode_pixels"](tokens=tokens)["pixels"]
 
@@ -107,7 +119,7 @@ def run_fn(fn_args: Any) -> None:
             ),
             encode=encode,
             decode=decode,
-            sample=partial(sample, model),
+            sample=sample,
             log_likelihood=model.log_likelihood,
             features=model.features,
         )

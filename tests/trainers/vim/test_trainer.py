@@ -9,7 +9,7 @@ from serving.export import images
 from tests import stand_ins
 from tests.trainers.examples import write_images, write_tokens
 from tests.trainers.training.replicas import Arguments
-from tests.trainers.vim.test_sampling import ask
+from tests.trainers.vim.test_sampler import ask
 from trainers.training import loop
 from trainers.training.config import Optimizer, Train
 from trainers.training.step import TrainState, loss_gradients, training_step

@@ -1,0 +1,200 @@
+"""KV caches of a causal Transformer, and attention over them, one query at a time.
+
+`ChunkedCache` is for TensorFlow's graph: it is written in place, and each query is multiplied with its own
+row's keys in products of fixed shape, [1, d] with [d, T], a chunk at a time. A chunk that is masked as a
+whole adds exact zeros. So an output depends, to the last bit, on its own query and positions alone: not on
+the batch, nor on how many chunks are read, nor on the queries beside it.
+
+`FlatCache` is for XLA, which has no such write, and whose shapes are fixed anyway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import tensorflow as tf
+
+# TensorFlow exports XLA's operations under no public name.
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+
+# Positions that are read together: fewer read less that is masked, more make fewer products.
+CHUNK = 64
+# Numbers in a vector register: 16 of 32 bits, with AVX-512.
+REGISTER = 16
+# XLA compiles a loop for each number of chunks.
+MOST_CHUNKS = 8
+
+
+class KVCache(NamedTuple):
+    """Keys and values of one attention layer, as its `Cache` lays them out."""
+
+    keys: tf.Tensor
+    values: tf.Tensor
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of a KV cache.
+
+    Attributes:
+      rows: B, a number or an int32 scalar.
+      positions: N.
+      heads: H.
+      head_dim: d.
+      dtype: of keys and values.
+    """
+
+    rows: tf.Tensor | int
+    positions: int
+    heads: int
+    head_dim: int
+    dtype: tf.DType
+
+
+class Cache(Protocol):
+    """A layout of a KV cache: keys and values of N positions of B rows, in C chunks of T positions."""
+
+    chunk: int
+    chunks: int
+
+    def empty(self) -> KVCache:
+        """A cache of zeros: what is masked must be finite."""
+
+    def filled(self, keys: tf.Tensor, values: tf.Tensor) -> KVCache:
+        """A cache of all positions of all rows, [B, N, H, d] each."""
+
+    def addresses(self, position: tf.Tensor) -> tf.Tensor:
+        """Where positions int32 [B, W] are, for `write`."""
+
+    def write(self, cache: KVCache, keys: tf.Tensor, values: tf.Tensor, addresses: tf.Tensor) -> KVCache:
+        """Write keys and values [B, W, H, d] to `addresses`, over what is there."""
+
+    def attend(
+        self, cache: KVCache, queries: tf.Tensor, position: tf.Tensor, chunks: tf.Tensor | int
+    ) -> tf.Tensor:
+        """Attend from queries to the positions up to their own.
+
+        Args:
+          cache: filled at these positions.
+          queries: [B, W, H, d], scaled.
+          position: int32 [B, W].
+          chunks: how many are read; they must hold all positions.
+
+        Returns:
+          float32 [B, W, H, d].
+        """
+
+
+class ChunkedCache:
+    """A cache [C B H T, d] for TensorFlow's graph.
+
+    A write changes the buffer of the cache, which nothing else may hold.
+    """
+
+    def __init__(self, shape: Shape):
+        self._shape = shape
+        # Whole vector registers: exponentials of a remainder have other last bits.
+        self.chunk = min(-(-shape.positions // REGISTER) * REGISTER, CHUNK)
+        self.chunks = -(-shape.positions // self.chunk)
+
+    def empty(self) -> KVCache:
+        """See `Cache`."""
+        shape = self._shape
+        size = [self.chunks * shape.rows * shape.heads * self.chunk, shape.head_dim]
+        # `tf.zeros` may be folded to one constant for all calls, which they would all write into.
+        return KVCache(*(tf.raw_ops.Empty(shape=size, dtype=shape.dtype, init=True) for _ in range(2)))
+
+    def filled(self, keys: tf.Tensor, values: tf.Tensor) -> KVCache:
+        """See `Cache`."""
+        shape = self._shape
+
+        def by_chunk(of_rows: tf.Tensor) -> tf.Tensor:
+            beyond = self.chunks * self.chunk - shape.positions
+            padded = tf.pad(tf.cast(of_rows, shape.dtype), [[0, 0], [0, beyond], [0, 0], [0, 0]])
+            split = tf.reshape(padded, [-1, self.chunks, self.chunk, shape.heads, shape.head_dim])
+            return tf.reshape(tf.transpose(split, [1, 0, 3, 2, 4]), [-1, shape.head_dim])
+
+        return KVCache(by_chunk(keys), by_chunk(values))
+
+    def addresses(self, position: tf.Tensor) -> tf.Tensor:
+        """See `Cache`; int32 [B W H]."""
+        shape = self._shape
+        row = tf.range(shape.rows)[:, tf.newaxis, tf.newaxis]
+        chunk, offset = position[..., tf.newaxis] // self.chunk, position[..., tf.newaxis] % self.chunk
+        head = (chunk * shape.rows + row) * shape.heads + tf.range(shape.heads)
+        return tf.reshape(head * self.chunk + offset, [-1])
+
+    def write(self, cache: KVCache, keys: tf.Tensor, values: tf.Tensor, addresses: tf.Tensor) -> KVCache:
+        """See `Cache`."""
+
+        def written(cached: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
+            rows = tf.cast(tf.reshape(new, [-1, self._shape.head_dim]), self._shape.dtype)
+            # The only write in place of TensorFlow's graph that replaces: `tensor_scatter_nd_update` copies
+            # its input, 2.4 ms for 16 images of 1,024 tokens in place of 0.02.
+            return tf.raw_ops.InplaceUpdate(x=cached, i=addresses, v=rows)
+
+        return KVCache(written(cache.keys, keys), written(cache.values, values))
+
+    def attend(
+        self, cache: KVCache, queries: tf.Tensor, position: tf.Tensor, chunks: tf.Tensor | int
+    ) -> tf.Tensor:
+        """See `Cache`."""
+        shape = self._shape
+        # Along the first dimension a slice is no copy.
+        size = [self.chunks, shape.rows, 1, shape.heads, self.chunk, shape.head_dim]
+        keys, values = (tf.reshape(cached, size)[:chunks] for cached in cache)
+        queries = tf.cast(queries, shape.dtype)[tf.newaxis, ..., tf.newaxis, :]
+        scores = tf.cast(tf.matmul(queries, keys, transpose_b=True)[..., 0, :], tf.float32)
+        places = tf.reshape(tf.range(chunks * self.chunk), [-1, 1, 1, 1, self.chunk])
+        scores = tf.where(places <= position[..., tf.newaxis, tf.newaxis], scores, scores.dtype.min)
+        highest = tf.reduce_max(tf.reduce_max(scores, axis=-1), axis=0)
+        shares = tf.exp(scores - highest[..., tf.newaxis])
+        total = tf.reduce_sum(tf.reduce_sum(shares, axis=-1), axis=0)
+        mixed = tf.matmul(tf.cast(shares, shape.dtype)[..., tf.newaxis, :], values)[..., 0, :]
+        return tf.reduce_sum(tf.cast(mixed, tf.float32), axis=0) / total[..., tf.newaxis]
+
+
+class FlatCache:
+    """A cache [B, H, N, d] for XLA, written at the same position of all rows: W is 1."""
+
+    def __init__(self, shape: Shape):
+        self._shape = shape
+        self.chunk = min(shape.positions, max(CHUNK, -(-shape.positions // MOST_CHUNKS)))
+        self.chunks = -(-shape.positions // self.chunk)
+
+    def empty(self) -> KVCache:
+        """See `Cache`."""
+        shape = self._shape
+        size = [shape.rows, shape.heads, shape.positions, shape.head_dim]
+        return KVCache(tf.zeros(size, shape.dtype), tf.zeros(size, shape.dtype))
+
+    def filled(self, keys: tf.Tensor, values: tf.Tensor) -> KVCache:
+        """See `Cache`."""
+        by_head = (tf.transpose(tf.cast(each, self._shape.dtype), [0, 2, 1, 3]) for each in (keys, values))
+        return KVCache(*by_head)
+
+    def addresses(self, position: tf.Tensor) -> tf.Tensor:
+        """See `Cache`; int32 [4], the start of a slice."""
+        return tf.stack([0, 0, position[0, 0], 0])
+
+    def write(self, cache: KVCache, keys: tf.Tensor, values: tf.Tensor, addresses: tf.Tensor) -> KVCache:
+        """See `Cache`."""
+
+        def written(cached: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
+            by_head = tf.cast(tf.transpose(new, [0, 2, 1, 3]), self._shape.dtype)
+            return gen_xla_ops.xla_dynamic_update_slice(input=cached, update=by_head, indices=addresses)
+
+        return KVCache(written(cache.keys, keys), written(cache.values, values))
+
+    def attend(
+        self, cache: KVCache, queries: tf.Tensor, position: tf.Tensor, chunks: tf.Tensor | int
+    ) -> tf.Tensor:
+        """See `Cache`."""
+        keys, values = (cached[:, :, : chunks * self.chunk] for cached in cache)
+        by_head = tf.cast(tf.transpose(queries, [0, 2, 1, 3]), self._shape.dtype)
+        scores = tf.cast(tf.matmul(by_head, keys, transpose_b=True), tf.float32)
+        visible = tf.range(tf.shape(keys)[2]) <= position[0, 0]
+        shares = tf.nn.softmax(tf.where(visible, scores, scores.dtype.min))
+        mixed = tf.matmul(tf.cast(shares, self._shape.dtype), values)
+        return tf.cast(tf.transpose(mixed, [0, 2, 1, 3]), tf.float32)
