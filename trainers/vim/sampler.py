@@ -198,13 +198,9 @@ class Drawing:
             ended=tf.zeros([self._rows], tf.int32),
             caches=self._forward.empty() if self._compiled else self._prefilled(),
         )
-        cache = self._forward.cache
-        if self._compiled:
-            # A loop for each number of chunks: XLA's shapes do not grow.
-            for chunks in range(1, cache.chunks + 1):
-                state = self._passes(state, chunks)
-        else:
-            state = self._passes(state, None)
+        # For XLA a loop for each number of chunks: its shapes do not grow.
+        for chunks in range(1, self._forward.cache.chunks + 1) if self._compiled else [None]:
+            state = self._passes(state, chunks)
         return Drawn(state.tokens, state.ended)
 
     def _passes(self, state: _State, chunks: int | None) -> _State:
@@ -268,7 +264,7 @@ class Drawing:
         place = tf.minimum(first + tf.range(self._window), self._model.tokens - 1)
         above = tf.gather(tokens, tf.maximum(place - side, 0), batch_dims=1)
         present = tf.gather(tokens, place, batch_dims=1)
-        seen = (first + tf.range(self._window) >= self._model.tokens) | self._is_final(place, position)
+        seen = (place < first) | self._is_final(place, position)
         return _put(tokens, place, tf.where(seen, present, above))
 
     def _drawn(self, logits: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
