@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from serving.export.sampling_params import BatchSamplingParams
-from trainers.training.config import Transformer
+from trainers.training.config import Precision, Transformer
 from trainers.vim.cached import Weights
-from trainers.vim.config import Model, Precision
+from trainers.vim.config import Model
 from trainers.vim.config import Sampler as Options
 from trainers.vim.model import VIM
 from trainers.vim.sampler import Drawn, Request, Sampler

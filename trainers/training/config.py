@@ -13,6 +13,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
+Precision = Literal["float32", "bfloat16"]
 
 
 class Section(pydantic.BaseModel):
@@ -141,7 +142,7 @@ class Train(Section):
     optimizer: Optimizer
     gradient_accumulation_steps: PositiveInt = 1
     ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     gradient_checkpointing: bool = False
     blockwise_attention: bool = False
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker", "tpu"] = "auto"

@@ -7,9 +7,7 @@ from typing import Literal
 import pydantic
 from pydantic import PositiveInt
 
-from trainers.training.config import Count, Fraction, Section, Train, Transformer
-
-Precision = Literal["float32", "bfloat16"]
+from trainers.training.config import Count, Fraction, Precision, Section, Train, Transformer
 
 
 class RandomOrder(Section):

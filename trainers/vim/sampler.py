@@ -77,7 +77,7 @@ class Sampler:
         images = tf.shape(request.seed)[0]
         weights = Weights.of(model, tf.as_dtype(self._options.weights))
         plan = slots.plan(model, weights, self._options, images * each)
-        together = tf.maximum(plan.rows // each, 1)
+        together = plan.rows // each
 
         def draw_group(group: tf.Tensor, tokens: tf.Tensor, passes: tf.Tensor) -> tuple[tf.Tensor, ...]:
             # The last group repeats its last image.
