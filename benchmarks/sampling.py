@@ -17,13 +17,13 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from serving.export.sampling_params import BatchSamplingParams
+from serving.export.sampling_params import BatchSamplingParams, SamplingRequest
 from trainers.training.config import Precision, Transformer
 from trainers.vim.cached import Weights
 from trainers.vim.config import Model
 from trainers.vim.config import Sampler as Options
 from trainers.vim.model import VIM
-from trainers.vim.sampler import Drawn, Request, Sampler
+from trainers.vim.sampler import Drawn, Sampler
 from trainers.vim.slots import SIZES
 
 BASE = Transformer(blocks=12, heads=12, width=768, hidden=3072)
@@ -100,7 +100,7 @@ def _drawing(model: VIM, options: Options) -> Callable[[int, int], Drawn]:
     def draw(images: tf.Tensor, first: tf.Tensor) -> Drawn:
         one, none = tf.ones([images]), tf.zeros([images], tf.int32)
         return sampler(
-            Request(
+            SamplingRequest(
                 class_id=none,
                 seed=tf.range(tf.cast(images, tf.int64)),
                 params=BatchSamplingParams(one, none, one, one, one),

@@ -11,7 +11,7 @@ import tensorflow as tf
 from serving.export.classifier import export_classifier
 from serving.export.generator import Generator, export_generator
 from serving.export.metadata import Metadata
-from serving.export.sampling_params import BatchSamplingParams
+from serving.export.sampling_params import SamplingRequest
 from serving.export.tokenizer import export_tokenizer
 
 SIZE = 8
@@ -46,7 +46,7 @@ def decode(tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return pixels, tf.math.log(x / (1.0 - x)) + 0.5, tf.zeros_like(pixels)
 
 
-def sample(class_id, seed, params: BatchSamplingParams, prompt, prompt_length) -> tf.Tensor:
+def sample(request: SamplingRequest) -> tf.Tensor:
     """Sample tokens at the class's brightness (0, 7 or 14) plus 0 or 1; greedy sampling adds nothing."""
 
     def row(inputs):
@@ -58,10 +58,10 @@ def sample(class_id, seed, params: BatchSamplingParams, prompt, prompt_length) -
 
     drawn = tf.map_fn(
         row,
-        (class_id, seed, params.temperature),
+        (request.class_id, request.seed, request.params.temperature),
         fn_output_signature=tf.TensorSpec([TOKENS], tf.int32),
     )
-    return tf.where(tf.range(TOKENS) < prompt_length[:, tf.newaxis], prompt, drawn)
+    return tf.where(tf.range(TOKENS) < request.prompt_length[:, tf.newaxis], request.prompt, drawn)
 
 
 def log_likelihood(tokens: tf.Tensor, class_id: tf.Tensor) -> tf.Tensor:

@@ -128,12 +128,14 @@ class ReconstructionEvaluation(Section):
 class GenerationEvaluation(Section):
     """Sampled images against real ones.
 
-    `acceptance` is the share of each class's images that the classifier keeps for scoring (Table 6). The seed
-    of `sampling` is the run's by default.
+    A file of samples has `shard_size` of them, of which a killed run loses one. `acceptance` is the share of
+    each class's images that the classifier keeps for scoring (Table 6). The seed of `sampling` is by default
+    the run's.
     """
 
     samples: PositiveInt = 1000
     batch_size: PositiveInt = 100
+    shard_size: PositiveInt = 1000
     acceptance: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     sampling: SamplingParams = SamplingParams()
     thresholds: dict[str, Bound] = {}

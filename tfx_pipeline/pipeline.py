@@ -19,6 +19,7 @@ from components.evaluators.linear_probe.component import LinearProbeEvaluator
 from components.evaluators.reconstruction.component import ReconstructionEvaluator
 from components.example_validator.component import ExampleValidator
 from components.image_example_gen.component import ImageExampleGen
+from components.image_sampler.component import ImageSampler
 from components.model_validator.component import ModelValidator
 from components.pusher.component import Pusher
 from components.run_report.component import RunReport
@@ -113,14 +114,21 @@ def create_pipeline(
         batch_size=evaluation.reconstruction.batch_size,
         thresholds=evaluation.reconstruction.model_dump(exclude_none=True)["thresholds"],
     )
-    generation = GenerationEvaluator(
-        examples=images.outputs["examples"],
+    samples = ImageSampler(
         model=vim.outputs["model"],
-        classifier=classifier.outputs["model"],
+        drawn=os.path.join(run_dir, "drawn"),
         samples=evaluation.generation.samples,
-        batch_size=evaluation.generation.batch_size,
         acceptance=evaluation.generation.acceptance,
         sampling=evaluation.generation.sampling,
+        shard_size=evaluation.generation.shard_size,
+        batch_size=evaluation.generation.batch_size,
+    )
+    generation = GenerationEvaluator(
+        examples=images.outputs["examples"],
+        samples=samples.outputs["examples"],
+        model=vim.outputs["model"],
+        classifier=classifier.outputs["model"],
+        batch_size=evaluation.generation.batch_size,
         thresholds=evaluation.generation.model_dump(exclude_none=True)["thresholds"],
     )
     linear_probe = LinearProbeEvaluator(
@@ -146,6 +154,7 @@ def create_pipeline(
         *([tokens] if cached else []),
         vim,
         reconstruction,
+        samples,
         generation,
         linear_probe,
         tokenizer_validator,

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tfx.types import Artifact
 
 from components.evaluators.examples import ImageBatch
-from components.evaluators.models import SavedModel
+from components.saved_model import SavedModel
 from serving.export import images
 
 # The size of the splits that the Inception Score is averaged over (Dhariwal and Nichol 2021's evaluator).
@@ -76,7 +76,7 @@ class ClassifierFeatures:
 
 def feature_network(inputs: Mapping[str, list[Artifact]]) -> FeatureNetwork:
     """The feature network of an evaluator with these input artifacts."""
-    return ClassifierFeatures(SavedModel(inputs["classifier"]))
+    return ClassifierFeatures(SavedModel.of(inputs["classifier"]))
 
 
 class ExtractFeatures(beam.DoFn):

@@ -77,15 +77,6 @@ class EncodeFiles(beam.DoFn):
         return tokenizer
 
 
-def release_model() -> None:
-    """Free the model of a pipeline that ran in this process.
-
-    `Shared` keeps its last object until it gets another one: the memory would stay in use during all later
-    components.
-    """
-    Shared().acquire(set)
-
-
 def _milliseconds_since(begin: float) -> int:
     return round(1000 * (time.monotonic() - begin))
 

@@ -12,6 +12,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
+from components import saved_model
 from components.dataset import (
     Broken,
     Dataset,
@@ -28,7 +29,7 @@ from components.tfrecords import (
     count_records,
     fingerprint,
 )
-from components.token_transform.encode import METADATA, EncodeFiles, release_model
+from components.token_transform.encode import METADATA, EncodeFiles
 from serving.export.atomic import atomic_folder
 from serving.export.metadata import Metadata
 
@@ -68,7 +69,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                         **options,
                     )
             finally:
-                release_model()
+                saved_model.release()
             check_broken(
                 read_quarantine(examples.uri), sum(dataset.records(split) for split in splits), max_broken
             )

@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from serving.export import images, request_images
 from serving.export.metadata import CHANNELS, Metadata
-from serving.export.sampling_params import BatchSamplingParams, SamplingParams
+from serving.export.sampling_params import BatchSamplingParams, SamplingParams, SamplingRequest
 from serving.export.signatures import CLASS_ID, IMAGE_BYTES, checked_ids, grey_image, save
 from serving.export.warmup import write_warmup
 
@@ -42,28 +42,6 @@ SAMPLING_SPECS = (
 )
 
 
-class Sample(Protocol):
-    """Samples tokens; each row depends on its own inputs alone."""
-
-    def __call__(
-        self,
-        class_id: tf.Tensor,
-        seed: tf.Tensor,
-        params: BatchSamplingParams,
-        prompt: tf.Tensor,
-        prompt_length: tf.Tensor,
-    ) -> tf.Tensor:
-        """Sample tokens int32 [B, N].
-
-        Args:
-          class_id: int32 [B].
-          seed: int64 [B].
-          params: [B] each.
-          prompt: int32 [B, N], tokens of images to be completed.
-          prompt_length: int32 [B], how many of the first prompt tokens are kept; 0 samples a whole image.
-        """
-
-
 @dataclass(frozen=True)
 class Generator:
     """The functions of an image model and its tokenizer.
@@ -72,7 +50,7 @@ class Generator:
       metadata: `image_size` S, `tokens` N and the classes C fix the shapes and the range of class ids.
       encode: pixels float32 [B, S, S, 3] in [0, 1] -> tokens int32 [B, N], raster order.
       decode: tokens int32 [B, N] -> pixels float32 [B, S, S, 3] in [0, 1].
-      sample: see `Sample`.
+      sample: a request of B images -> tokens int32 [B, N]; each row depends on its own inputs alone.
       log_likelihood: (tokens int32 [B, N], class_id int32 [B]) -> log p(tokens | class) in nats, float32 [B].
       features: tokens int32 [B, N] -> float32 [B, L, D], the mean over tokens of every block's output,
         started without a class.
@@ -81,7 +59,7 @@ class Generator:
     metadata: Metadata
     encode: Callable[[tf.Tensor], tf.Tensor]
     decode: Callable[[tf.Tensor], tf.Tensor]
-    sample: Sample
+    sample: Callable[[SamplingRequest], tf.Tensor]
     log_likelihood: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     features: Callable[[tf.Tensor], tf.Tensor]
 
@@ -150,7 +128,7 @@ class _Sampler(Protocol):
 
 def _sampler(generator: Generator) -> _Sampler:
     """The graph behind all signatures that sample, with its input checks."""
-    traced_once = tf.function(generator.sample, autograph=False)
+    traced_once = tf.function(lambda *request: generator.sample(SamplingRequest(*request)), autograph=False)
 
     def sample(
         class_id: tf.Tensor,
@@ -163,13 +141,14 @@ def _sampler(generator: Generator) -> _Sampler:
         if prompt is None:
             prompt = tf.tile(zeros[:, tf.newaxis], [1, generator.metadata.tokens])
         with tf.control_dependencies(_checks(params)):
-            tokens = traced_once(
+            request = SamplingRequest(
                 generator.checked_class(class_id),
                 seed,
                 params,
                 prompt,
                 zeros if prompt_length is None else prompt_length,
             )
+            tokens = traced_once(*request)
         return {"tokens": tokens, "image_bytes": images.encode_batch(generator.decode_by_row(tokens))}
 
     return sample

@@ -82,3 +82,21 @@ class BatchSamplingParams(NamedTuple):
     top_p: tf.Tensor
     first_guidance_scale: tf.Tensor
     last_guidance_scale: tf.Tensor
+
+
+class SamplingRequest(NamedTuple):
+    """What B images are drawn from, inside the graph.
+
+    Attributes:
+      class_id: int32 [B]; ignored by a model without classes.
+      seed: int64 [B].
+      params: [B] each.
+      prompt: int32 [B, N], tokens of images to be completed.
+      prompt_length: int32 [B], how many of the first prompt tokens are kept; 0 samples a whole image.
+    """
+
+    class_id: tf.Tensor
+    seed: tf.Tensor
+    params: BatchSamplingParams
+    prompt: tf.Tensor
+    prompt_length: tf.Tensor

@@ -19,6 +19,7 @@ STEPS = (
     "StatisticsGen",
     "TokenTransform",
     "ReconstructionEvaluator",
+    "ImageSampler",
     "GenerationEvaluator",
 )
 
@@ -83,7 +84,7 @@ def made(folder, *options):
     command = [Path(sys.executable).with_name("tfx-vim"), "run", "--preset", "digits", "--small"]
     subprocess.run([*command, "--output", folder, *options], check=True, capture_output=True)
     files = {}
-    for component in ("ImageExampleGen", "TokenTransform"):
+    for component in ("ImageExampleGen", "TokenTransform", "ImageSampler"):
         (examples,) = (folder / "pipeline_root" / component / "examples").iterdir()
         files |= {
             (component, path.relative_to(examples).as_posix()): path.read_bytes()
@@ -105,7 +106,12 @@ def test_images_tokens_samples_and_scores_are_the_same_wherever_they_are_made(tm
     here = made(tmp_path / "here")
     processes = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     with portable_beam.serve(tmp_path) as portable:
-        steps = {"ImageExampleGen": processes, "TokenTransform": portable, "GenerationEvaluator": portable}
+        steps = {
+            "ImageExampleGen": processes,
+            "TokenTransform": portable,
+            "ImageSampler": portable,
+            "GenerationEvaluator": portable,
+        }
         there = made(tmp_path / "there", "--set", f"beam.steps={json.dumps(steps)}")
     for one, other in zip(here, there, strict=True):
         assert one == other

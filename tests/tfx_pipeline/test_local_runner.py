@@ -37,7 +37,7 @@ RUNNING = metadata_store_pb2.Execution.RUNNING
 COMPONENTS = {
     "ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator",
     "Trainer-tokenizer", "Trainer-classifier", "Trainer-vim", "TokenTransform",
-    "ReconstructionEvaluator", "GenerationEvaluator", "LinearProbeEvaluator",
+    "ReconstructionEvaluator", "ImageSampler", "GenerationEvaluator", "LinearProbeEvaluator",
     "ModelValidator-tokenizer", "ModelValidator-vim", "Pusher-tokenizer", "Pusher-vim", "RunReport",
 }  # fmt: skip
 
@@ -82,7 +82,14 @@ def test_a_served_model_can_be_traced_to_its_images(store):
         execution = produced_by[queue.pop()]
         seen.add(names[execution])
         queue += consumed.get(execution, [])
-    assert {"ImageExampleGen", "Trainer", "TokenTransform", "GenerationEvaluator", "ModelValidator"} <= seen
+    assert {
+        "ImageExampleGen",
+        "Trainer",
+        "TokenTransform",
+        "ImageSampler",
+        "GenerationEvaluator",
+        "ModelValidator",
+    } <= seen
 
 
 def store_events(store, kind) -> list[metadata_store_pb2.Event]:
@@ -301,6 +308,7 @@ EXECUTORS = {
     "Trainer": "tfx.components.trainer.executor.GenericExecutor",
     "TokenTransform": "components.token_transform.executor.Executor",
     "ReconstructionEvaluator": "components.evaluators.reconstruction.executor.Executor",
+    "ImageSampler": "components.image_sampler.executor.Executor",
     "GenerationEvaluator": "components.evaluators.generation.executor.Executor",
     "LinearProbeEvaluator": "components.evaluators.linear_probe.executor.Executor",
     "ModelValidator": "components.model_validator.executor.Executor",
@@ -593,9 +601,9 @@ def test_damaged_checkpoint_and_examples_of_a_trainer_are_named(finished, capsys
     def stop(*arguments):
         raise OSError("far enough")
 
-    monkeypatch.setattr("components.evaluators.generation.executor.Executor.Do", stop)
+    monkeypatch.setattr("components.image_sampler.executor.Executor.Do", stop)
     capsys.readouterr()
-    with pytest.raises(local_runner.RunError, match="GenerationEvaluator failed: far enough"):
+    with pytest.raises(local_runner.RunError, match="ImageSampler failed: far enough"):
         again(finished, no_cache={"Trainer-vim"})
     said = " ".join(capsys.readouterr().err.split())
     assert "is damaged and kept as damaged-ckpt-4" in said

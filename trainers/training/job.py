@@ -155,7 +155,7 @@ def export_folder(
                 yield fn_args.serving_model_dir
             else:
                 with tempfile.TemporaryDirectory() as scratch:
-                    yield scratch
+                    yield os.path.join(scratch, "model")
     finally:
         keras.mixed_precision.set_dtype_policy("float32")
 

@@ -55,6 +55,7 @@ class Sampler(Section):
       jacobi_slots: rows of a pass with which places of few images are filled up.
       weights: precision of the blocks' products. `bfloat16` reads half as many bytes.
       cache: precision of keys and values.
+      compiled: export beside the model the program that draws on TPUs, and on GPUs by XLA; as large again.
     """
 
     engine: Literal["jacobi", "sequential"] = "jacobi"
@@ -62,6 +63,7 @@ class Sampler(Section):
     jacobi_slots: Literal[8, 16, 32] = 16
     weights: Precision = "float32"
     cache: Precision = "float32"
+    compiled: bool = False
 
 
 class Stage2(Section):

@@ -19,33 +19,11 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from serving.export.sampling_params import BatchSamplingParams
+from serving.export.sampling_params import SamplingRequest
 from trainers.kv_cache import ChunkedCache, FlatCache, KVCache, Shape
 from trainers.vim import config, filters, gumbel, slots
 from trainers.vim.cached import CachedVIM, Weights
 from trainers.vim.model import VIM
-
-
-class Request(NamedTuple):
-    """What B images are drawn from.
-
-    Attributes:
-      class_id: int32 [B]; ignored by a model without classes.
-      seed: int64 [B].
-      params: [B] each.
-      prompt: int32 [B, N], tokens of images to be completed.
-      prompt_length: int32 [B], how many of the first prompt tokens are kept; 0 samples a whole image.
-    """
-
-    class_id: tf.Tensor
-    seed: tf.Tensor
-    params: BatchSamplingParams
-    prompt: tf.Tensor
-    prompt_length: tf.Tensor
-
-    def rows(self, which: tf.Tensor) -> Request:
-        """These rows, int32 [R]."""
-        return tf.nest.map_structure(lambda of_rows: tf.gather(of_rows, which), self)
 
 
 class Drawn(NamedTuple):
@@ -67,7 +45,7 @@ class Sampler:
         self._model = model
         self._options = options
 
-    def __call__(self, request: Request) -> Drawn:
+    def __call__(self, request: SamplingRequest) -> Drawn:
         """Draw the images of a request."""
         model = self._model
         first, last = request.params.first_guidance_scale, request.params.last_guidance_scale
@@ -82,7 +60,8 @@ class Sampler:
         def draw_group(group: tf.Tensor, tokens: tf.Tensor, passes: tf.Tensor) -> tuple[tf.Tensor, ...]:
             # The last group repeats its last image.
             which = tf.minimum(group * together + tf.range(together), images - 1)
-            drawing = Drawing(model, self._options, weights, request.rows(which), guided, plan.window)
+            rows = tf.nest.map_structure(lambda of_rows: tf.gather(of_rows, which), request)
+            drawing = Drawing(model, self._options, weights, rows, guided, plan.window)
             drawn = drawing.run()
             return (
                 group + 1,
@@ -117,7 +96,7 @@ class CompiledSampler:
         self._options = options
         self._guided = guided
 
-    def __call__(self, request: Request) -> Drawn:
+    def __call__(self, request: SamplingRequest) -> Drawn:
         """Draw the images of a request, whose number must be known when the program is compiled."""
         weights = Weights.of(self._model, tf.as_dtype(self._options.weights))
         return Drawing(self._model, self._options, weights, request, self._guided, window=1).run()
@@ -149,7 +128,7 @@ class Drawing:
         model: VIM,
         options: config.Sampler,
         weights: Weights,
-        request: Request,
+        request: SamplingRequest,
         guided: tf.Tensor | bool,
         window: tf.Tensor | int,
     ):

@@ -8,9 +8,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from serving.export import compiled
+from serving.export.compiled import export_compiled
 from serving.export.fingerprint import fingerprint
 from serving.export.generator import Generator, export_generator
-from serving.export.sampling_params import BatchSamplingParams
 from serving.export.signatures import read_metadata
 from trainers.training import examples, job
 from trainers.training.alarms import OVERFITTING
@@ -21,7 +22,7 @@ from trainers.training.train_state import TrainState
 from trainers.vim.config import Stage2
 from trainers.vim.model import VIM
 from trainers.vim.rows import row_augmentation
-from trainers.vim.sampler import Request, Sampler
+from trainers.vim.sampler import CompiledSampler, Sampler
 
 # Held-out rows that are evaluated during training.
 EVALUATION_ROWS = 512
@@ -97,15 +98,6 @@ def run_fn(fn_args: Any) -> None:
 
         sampler = Sampler(model, stage.sampler)
 
-        def sample(
-            class_id: tf.Tensor,
-            seed: tf.Tensor,
-            params: BatchSamplingParams,
-            prompt: tf.Tensor,
-            prompt_length: tf.Tensor,
-        ) -> tf.Tensor:
-            return sampler(Request(class_id, seed, params, prompt, prompt_length)).tokens
-
         def decode(tokens: tf.Tensor) -> tf.Tensor:
             return tokenizer.signatures["decode_pixels"](tokens=tokens)["pixels"]
 
@@ -119,12 +111,22 @@ def run_fn(fn_args: Any) -> None:
             ),
             encode=encode,
             decode=decode,
-            sample=sample,
+            sample=lambda request: sampler(request).tokens,
             log_likelihood=model.log_likelihood,
             features=model.features,
         )
         with job.export_folder(fn_args, history, [state], [OVERFITTING]) as directory:
             export_generator(directory, job.exportable(model, tokenizer=tokenizer), generator)
+            if stage.sampler.compiled:
+                export_compiled(
+                    compiled.beside(directory),
+                    job.exportable(model, tokenizer=tokenizer),
+                    generator.metadata,
+                    sample=lambda request, guided: (
+                        CompiledSampler(model, stage.sampler, guided=guided)(request).tokens
+                    ),
+                    decode=decode,
+                )
 
 
 def losses(model: VIM, batch: Batch, *, training: bool) -> Metrics:

@@ -15,13 +15,21 @@ from tfx.types import Artifact, artifact_utils
 
 from components.evaluators import blessing, examples, features, files, scores
 from components.evaluators.generation.rejection import KeepLikeliest
-from components.evaluators.generation.sampling import DrawSamples, RedrawImages, Samples, SamplingPlan
-from components.evaluators.models import SavedModel
+from components.evaluators.generation.samples import (
+    ExtractSamples,
+    Samples,
+    Shard,
+    images,
+    read_set,
+    shards,
+)
 from components.metrics import registry
 from components.metrics.moments import MomentsFn
-from serving.export.sampling_params import SamplingParams
+from components.sampled_set import SAMPLES, SampledSet
 
 SAMPLES_FILE = "samples.npz"
+# With rejection: the image numbers of the samples that were kept, in ascending order.
+KEPT_FILE = "kept.npz"
 SHOWN_CLASSES = 16
 SHOWN_PER_CLASS = 8
 SHOWN_WITHOUT_CLASS = 64
@@ -36,7 +44,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Sample, measure, write `evaluation.json` and `samples.npz`, and bless.
+        """Measure, write `evaluation.json` and `samples.npz`, and bless.
 
         `fid` is the distance of the samples from the train split, and `fid_eval` that of the eval split: the
         value for real images, as in Table 6's row "validation data". `class_accuracy`, the share of samples
@@ -48,47 +56,45 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         ResNet-101 and scores by Inception.
 
         Args:
-          input_dict: `examples`, `model` (a generator), `classifier`.
+          input_dict: `examples`, `samples`, `model` (the generator that drew them), `classifier`.
           output_dict: `evaluation`, `blessing`.
-          exec_properties: `samples`, `batch_size`, `acceptance`, `sampling` (SamplingParams as JSON),
-            `thresholds` (JSON).
+          exec_properties: `batch_size`, `thresholds` (JSON).
 
         Raises:
-          ValueError: a split is empty; the model has no signature for the guidance schedule; acceptance is
-            below 1, and generator and classifier do not have the same classes.
+          ValueError: a split is empty; acceptance is below 1, and generator and classifier do not have the
+            same classes.
         """
         started = time.monotonic()
         evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
         statistics_path = os.path.join(evaluation.uri, "scores.json")
         real, batch_size = input_dict["examples"], exec_properties["batch_size"]
         counts = {f"{split}_images": examples.count(real, split) for split in ("train", "eval")}
-        generator, network = SavedModel(input_dict["model"]), features.feature_network(input_dict)
-        metadata = generator.metadata()
-        same_classes = bool(metadata.class_names) and metadata.class_names == network.class_names
-        plan = SamplingPlan(
-            samples=exec_properties["samples"],
-            classes=len(metadata.class_names),
-            batch_size=batch_size,
-            acceptance=exec_properties["acceptance"],
-            params=SamplingParams.model_validate_json(exec_properties["sampling"]),
-        )
-        _check(plan, generator, same_classes)
+        network = features.feature_network(input_dict)
+        sampled = read_set(input_dict["samples"])
+        found = shards(input_dict["samples"], SAMPLES)
+        plan = sampled.plan
+        same_classes = bool(sampled.class_names) and sampled.class_names == network.class_names
+        if plan.acceptance < 1 and not same_classes:
+            raise ValueError(
+                "evaluation.generation.acceptance must be 1.0 for a model whose classes are not the "
+                f"classifier's, got {plan.acceptance}"
+            )
         splits = features.inception_splits(plan.samples)
         needs = registry.available_needs(plan.classes if same_classes else 0)
 
         with self._make_beam_pipeline() as pipeline:
             samples = (
                 pipeline
-                | beam.Create(plan.starts())
+                | beam.Create(found)
                 | beam.Reshuffle()
-                | beam.ParDo(DrawSamples(generator, network, plan, metadata.image_size))
+                | beam.ParDo(ExtractSamples(network, sampled, batch_size))
             )
             if plan.acceptance < 1:
                 samples |= KeepLikeliest(plan)
             train, held_out = (
                 pipeline
                 | f"Read {split}" >> examples.ReadImages(real, split, batch_size)
-                | f"Extract {split}" >> beam.ParDo(features.ExtractFeatures(network, metadata.image_size))
+                | f"Extract {split}" >> beam.ParDo(features.ExtractFeatures(network, sampled.image_size))
                 | f"Combine {split}" >> scores.Combine("features", MomentsFn())
                 for split in ("train", "eval")
             )
@@ -106,15 +112,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | beam.Map(_probabilities, plan.samples, splits)
                 | scores.InceptionScores(),
             )
-            _ = (
-                samples
-                | beam.FlatMap(_shown, plan.classes)
-                | "ListShown" >> beam.combiners.ToList()
-                | beam.FlatMap(_batches, plan.batch_size)
-                | beam.ParDo(RedrawImages(generator, plan, metadata.image_size))
-                | "ListImages" >> beam.combiners.ToList()
-                | beam.Map(_write_samples, plan, os.path.join(evaluation.uri, SAMPLES_FILE))
-            )
+            shown = samples | beam.FlatMap(_shown, plan.classes) | "ListShown" >> beam.combiners.ToList()
+            _ = shown | beam.Map(_write_shown, found, sampled, os.path.join(evaluation.uri, SAMPLES_FILE))
+            if plan.acceptance < 1:
+                kept = samples | "Kept" >> beam.Map(lambda batch: batch.indices.tolist())
+                kept |= "ListKept" >> beam.combiners.ToList()
+                _ = kept | beam.Map(_write_kept, os.path.join(evaluation.uri, KEPT_FILE))
 
         blessing.judge(
             evaluation,
@@ -128,25 +131,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 "classes": "in turn" if plan.classes else "none",
                 "acceptance": plan.acceptance,
                 "sampling": plan.params.model_dump(),
+                "compiled": sampled.compiled,
                 "inception_splits": splits,
             },
             counts={"samples": plan.samples, "candidates": plan.candidates, **counts},
             seconds=time.monotonic() - started,
-        )
-
-
-def _check(plan: SamplingPlan, generator: SavedModel, same_classes: bool) -> None:
-    """Check that the models can do what is planned, before anything is sampled."""
-    params = plan.params
-    if params.signature not in generator.load().signatures:
-        raise ValueError(
-            "evaluation.generation.sampling.guidance_schedule must be constant for this model, which has no "
-            f"signature {params.signature}, got {params.guidance_schedule}"
-        )
-    if plan.acceptance < 1 and not same_classes:
-        reason = "whose classes are not the classifier's" if plan.classes else "which has no classes"
-        raise ValueError(
-            f"evaluation.generation.acceptance must be 1.0 for a model {reason}, got {plan.acceptance}"
         )
 
 
@@ -161,17 +150,15 @@ def _shown(batch: Samples, classes: int) -> Iterator[int]:
     yield from batch.indices[(batch.places < shown) & (batch.class_ids < SHOWN_CLASSES)].tolist()
 
 
-def _batches(indices: list[int], batch_size: int) -> Iterator[list[int]]:
-    ordered = sorted(indices)
-    for start in range(0, len(ordered), batch_size):
-        yield ordered[start : start + batch_size]
-
-
-def _write_samples(samples: list[tuple[int, np.ndarray]], plan: SamplingPlan, path: str) -> None:
-    numbers = np.array([number for number, _ in samples])
-    class_ids = plan.class_ids(numbers)
-    order = np.lexsort((numbers, class_ids))
+def _write_shown(numbers: list[int], found: list[Shard], sampled: SampledSet, path: str) -> None:
+    class_ids = sampled.plan.class_ids(np.array(numbers))
+    order = np.lexsort((np.array(numbers), class_ids))
+    chosen = images(found, sampled, numbers)
     files.write_arrays(
         path,
-        {"classes": class_ids[order], "images": np.stack([samples[row][1] for row in order])},
+        {"classes": class_ids[order], "images": np.stack([chosen[numbers[row]] for row in order])},
     )
+
+
+def _write_kept(numbers: list[list[int]], path: str) -> None:
+    files.write_arrays(path, {"numbers": np.sort(np.concatenate(numbers).astype(np.int64))})

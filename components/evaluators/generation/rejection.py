@@ -12,7 +12,8 @@ import apache_beam as beam
 import numpy as np
 
 from components.evaluators.features import Features
-from components.evaluators.generation.sampling import Samples, SamplingPlan
+from components.evaluators.generation.samples import Samples
+from components.sampled_set import SamplingPlan
 
 
 class KeepLikeliest(beam.PTransform):

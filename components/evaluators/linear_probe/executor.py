@@ -13,8 +13,8 @@ from tfx.types import Artifact, artifact_utils
 
 from components.evaluators import blessing, examples
 from components.evaluators.linear_probe import probe
-from components.evaluators.models import SavedModel
 from components.metrics import registry
+from components.saved_model import SavedModel
 from serving.export.atomic import DRAFT, is_remote
 from serving.export.metadata import Metadata
 from serving.export.records import naming_damage
@@ -73,7 +73,7 @@ class Executor(base_executor.BaseExecutor):
             return
 
         batch_size, at_once = exec_properties["batch_size"], exec_properties["features_batch_size"]
-        saved = SavedModel(input_dict["model"])
+        saved = SavedModel.of(input_dict["model"])
         model = saved.load()
         # The features of a large data set do not fit in memory: they go through a cache on disk.
         files = [file for split in ("train", "eval") for file in examples.split_files(images, split)]

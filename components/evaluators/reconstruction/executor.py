@@ -17,10 +17,10 @@ from tfx.types import Artifact, artifact_utils
 
 from components.evaluators import blessing, examples, features, files, scores
 from components.evaluators.features import FeatureNetwork, Features
-from components.evaluators.models import SavedModel
 from components.metrics import registry
 from components.metrics.codebook import CodebookUsageFn, Usage
 from components.metrics.moments import Moments, MomentsFn
+from components.saved_model import SavedModel
 
 PAIRS_FILE = "pairs.npz"
 PAIRS = 32
@@ -64,7 +64,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
         scores_path = os.path.join(evaluation.uri, "scores.json")
         count = examples.count(input_dict["examples"], "eval")
-        tokenizer, network = SavedModel(input_dict["model"]), features.feature_network(input_dict)
+        tokenizer, network = SavedModel.of(input_dict["model"]), features.feature_network(input_dict)
         metadata = tokenizer.metadata()
         splits = features.inception_splits(count)
 

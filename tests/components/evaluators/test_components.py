@@ -6,23 +6,28 @@ from tfx.types import Channel, standard_artifacts
 from components.evaluators.generation.component import GenerationEvaluator
 from components.evaluators.linear_probe.component import LinearProbeEvaluator
 from components.evaluators.reconstruction.component import ReconstructionEvaluator
+from components.image_sampler.component import ImageSampler
 
 EXAMPLES = Channel(type=standard_artifacts.Examples)
 MODEL = Channel(type=standard_artifacts.Model)
 
 
-@pytest.mark.parametrize("component", [ReconstructionEvaluator, GenerationEvaluator])
-def test_evaluator_outputs_an_evaluation_and_a_blessing(component):
-    node = component(EXAMPLES, MODEL, MODEL, thresholds={"fid": {"max": 9.0}})
+@pytest.mark.parametrize(
+    ("component", "examples"), [(ReconstructionEvaluator, [EXAMPLES]), (GenerationEvaluator, [EXAMPLES] * 2)]
+)
+def test_evaluator_outputs_an_evaluation_and_a_blessing(component, examples):
+    node = component(*examples, MODEL, MODEL, thresholds={"fid": {"max": 9.0}})
     assert node.outputs["evaluation"].type is standard_artifacts.ModelEvaluation
     assert node.outputs["blessing"].type is standard_artifacts.ModelBlessing
     assert node.exec_properties["thresholds"] == '{"fid": {"max": 9.0}}'
 
 
-@pytest.mark.parametrize("component", [ReconstructionEvaluator, GenerationEvaluator])
-def test_unknown_metric_is_rejected_at_construction(component):
+@pytest.mark.parametrize(
+    ("component", "examples"), [(ReconstructionEvaluator, [EXAMPLES]), (GenerationEvaluator, [EXAMPLES] * 2)]
+)
+def test_unknown_metric_is_rejected_at_construction(component, examples):
     with pytest.raises(ValueError, match=r"must name one of .*fid.*, got 'speed'"):
-        component(EXAMPLES, MODEL, MODEL, thresholds={"speed": {"min": 1.0}})
+        component(*examples, MODEL, MODEL, thresholds={"speed": {"min": 1.0}})
 
 
 def test_linear_probe_outputs_only_an_evaluation():
@@ -40,4 +45,4 @@ def test_linear_probe_outputs_only_an_evaluation():
 )
 def test_invalid_acceptance_is_rejected_at_construction(given, line):
     with pytest.raises(ValueError, match=line):
-        GenerationEvaluator(EXAMPLES, MODEL, MODEL, **given)
+        ImageSampler(MODEL, drawn="drawn", **given)

@@ -97,13 +97,14 @@ def _half_a_picture(tokens):
     return pixels[:, :4], mu, log_scale[:, :4]
 
 
-def _sample_by_position(class_id, seed, *rest):
+def _sample_by_position(request):
     """Sample with each row's seed plus its position in the batch."""
-    return stand_ins.sample(class_id, seed + tf.range(tf.size(seed, tf.int64), dtype=tf.int64), *rest)
+    place = tf.range(tf.size(request.seed, tf.int64), dtype=tf.int64)
+    return stand_ins.sample(request._replace(seed=request.seed + place))
 
 
-def _sample_beyond_the_codebook(*inputs):
-    return stand_ins.sample(*inputs) + stand_ins.CODES
+def _sample_beyond_the_codebook(request):
+    return stand_ins.sample(request) + stand_ins.CODES
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,8 @@ def test_generate_writes_all_classes_as_a_grid_or_a_folder(where, tmp_path):
 
 
 def test_guidance_is_constant_by_default(tmp_path):
-    def scales(class_id, seed, params, prompt, prompt_length):
+    def scales(request):
+        params = request.params
         first, last = params.first_guidance_scale, params.last_guidance_scale
         return tf.cast(tf.stack([first, last, first, last], axis=1), tf.int32)
 

@@ -83,7 +83,8 @@ def test_completion_keeps_the_first_token_rows_of_the_image(generator):
 
 
 def test_guidance_is_constant_in_generate_and_rises_in_generate_linear(tmp_path):
-    def scales(class_id, seed, params, prompt, prompt_length):
+    def scales(request):
+        params = request.params
         first, last = params.first_guidance_scale, params.last_guidance_scale
         return tf.cast(tf.stack([first, last, first, last], axis=1), tf.int32)
 

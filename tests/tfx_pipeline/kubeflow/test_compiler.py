@@ -114,15 +114,16 @@ def test_parameters_are_inputs_of_the_tasks_that_depend_on_them(tmp_path):
         for name, task in spec["root"]["dag"]["tasks"].items()
     }
     assert used["ImageExampleGen"] == [DATASET_VERSION]
-    assert used["TokenTransform"] == used["GenerationEvaluator"] == [SEED]
-    assert used["Trainer-vim"] == used["RunReport"] == [RUN_FOLDER, SEED]
+    assert used["TokenTransform"] == [SEED]
+    assert used["ImageSampler"] == used["Trainer-vim"] == used["RunReport"] == [RUN_FOLDER, SEED]
     assert used["Pusher-vim"] == [RUN_FOLDER, SERVING_FOLDER]
-    assert used["StatisticsGen"] == used["ReconstructionEvaluator"] == []
+    assert used["StatisticsGen"] == used["ReconstructionEvaluator"] == used["GenerationEvaluator"] == []
     folders = {
         name.removeprefix("exec-"): described(executor).folders
         for name, executor in spec["deploymentSpec"]["executors"].items()
     }
     assert folders["Trainer-vim"] == ("checkpoints/vim", "logs/vim")
+    assert folders["ImageSampler"] == ("drawn",)
     assert folders["Pusher-tokenizer"] == ("vit_vqgan",)
     assert folders["RunReport"] == folders["TokenTransform"] == ()
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from serving.export.sampling_params import BatchSamplingParams
+from serving.export.sampling_params import BatchSamplingParams, SamplingRequest
 from tests.trainers.vim.test_model import CLASSES, CODES, PLACES, model, rows
 from trainers.kv_cache import KVCache
 from trainers.training.config import Transformer
@@ -19,7 +19,7 @@ from trainers.vim.cached import Weights
 from trainers.vim.config import Model
 from trainers.vim.config import Sampler as Options
 from trainers.vim.model import VIM
-from trainers.vim.sampler import CompiledSampler, Drawing, Drawn, Request, Sampler, _State
+from trainers.vim.sampler import CompiledSampler, Drawing, Drawn, Sampler, _State
 
 DRAWS = 20_000
 
@@ -39,15 +39,17 @@ def shaken(vim):
 @functools.cache
 def drawing(vim, engine):
     sampler = Sampler(vim, Options(engine=engine))
-    return tf.function(lambda *request: sampler(Request(*request)), autograph=False, reduce_retracing=True)
+    return tf.function(
+        lambda *request: sampler(SamplingRequest(*request)), autograph=False, reduce_retracing=True
+    )
 
 
 def request(
     vim, class_id, seed, *, temperature=1.0, top_k=0, top_p=1.0, guidance=1.0, first=None, given=None, kept=0
-) -> Request:
+) -> SamplingRequest:
     count = len(class_id)
     guidance = np.broadcast_to(np.float32(guidance), [count])
-    return Request(
+    return SamplingRequest(
         tf.constant(class_id, tf.int32),
         tf.constant(seed, tf.int64),
         BatchSamplingParams(
@@ -205,7 +207,7 @@ def test_the_sampler_for_xla_draws_the_same_tokens(guidance):
         kept=[0, 3, 70],
     )
     sampler = CompiledSampler(long, guided=guidance != 1.0)
-    compiled = tf.function(lambda *parts: sampler(Request(*parts)), jit_compile=True, autograph=False)
+    compiled = tf.function(lambda *parts: sampler(SamplingRequest(*parts)), jit_compile=True, autograph=False)
     np.testing.assert_array_equal(compiled(*inputs).tokens, drawing(long, "jacobi")(*inputs).tokens)
 
 
@@ -237,7 +239,7 @@ def test_bfloat16_weights_and_cache_draw_other_but_likely_tokens():
     long = longer()
     reduced = Sampler(long, Options(weights="bfloat16", cache="bfloat16"))
     inputs = request(long, [0, 1, 2] * 8, range(24))
-    tokens = tf.function(lambda *parts: reduced(Request(*parts)), autograph=False)(*inputs).tokens
+    tokens = tf.function(lambda *parts: reduced(SamplingRequest(*parts)), autograph=False)(*inputs).tokens
     exact = ask(long, [0, 1, 2] * 8, range(24))
     likelihood, wanted = (
         float(tf.reduce_mean(long.log_likelihood(each, inputs.class_id)))

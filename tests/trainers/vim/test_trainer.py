@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving.export import images
+from serving.export import compiled, images
+from serving.export.sampling_params import SamplingParams
 from tests import stand_ins
 from tests.trainers.examples import write_images, write_tokens
 from tests.trainers.training.replicas import Arguments
@@ -105,7 +106,9 @@ def test_on_the_fly_tokens_train_like_cached_tokens(tmp_path, monkeypatch):
     # `write_tokens` writes its rows alternately to two files.
     write_tokens(tmp_path / "tokens", [row for pair in zip(rows[:5], rows[5:], strict=True) for row in pair])
 
-    on_the_fly = train(tmp_path / "on_the_fly", tmp_path / "images", tokens="on_the_fly")
+    on_the_fly = train(
+        tmp_path / "on_the_fly", tmp_path / "images", tokens="on_the_fly", sampler={"compiled": True}
+    )
     export_nothing(monkeypatch)
     cached = train(tmp_path / "cached", tmp_path / "tokens")
     assert [entry["step"] for entry in cached] == [2, 4, 6, 8]
@@ -118,8 +121,23 @@ def test_on_the_fly_tokens_train_like_cached_tokens(tmp_path, monkeypatch):
     train(tmp_path / "on_the_fly", tmp_path / "images", tokens="on_the_fly")
     assert len(list((tmp_path / "on_the_fly" / "checkpoints").iterdir())) == 2
 
-    generator = tf.saved_model.load(str(tmp_path / "on_the_fly" / "model"))
+    model = str(tmp_path / "on_the_fly" / "model")
+    generator = tf.saved_model.load(model)
     assert {"generate", "generate_linear", "complete", "score", "features"} <= set(generator.signatures)
+
+    program = tf.saved_model.load(compiled.beside(model))
+    for scale in (1.0, 2.0):
+        params = SamplingParams(guidance_scale=scale)
+        asked = (params, np.array([0, 1, 1]), np.arange(3))
+        drawn = compiled.drawn_by(program, params)(**tensors(compiled.inputs(*asked)))
+        served = generator.signatures["generate"](**tensors(SamplingParams.inputs(*asked)))
+        np.testing.assert_array_equal(drawn["tokens"], served["tokens"])
+        pngs = [tf.io.decode_png(png) for png in served["image_bytes"]]
+        np.testing.assert_array_equal(drawn["levels"], tf.stack(pngs))
+
+
+def tensors(inputs):
+    return {name: tf.constant(values) for name, values in inputs.items()}
 
 
 def test_resume_is_bit_exact(tmp_path, monkeypatch):

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from tfx.types import standard_artifacts
 
 from components.evaluators.generation.executor import Executor
+from components.image_sampler import executor as image_sampler
 from components.metrics.frechet import frechet_distance
 from components.metrics.moments import moments
 from serving.export.sampling_params import SamplingParams
@@ -28,32 +30,43 @@ def evaluate(tmp_path_factory):
 
     def run(
         class_names=stand_ins.CLASSES,
-        write=stand_ins.write_generator,
         beam_args=(),
         sampling=None,
-        **properties,
+        batch_size=4,
+        thresholds="{}",
+        **drawing,
     ):
         folder = tmp_path_factory.mktemp("evaluation")
         made = artifacts.outputs(folder)
         splits = {"train": REAL, "eval": REAL}
+        generator = model(stand_ins.write_generator, class_names=class_names)
+        samples = artifacts.artifact(standard_artifacts.Examples, folder / "samples")
+        image_sampler.Executor(artifacts.beam_context()).Do(
+            artifacts.as_lists(model=generator),
+            artifacts.as_lists(examples=samples),
+            {
+                "samples": 30,
+                "acceptance": 1.0,
+                "sampling": SamplingParams(**(sampling or {})).model_dump_json(),
+                "shard_size": 7,
+                "batch_size": 4,
+                "drawn": str(folder / "drawn"),
+                **drawing,
+            },
+        )
         Executor(artifacts.beam_context(*beam_args)).Do(
             artifacts.as_lists(
                 examples=artifacts.write_examples(folder / "examples", splits, class_names),
-                model=model(write, class_names=class_names),
+                samples=samples,
+                model=generator,
                 classifier=model(stand_ins.write_classifier),
             ),
             artifacts.as_lists(**made),
-            {
-                "samples": 30,
-                "batch_size": 4,
-                "acceptance": 1.0,
-                "sampling": SamplingParams(**(sampling or {})).model_dump_json(),
-                "thresholds": "{}",
-                **properties,
-            },
+            {"batch_size": batch_size, "thresholds": thresholds},
         )
         written = Path(made["evaluation"].uri)
-        return json.loads((written / "evaluation.json").read_text()), dict(np.load(written / "samples.npz"))
+        arrays = [dict(np.load(path)) for name in ("samples", "kept") for path in written.glob(f"{name}.npz")]
+        return json.loads((written / "evaluation.json").read_text()), *arrays
 
     return run
 
@@ -159,7 +172,7 @@ def rejected(evaluate):
 
 
 def test_most_likely_samples_of_each_class_are_kept(rejected, straight):
-    evaluation, samples = rejected
+    evaluation, samples, _ = rejected
     images, sureness = straight
     kept = []
     for class_id, (count, drawn) in enumerate(((4, 16), (3, 12), (3, 12))):
@@ -181,87 +194,22 @@ def test_most_likely_samples_of_each_class_are_kept(rejected, straight):
 
 def test_two_workers_keep_the_same_images_as_one(evaluate, rejected):
     workers = ("--direct_num_workers=2", "--direct_running_mode=multi_threading")
-    evaluation, samples = evaluate(samples=10, acceptance=0.25, beam_args=workers)
+    evaluation, samples, _ = evaluate(samples=10, acceptance=0.25, beam_args=workers)
     np.testing.assert_array_equal(samples["images"], rejected[1]["images"])
     assert evaluation["metrics"] == pytest.approx(rejected[0]["metrics"], rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("class_names", "line"),
-    [
-        ((), r"acceptance must be 1\.0 for a model which has no classes, got 0\.5$"),
-        (
-            ("a", "b"),
-            r"acceptance must be 1\.0 for a model whose classes are not the classifier's, got 0\.5$",
-        ),
-    ],
-)
 @pytest.mark.usefixtures("nothing_runs")
-def test_rejection_without_matching_classes_fails_before_sampling(evaluate, class_names, line):
+def test_rejection_with_other_classes_than_the_classifiers_is_refused(evaluate):
+    line = r"acceptance must be 1\.0 for a model whose classes are not the classifier's, got 0\.5$"
     with pytest.raises(ValueError, match=line):
-        evaluate(class_names=class_names, acceptance=0.5)
+        evaluate(class_names=("a", "b"), acceptance=0.5)
 
 
-def write_two_schedules(directory, class_names):
-    """Write a generator: `generate` returns black images, `generate_linear` grey ones of `guidance_scale`."""
-
-    class Generator(tf.Module):
-        def draw(self, level):
-            pixels = tf.tile(level[:, None, None, None], [1, stand_ins.SIZE, stand_ins.SIZE, 3])
-            pngs = tf.map_fn(
-                lambda image: tf.io.encode_png(tf.cast(image, tf.uint8)),
-                pixels,
-                fn_output_signature=tf.string,
-            )
-            return {"image_bytes": pngs, "tokens": tf.zeros([tf.shape(level)[0], stand_ins.TOKENS], tf.int32)}
-
-    specs = {
-        name: tf.TensorSpec([None], dtype, name)
-        for name, dtype in {
-            "class_id": tf.int32,
-            "seed": tf.int64,
-            "temperature": tf.float32,
-            "top_k": tf.int32,
-            "top_p": tf.float32,
-            "guidance_scale": tf.float32,
-        }.items()
-    }
-    model = Generator()
-    metadata = stand_ins.metadata("generator", class_names).to_json()
-    constant = tf.function(lambda **inputs: model.draw(0.0 * inputs["guidance_scale"]))
-    linear = tf.function(lambda **inputs: model.draw(inputs["guidance_scale"]))
-    tf.saved_model.save(
-        model,
-        directory,
-        signatures={
-            "generate": constant.get_concrete_function(**specs),
-            "generate_linear": linear.get_concrete_function(**specs),
-            "metadata": tf.function(lambda: {"metadata": tf.constant(metadata)}).get_concrete_function(),
-        },
-    )
-
-
-@pytest.mark.parametrize(("schedule", "level"), [("constant", 0), ("linear", 200)])
-def test_guidance_schedule_selects_the_signature(evaluate, schedule, level):
-    evaluation, samples = evaluate(
-        write=write_two_schedules,
-        samples=4,
-        sampling={"guidance_scale": 200.0, "guidance_schedule": schedule},
-    )
-    assert samples["images"].min() == samples["images"].max() == level
-    assert evaluation["protocol"]["sampling"]["guidance_schedule"] == schedule
-
-
-@pytest.mark.usefixtures("nothing_runs")
-def test_model_without_the_guidance_schedule_is_error(evaluate):
-    def write_constant_only(directory, class_names):
-        write_two_schedules(directory, class_names)
-        loaded = tf.saved_model.load(directory)
-        signatures = {name: loaded.signatures[name] for name in ("generate", "metadata")}
-        tf.saved_model.save(loaded, directory, signatures=signatures)
-
-    with pytest.raises(
-        ValueError,
-        match=r"guidance_schedule must be constant .* no signature generate_linear, got linear",
-    ):
-        evaluate(write=write_constant_only, sampling={"guidance_schedule": "linear"})
+def test_numbers_of_kept_samples_are_written_down(rejected, straight):
+    _, sureness = straight
+    first = np.arange(0, 48, 3)
+    likeliest = first[np.lexsort((first, -sureness[first]))][:4]
+    kept = rejected[2]["numbers"]
+    assert len(kept) == 10
+    assert sorted(number for number in kept if number % 3 == 0) == sorted(likeliest)

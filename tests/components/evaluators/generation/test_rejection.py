@@ -6,10 +6,11 @@ from apache_beam.testing.util import assert_that
 
 from components.evaluators.features import Features
 from components.evaluators.generation.rejection import KeepLikeliest, LikeliestFn
-from components.evaluators.generation.sampling import Samples, SamplingPlan
+from components.evaluators.generation.samples import Samples
+from components.sampled_set import SamplingPlan
 from serving.export.sampling_params import SamplingParams
 
-PLAN = SamplingPlan(5, 2, 4, 0.5, SamplingParams())  # 3 and 2 samples a class, from 6 and 4 candidates
+PLAN = SamplingPlan(5, 2, 0.5, SamplingParams())  # 3 and 2 samples a class, from 6 and 4 candidates
 
 
 def candidates(indices, wanted):

@@ -105,7 +105,7 @@ def write_another_generator(directory):
         Metadata("generator", "another", size, size * size, 2, (), stand_ins.VERSIONS),
         encode=encode,
         decode=lambda tokens: tf.zeros([tf.shape(tokens)[0], size, size, 3]),
-        sample=lambda class_id, *_: tf.zeros([tf.shape(class_id)[0], size * size], tf.int32),
+        sample=lambda request: tf.zeros([tf.shape(request.seed)[0], size * size], tf.int32),
         log_likelihood=lambda tokens, _: tf.zeros([tf.shape(tokens)[0]]),
         features=features,
     )

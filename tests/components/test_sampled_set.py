@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from components.evaluators.generation.sampling import SamplingPlan
+from components.sampled_set import SamplingPlan
 from serving.export.sampling_params import SamplingParams
 
 
 def plan(seed=0, **changes):
-    return SamplingPlan(10, 3, 4, 1.0, SamplingParams(seed=seed))._replace(**changes)
+    return SamplingPlan(10, 3, 1.0, SamplingParams(seed=seed))._replace(**changes)
 
 
 def test_classes_alternate():
@@ -20,8 +20,9 @@ def test_row_seeds_are_unique_across_images_and_sets():
     assert seeds.dtype == np.int64
 
 
-def test_batches_start_at_multiples_of_batch_size():
-    assert plan().starts() == [0, 4, 8]
+@pytest.mark.parametrize(("size", "counts"), [(4, [4, 4, 2]), (5, [5, 5]), (30, [10])])
+def test_shards_are_full_but_the_last_one(size, counts):
+    assert plan().shards(size) == counts
 
 
 @pytest.mark.parametrize("classes", [0, 1, 3, 10, 12])
@@ -49,3 +50,4 @@ def test_candidates_per_class_are_samples_over_acceptance_rounded_up(samples, ac
     assert sorted(indices) == [
         index for index in range(3 * max(of_each)) if index // 3 < of_each[index % 3]
     ]  # no image is sampled twice, and none is left out
+    assert drawn.places(indices).tolist() == list(range(drawn.candidates))

@@ -17,9 +17,14 @@ from serving.export.signatures import read_metadata
 class SavedModel:
     """A model by its path, light enough to be sent to a worker."""
 
-    def __init__(self, model: list[Artifact]):
-        self.path = path_utils.serving_model_path(artifact_utils.get_single_uri(model))
+    def __init__(self, path: str):
+        self.path = path
         self._shared = shared.Shared()
+
+    @classmethod
+    def of(cls, model: list[Artifact]) -> SavedModel:
+        """The model of an artifact."""
+        return cls(path_utils.serving_model_path(artifact_utils.get_single_uri(model)))
 
     def load(self) -> Any:
         """The loaded model, one object a process."""
@@ -28,3 +33,12 @@ class SavedModel:
     def metadata(self) -> Metadata:
         """The model's metadata."""
         return read_metadata(self.load())
+
+
+def release() -> None:
+    """Free the model of a pipeline that ran in this process.
+
+    `Shared` keeps its last object until it gets another one: the memory would stay in use during all later
+    components.
+    """
+    shared.Shared().acquire(set)

@@ -1,0 +1,1 @@
+"""ImageSampler: draws the planned set of images from an image model."""
