@@ -286,6 +286,11 @@ class Config(Section):
         return self
 
 
+def pipeline_name(name: str) -> str:
+    """The name of the pipeline of a configuration of this name, which Kubernetes accepts."""
+    return f"tfx-vim-{name}".replace("_", "-")
+
+
 def presets() -> list[str]:
     """Names of the project's presets: sorted, ablations last."""
     names = [path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.rglob("*.yaml")]

@@ -28,7 +28,7 @@ from components.tokenizer_importer import saved_tokenizer
 from components.tokenizer_importer.component import TokenizerImporter
 from serving.wire.errors import did_you_mean
 from tfx_pipeline import code, trainings
-from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
+from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer, pipeline_name
 
 
 def create_pipeline(
@@ -116,7 +116,7 @@ def create_pipeline(
     )
     samples = ImageSampler(
         model=vim.outputs["model"],
-        drawn=os.path.join(run_dir, "drawn"),
+        drawn=os.path.join(run_dir, "checkpoints", "samples"),
         samples=evaluation.generation.samples,
         acceptance=evaluation.generation.acceptance,
         sampling=evaluation.generation.sampling,
@@ -179,7 +179,7 @@ def create_pipeline(
     whole = [code.mark(component) for component in (*components, report)]
     _check_names("platform.tasks", config.platform.tasks, whole)
     return tfx.dsl.Pipeline(
-        pipeline_name=f"tfx-vim-{config.name}".replace("_", "-"),  # a name that Kubernetes accepts
+        pipeline_name=pipeline_name(config.name),
         pipeline_root=os.path.join(run_dir, "pipeline_root"),
         components=_up_to(to, whole) if to else whole,
         enable_cache=True,

@@ -82,6 +82,7 @@ def test_what_is_no_flag_is_refused():
 def made(folder, *options):
     """Run the whole pipeline in a process of its own; the files of images and tokens, and the scores."""
     command = [Path(sys.executable).with_name("tfx-vim"), "run", "--preset", "digits", "--small"]
+    options = ["--set", "evaluation.generation.shard_size=7", *options]  # three shards for two workers
     subprocess.run([*command, "--output", folder, *options], check=True, capture_output=True)
     files = {}
     for component in ("ImageExampleGen", "TokenTransform", "ImageSampler"):

@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from click.testing import CliRunner
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -27,6 +28,7 @@ from serving.server.server import background_server
 from tests import stand_ins
 from tests.components.image_example_gen import pictures
 from tfx_pipeline import code, config, lineage, local_runner, run_lock
+from tfx_pipeline.cli import cli
 from tfx_pipeline.lineage import LineageError
 from tfx_pipeline.run_lock import RunningError
 from trainers.training.preemption import Preempted
@@ -111,6 +113,18 @@ def test_run_writes_report_samples_logs_and_metrics(finished):
         assert np.isfinite(metrics["reconstruction"][name]), name
     assert {"fid", "is", "class_accuracy"} <= metrics["generation"].keys()
     assert len(metrics["linear_probe"]["by_block"]) == 2
+
+
+def test_the_scored_samples_of_a_run_are_exported(finished, tmp_path):
+    output = tmp_path / "samples.npz"
+    result = CliRunner().invoke(
+        cli, ["export-samples", "--run", str(finished.directory), "--output", str(output)]
+    )
+    assert result.exit_code == 0, result.output
+    with np.load(output) as archive, np.load(finished.directory / "report" / "samples.npz") as shown:
+        assert archive["arr_0"].shape == (20, 8, 8, 3)
+        first = archive["arr_0"][archive["arr_1"] == 0]
+        np.testing.assert_array_equal(first, shown["images"][shown["classes"] == 0])
 
 
 @pytest.mark.optimized

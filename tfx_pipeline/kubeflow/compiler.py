@@ -28,10 +28,9 @@ _SYSTEM_TYPES = {
     "tfx.Model": "system.Model",
     "tfx.PushedModel": "system.Model",
 }
-# The sub-folders that are fetched before a component runs: what training and drawing go on from, and served
-# models.
+# The sub-folders that are fetched before a component runs: what a training goes on from, and served models.
 _FETCHED = (
-    re.compile(rf"{parameters.STAND_INS[parameters.RUN_FOLDER]}/((?:checkpoints|logs)/\w+|drawn)"),
+    re.compile(rf"{parameters.STAND_INS[parameters.RUN_FOLDER]}/((?:checkpoints|logs)/\w+)"),
     re.compile(rf"{parameters.STAND_INS[parameters.SERVING_FOLDER]}/(\w+)"),
 )
 
@@ -131,8 +130,8 @@ def _adapt(specification: dict[str, Any], name: str, fingerprint: str) -> list[s
     properties, used = _take_parameters(task, inputs)
     texts = [text for text in properties.values() if isinstance(text, str)]
     fetched = {part for pattern in _FETCHED for text in texts for part in pattern.findall(text)}
-    resumes = any(part.startswith(("checkpoints/", "drawn")) for part in fetched)
-    if parameters.RUN_FOLDER in used and not resumes:
+    trains = any(part.startswith("checkpoints/") for part in fetched)
+    if parameters.RUN_FOLDER in used and not trains:
         # What is pushed and reported belongs to this run's folder, whatever an earlier run has in its own.
         task["cachingOptions"] = {}
 

@@ -123,7 +123,7 @@ def test_parameters_are_inputs_of_the_tasks_that_depend_on_them(tmp_path):
         for name, executor in spec["deploymentSpec"]["executors"].items()
     }
     assert folders["Trainer-vim"] == ("checkpoints/vim", "logs/vim")
-    assert folders["ImageSampler"] == ("drawn",)
+    assert folders["ImageSampler"] == ("checkpoints/samples",)
     assert folders["Pusher-tokenizer"] == ("vit_vqgan",)
     assert folders["RunReport"] == folders["TokenTransform"] == ()
 
