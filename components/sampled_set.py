@@ -99,6 +99,8 @@ class SampledSet(Dataset):
       shard_size: images of a file; the last one may have fewer.
       image_size: S, pixels a side.
       compiled: whether XLA's program drew them, whose last bits are its own.
+      pushed: version of the last pushed model, which drew the split `pushed`; "" if there is none.
+      pushed_problem: why that model could not draw the same set; "" if it could.
     """
 
     samples: int
@@ -107,6 +109,8 @@ class SampledSet(Dataset):
     shard_size: int
     image_size: int
     compiled: bool
+    pushed: str
+    pushed_problem: str
 
     @property
     def plan(self) -> SamplingPlan:

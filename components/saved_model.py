@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 import tensorflow as tf
 from apache_beam.utils import shared
+from tensorflow.core.protobuf import saved_model_pb2
 from tfx.types import Artifact, artifact_utils
 from tfx.utils import path_utils
 
 from serving.export.metadata import Metadata
 from serving.export.signatures import read_metadata
+from serving.export.versions import SAVED_MODEL
 
 
 class SavedModel:
@@ -33,6 +36,13 @@ class SavedModel:
     def metadata(self) -> Metadata:
         """The model's metadata."""
         return read_metadata(self.load())
+
+
+def signature_names(path: str) -> set[str]:
+    """The names of a model's signatures, without loading it."""
+    with tf.io.gfile.GFile(os.path.join(path, SAVED_MODEL), "rb") as file:
+        (graph,) = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs
+    return set(graph.signature_def)
 
 
 def release() -> None:

@@ -107,10 +107,14 @@ class Tokens(Section):
 
 
 class Bound(Section):
-    """Bounds of a metric for a model to be blessed."""
+    """Bounds of a metric for a model to be blessed.
+
+    `worse_by` is how much worse it may be than that of the last pushed model, measured on the same images.
+    """
 
     min: float | None = None
     max: float | None = None
+    worse_by: Annotated[float, Field(ge=0.0)] | None = None
 
 
 class ReconstructionEvaluation(Section):

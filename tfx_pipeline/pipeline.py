@@ -14,6 +14,7 @@ from tfx import v1 as tfx
 from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
 from tfx.dsl.components.base.base_component import BaseComponent
 
+from components.evaluators import blessing
 from components.evaluators.generation.component import GenerationEvaluator
 from components.evaluators.linear_probe.component import LinearProbeEvaluator
 from components.evaluators.reconstruction.component import ReconstructionEvaluator
@@ -88,8 +89,8 @@ def create_pipeline(
             savedmodel=config.stage1.savedmodel, image_size=data.image_size, version=tokenizer_version
         )
     else:
-        tokenizer = _trainer("tokenizer", images, config, run_dir)
-    classifier = _trainer("classifier", images, config, run_dir)
+        tokenizer = _trainer("tokenizer", images, config, run_dir, serving_dir)
+    classifier = _trainer("classifier", images, config, run_dir, serving_dir)
     for trained in (tokenizer, classifier):
         trained.add_upstream_node(validation)
     tokens = TokenTransform(
@@ -105,14 +106,20 @@ def create_pipeline(
     )
     cached = config.stage2.tokens == "cached"
     examples = tokens if cached else images
-    vim = _trainer("vim", examples, config, run_dir, base_model=tokenizer)
+    vim = _trainer("vim", examples, config, run_dir, serving_dir, base_model=tokenizer)
 
+    gates = {
+        name: getattr(evaluation, name).model_dump(exclude_none=True)["thresholds"]
+        for name in ("reconstruction", "generation")
+    }
+    served = {name: os.path.join(serving_dir, folder) for name, folder in trainings.SERVED_AS.items()}
     reconstruction = ReconstructionEvaluator(
         examples=images.outputs["examples"],
         model=tokenizer.outputs["model"],
         classifier=classifier.outputs["model"],
         batch_size=evaluation.reconstruction.batch_size,
-        thresholds=evaluation.reconstruction.model_dump(exclude_none=True)["thresholds"],
+        thresholds=gates["reconstruction"],
+        pushed=served["tokenizer"],
     )
     samples = ImageSampler(
         model=vim.outputs["model"],
@@ -122,6 +129,7 @@ def create_pipeline(
         sampling=evaluation.generation.sampling,
         shard_size=evaluation.generation.shard_size,
         batch_size=evaluation.generation.batch_size,
+        pushed=served["vim"] if blessing.compares(gates["generation"]) else "",
     )
     generation = GenerationEvaluator(
         examples=images.outputs["examples"],
@@ -129,7 +137,7 @@ def create_pipeline(
         model=vim.outputs["model"],
         classifier=classifier.outputs["model"],
         batch_size=evaluation.generation.batch_size,
-        thresholds=evaluation.generation.model_dump(exclude_none=True)["thresholds"],
+        thresholds=gates["generation"],
     )
     linear_probe = LinearProbeEvaluator(
         examples=images.outputs["examples"],
@@ -140,9 +148,9 @@ def create_pipeline(
     )
 
     tokenizer_validator, tokenizer_pusher = _release(
-        "tokenizer", tokenizer, reconstruction, serving_dir, "vit_vqgan"
+        "tokenizer", tokenizer, reconstruction, served["tokenizer"]
     )
-    vim_validator, vim_pusher = _release("vim", vim, generation, serving_dir, "vim")
+    vim_validator, vim_pusher = _release("vim", vim, generation, served["vim"])
 
     components = [
         images,
@@ -237,6 +245,7 @@ def _trainer(
     examples: BaseComponent,
     config: Config,
     run_dir: str,
+    serving_dir: str,
     base_model: BaseComponent | None = None,
 ) -> tfx.components.Trainer:
     """The Trainer of a training of the pipeline (`tfx_pipeline.trainings`)."""
@@ -244,7 +253,7 @@ def _trainer(
         run_fn=trainings.TRAININGS[name].run_fn,
         examples=examples.outputs["examples"],
         base_model=base_model.outputs["model"] if base_model else None,
-        custom_config=trainings.custom_config(config, name, run_dir),
+        custom_config=trainings.custom_config(config, name, run_dir, serving_dir=serving_dir),
     ).with_id(f"Trainer-{name}")
 
 
@@ -252,8 +261,7 @@ def _release(
     name: str,
     model: BaseComponent,
     evaluator: BaseComponent,
-    serving_dir: str,
-    served_as: str,
+    served: str,
 ) -> tuple[ModelValidator, Pusher]:
     """Validate a model by querying it, and push it if validator and evaluator both bless it."""
     validator = ModelValidator(model=model.outputs["model"]).with_id(f"ModelValidator-{name}")
@@ -262,9 +270,7 @@ def _release(
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=validator.outputs["blessing"],
         push_destination=tfx.proto.PushDestination(
-            filesystem=tfx.proto.PushDestination.Filesystem(
-                base_directory=os.path.join(serving_dir, served_as)
-            )
+            filesystem=tfx.proto.PushDestination.Filesystem(base_directory=served)
         ),
     ).with_id(f"Pusher-{name}")
     return validator, pusher

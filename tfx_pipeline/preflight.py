@@ -15,6 +15,7 @@ from serving.export.atomic import is_remote
 from tfx_pipeline import run_lock
 from tfx_pipeline.beam import runners
 from tfx_pipeline.config import Config, ImportedTokenizer
+from trainers.training.config import PUSHED
 
 PATTERN = "*?[]\\"
 # Linux allows for 4,096 bytes, of which the files of a run need some hundreds.
@@ -117,7 +118,7 @@ def _warm_start_problem(config: Config) -> str:
     for section in ("stage1", "stage2", "classifier"):
         train = getattr(getattr(config, section), "train", None)
         folder = train.warm_start if train else None
-        if folder and not is_remote(folder) and not os.path.isdir(folder):
+        if folder and folder != PUSHED and not is_remote(folder) and not os.path.isdir(folder):
             return f"{section}.train.warm_start must be a folder that exists, got {folder!r}"
     return ""
 

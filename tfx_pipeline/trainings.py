@@ -12,7 +12,7 @@ from serving.wire.errors import one_line
 from tfx_pipeline import code
 from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
 from trainers.training import warm_start
-from trainers.training.config import Job
+from trainers.training.config import PUSHED, Job
 from trainers.training.errors import TrainingError
 
 
@@ -35,6 +35,10 @@ TRAININGS = {
 }
 
 
+# The folders for a model server, by training.
+SERVED_AS = {"tokenizer": "vit_vqgan", "vim": "vim"}
+
+
 def of(config: Config) -> list[str]:
     """The names of the trainings of a configuration: an imported tokenizer has none."""
     imported = isinstance(config.stage1, ImportedTokenizer)
@@ -46,7 +50,9 @@ def fingerprint(name: str) -> str:
     return code.reached_from(TRAININGS[name].module).training
 
 
-def custom_config(config: Config, name: str, run_dir: str, code_version: str = "") -> dict[str, str]:
+def custom_config(
+    config: Config, name: str, run_dir: str, code_version: str = "", *, serving_dir: str = ""
+) -> dict[str, str]:
     """What the `run_fn` of a training gets: `{"job": JSON, "stage": JSON}`.
 
     It has only the part of the configuration that it reads, so that after a change elsewhere the trained
@@ -56,13 +62,15 @@ def custom_config(config: Config, name: str, run_dir: str, code_version: str = "
       config: the run's configuration.
       name: one of `TRAININGS`.
       run_dir: the run's folder.
+      serving_dir: the folder that a model server watches; `serving` in the run's folder by default.
       code_version: `fingerprint` where the run was compiled; this process's by default.
 
     Raises:
       ConfigError: `train.warm_start` has no weights, or they are this run's own.
     """
     section = TRAININGS[name].section
-    stage, start = _started(getattr(config, section), section, name, run_dir)
+    served = serving_dir or os.path.join(run_dir, "serving")
+    stage, start = _started(getattr(config, section), section, name, run_dir, served)
     job = Job(
         preset=config.name,
         seed=config.seed,
@@ -78,10 +86,11 @@ def custom_config(config: Config, name: str, run_dir: str, code_version: str = "
     return {"job": job.model_dump_json(), "stage": stage.model_dump_json()}
 
 
-def _started(stage: Any, section: str, name: str, run_dir: str) -> tuple[Any, str]:
+def _started(stage: Any, section: str, name: str, run_dir: str, served: str) -> tuple[Any, str]:
     """A trainer's section with the path of the weights that it begins with, and their fingerprint or "".
 
-    Both are settled here, so that the cache notices other weights and all workers take the same.
+    Both are settled here, so that the cache notices other weights and all workers take the same; but for the
+    last pushed model, which is whatever is there when the training begins.
 
     Raises:
       ConfigError: there are no such weights, or they are this run's own, which change as it trains.
@@ -90,6 +99,12 @@ def _started(stage: Any, section: str, name: str, run_dir: str) -> tuple[Any, st
     if not folder:
         return stage, ""
     key = f"{section}.train.warm_start"
+    if folder == PUSHED:
+        # By name alone: what is pushed at the end of a run must not make its trainings run again.
+        if name not in SERVED_AS:
+            raise ConfigError(f"{key} must be the path of weights, got pushed: a {name} is not pushed")
+        train = stage.train.model_copy(update={"warm_start": os.path.join(served, SERVED_AS[name])})
+        return stage.model_copy(update={"train": train}), PUSHED
     if not is_remote(folder):
         folder, home = os.path.realpath(folder), os.path.realpath(run_dir)
         if os.path.commonpath([folder, home]) == home:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -56,8 +57,9 @@ def write_scores(
     def write(path: str, **values: Any) -> None:
         files.write_json(path, score(**values))
 
+    name = os.path.basename(path)
     singletons = {name: beam.pvalue.AsSingleton(value) for name, value in statistics.items()}
-    _ = pipeline | "Score" >> beam.Create([path]) | "WriteScores" >> beam.Map(write, **singletons)
+    _ = pipeline | f"Score {name}" >> beam.Create([path]) | f"Write {name}" >> beam.Map(write, **singletons)
 
 
 def take_scores(path: str) -> dict[str, Any]:

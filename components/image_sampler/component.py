@@ -19,6 +19,7 @@ class ImageSamplerSpec(component_spec.ComponentSpec):
         "shard_size": component_spec.ExecutionParameter(type=int),
         "batch_size": component_spec.ExecutionParameter(type=int),
         "drawn": component_spec.ExecutionParameter(type=str),
+        "pushed": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {"model": component_spec.ChannelParameter(type=standard_artifacts.Model)}
     OUTPUTS = {"examples": component_spec.ChannelParameter(type=standard_artifacts.Examples)}
@@ -27,10 +28,12 @@ class ImageSamplerSpec(component_spec.ComponentSpec):
 class ImageSampler(base_beam_component.BaseBeamComponent):
     """Draws a set of images from an image model, which GenerationEvaluator scores and anyone may train on.
 
-    Output `examples`: Examples with one split, `samples`, and the sidecar `dataset.json`
-    (`components.sampled_set`). An image follows from its number alone, so any number of workers draws the
-    same set. Beam distributes shards over workers; within a worker, `tf.distribute` shares each batch among
-    its devices. A shard is whole or absent, and a run that follows a killed one draws those that are missing.
+    Output `examples`: Examples with the split `samples`, and `pushed` for a comparison with the last pushed
+    model, and the sidecar `dataset.json` (`components.sampled_set`).
+
+    An image follows from its number alone, so any number of workers draws the same set. Beam distributes
+    shards over workers; within a worker, `tf.distribute` shares each batch among its devices. A shard is
+    whole or absent, and a run that follows a killed one draws those that are missing.
     """
 
     SPEC_CLASS = ImageSamplerSpec
@@ -46,6 +49,7 @@ class ImageSampler(base_beam_component.BaseBeamComponent):
         sampling: SamplingParams = SamplingParams(),
         shard_size: int = 1000,
         batch_size: int = 100,
+        pushed: str = "",
     ):
         """Build the component.
 
@@ -58,6 +62,9 @@ class ImageSampler(base_beam_component.BaseBeamComponent):
           sampling: temperature, filters, guidance, and the seed of the whole set.
           shard_size: images of a file, of which a killed run loses one.
           batch_size: images in one call of the model, on all devices of a worker together.
+
+          pushed: the folder that a server watches for versions of this model, to draw the same set from the
+            newest of them too; "" to draw none.
 
         Raises:
           ValueError: an acceptance that is not valid.
@@ -73,6 +80,7 @@ class ImageSampler(base_beam_component.BaseBeamComponent):
                 shard_size=shard_size,
                 batch_size=batch_size,
                 drawn=drawn,
+                pushed=pushed,
                 examples=Channel(type=standard_artifacts.Examples),
             )
         )

@@ -10,24 +10,21 @@ from typing import Any
 import apache_beam as beam
 import tensorflow as tf
 from rich.console import Console
-from tensorflow.core.protobuf import saved_model_pb2
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import Artifact, artifact_utils
 from tfx.utils import path_utils
 
-from components import saved_model
-from components.dataset import SplitCounts
+from components import pushed_model, saved_model
 from components.examples_artifact import describe_artifact
 from components.image_sampler.shards import DrawShards, Shards
-from components.sampled_set import SAMPLES, SampledSet, SamplingPlan
-from components.saved_model import SavedModel
-from components.tfrecords import Shard, fingerprint, read_records
+from components.sampled_set import PUSHED, SAMPLES, SampledSet, SamplingPlan
+from components.saved_model import SavedModel, signature_names
+from components.tfrecords import Shard, count_records, fingerprint, read_records
 from serving.export import compiled
 from serving.export import fingerprint as of_model
 from serving.export.atomic import DRAFT, atomic_folder, copy_file, make_folder, remove
 from serving.export.metadata import Metadata
 from serving.export.sampling_params import SamplingParams
-from serving.export.versions import SAVED_MODEL
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -48,7 +45,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
           input_dict: `model`, a generator.
           output_dict: `examples`.
           exec_properties: `samples`, `acceptance`, `sampling` (SamplingParams as JSON), `shard_size`,
-            `batch_size`, `drawn` (folder for shards).
+            `batch_size`, `drawn` (folder for shards), `pushed` (folder of pushed versions, or "").
 
         Raises:
           ValueError: the model cannot draw what is planned.
@@ -56,61 +53,84 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         self._log_startup(input_dict, output_dict, exec_properties)
         output = artifact_utils.get_single_instance(output_dict["examples"])
         model = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"]))
-        shard_size = exec_properties["shard_size"]
+        metadata = Metadata.read(model) or SavedModel(model).metadata()
+        plan = SamplingPlan(
+            samples=exec_properties["samples"],
+            classes=len(metadata.class_names),
+            acceptance=exec_properties["acceptance"],
+            params=SamplingParams.model_validate_json(exec_properties["sampling"]),
+        )
+        _check(plan, model)
+        pushed = pushed_model.find(exec_properties["pushed"], metadata, signatures=(plan.params.signature,))
+        models = {SAMPLES: model}
+        if pushed.path and not pushed.problem:
+            models[PUSHED] = pushed.path
+        size = exec_properties["shard_size"]
+        programs = {SAMPLES: _program(model), PUSHED: ""}
+        drawn = {}
         try:
-            metadata = Metadata.read(model) or SavedModel(model).metadata()
-            plan = SamplingPlan(
-                samples=exec_properties["samples"],
-                classes=len(metadata.class_names),
-                acceptance=exec_properties["acceptance"],
-                params=SamplingParams.model_validate_json(exec_properties["sampling"]),
-            )
-            _check(plan, model)
-            program = compiled.beside(model)
-            program = program if tf.io.gfile.exists(program) else ""
-            digest = _digest(plan, program or model, shard_size)
-            shards = Shards(
-                os.path.join(exec_properties["drawn"], digest), "samples", tuple(plan.shards(shard_size))
-            )
-            self._draw(model, program, plan, shards, shard_size, exec_properties["batch_size"])
+            for split, path in models.items():
+                folder = os.path.join(exec_properties["drawn"], _digest(plan, programs[split] or path, size))
+                drawn[split] = Shards(folder, split, tuple(plan.shards(size)))
+                self._draw(
+                    DrawShards(
+                        path,
+                        programs[split],
+                        plan,
+                        drawn[split],
+                        shard_size=size,
+                        batch_size=exec_properties["batch_size"],
+                    ),
+                    drawn[split],
+                )
         finally:
             saved_model.release()
         with atomic_folder(output.uri):
-            written = _hand_over(shards, output.uri)
-            _sidecar(metadata, plan, written, shard_size, bool(program)).write(output.uri)
-        describe_artifact(output, [SAMPLES])
-        remove(shards.folder)
+            written = [
+                shard for split, shards in drawn.items() for shard in _hand_over(shards, split, output.uri)
+            ]
+            SampledSet(
+                source=f"samples of {metadata.preset}",
+                fingerprint=fingerprint(written),
+                class_names=metadata.class_names,
+                splits=count_records(written, list(drawn)),
+                samples=plan.samples,
+                acceptance=plan.acceptance,
+                sampling=plan.params.model_dump(),
+                shard_size=size,
+                image_size=metadata.image_size,
+                compiled=bool(programs[SAMPLES]),
+                pushed=pushed.version,
+                pushed_problem=pushed.problem,
+            ).write(output.uri)
+        describe_artifact(output, list(drawn))
+        for shards in drawn.values():
+            remove(shards.folder)
 
-    def _draw(
-        self,
-        model: str,
-        program: str,
-        plan: SamplingPlan,
-        shards: Shards,
-        shard_size: int,
-        batch_size: int,
-    ) -> None:
+    def _draw(self, draw: DrawShards, shards: Shards) -> None:
         make_folder(shards.folder)
         for draft in tf.io.gfile.glob(os.path.join(shards.folder, f"{DRAFT}*")):
             remove(draft)  # of a killed run
         missing = shards.missing()
         if len(missing) < len(shards.counts):
             Console(stderr=True).print(
-                f"samples: resuming with {len(missing)} of {len(shards.counts)} shards to draw"
+                f"{shards.title}: resuming with {len(missing)} of {len(shards.counts)} shards to draw"
             )
-        if not missing:
-            return
-        draw = DrawShards(model, program, plan, shards, shard_size=shard_size, batch_size=batch_size)
-        with self._make_beam_pipeline() as pipeline:
-            _ = pipeline | beam.Create(missing) | beam.Reshuffle() | beam.ParDo(draw)
+        if missing:
+            with self._make_beam_pipeline() as pipeline:
+                _ = pipeline | beam.Create(missing) | beam.Reshuffle() | beam.ParDo(draw)
+
+
+def _program(model: str) -> str:
+    """The folder of the compiled program beside a model; "" if it has none."""
+    program = compiled.beside(model)
+    return program if tf.io.gfile.exists(program) else ""
 
 
 def _check(plan: SamplingPlan, model: str) -> None:
     """Check that the model can do what is planned, before anything is drawn."""
     params = plan.params
-    with tf.io.gfile.GFile(os.path.join(model, SAVED_MODEL), "rb") as file:
-        (graph,) = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs
-    if params.signature not in graph.signature_def:
+    if params.signature not in signature_names(model):
         raise ValueError(
             "evaluation.generation.sampling.guidance_schedule must be constant for this model, which has no "
             f"signature {params.signature}, got {params.guidance_schedule}"
@@ -129,9 +149,9 @@ def _digest(plan: SamplingPlan, model: str, shard_size: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _hand_over(shards: Shards, uri: str) -> list[Shard]:
-    """Copy the shards to the artifact, each read once more to its end."""
-    folder = os.path.join(uri, f"Split-{SAMPLES}")
+def _hand_over(shards: Shards, split: str, uri: str) -> list[Shard]:
+    """Copy the shards to a split of the artifact, each read once more to its end."""
+    folder = os.path.join(uri, f"Split-{split}")
     make_folder(folder)
     written = []
     for number, count in enumerate(shards.counts):
@@ -140,25 +160,5 @@ def _hand_over(shards: Shards, uri: str) -> list[Shard]:
         for record in read_records(source, count):
             digest.update(hashlib.sha256(record).digest())
         copy_file(source, os.path.join(folder, os.path.basename(source)))
-        written.append(Shard(SAMPLES, number, count, digest.hexdigest()))
+        written.append(Shard(split, number, count, digest.hexdigest()))
     return written
-
-
-def _sidecar(
-    metadata: Metadata, plan: SamplingPlan, written: list[Shard], shard_size: int, is_compiled: bool
-) -> SampledSet:
-    counts: dict[str, SplitCounts] = {
-        SAMPLES: {"records": plan.candidates, "shards": [shard.records for shard in written]}
-    }
-    return SampledSet(
-        source=f"samples of {metadata.preset}",
-        fingerprint=fingerprint(written),
-        class_names=metadata.class_names,
-        splits=counts,
-        samples=plan.samples,
-        acceptance=plan.acceptance,
-        sampling=plan.params.model_dump(),
-        shard_size=shard_size,
-        image_size=metadata.image_size,
-        compiled=is_compiled,
-    )

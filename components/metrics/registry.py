@@ -213,6 +213,8 @@ LINEAR_PROBE: tuple[Metric[ProbeStatistics], ...] = (
     ),
 )
 
+_WITH_GATES: tuple[Metric[Any], ...] = (*RECONSTRUCTION, *GENERATION)
+
 EVALUATORS: Mapping[str, tuple[Metric[Any], ...]] = {
     "reconstruction": RECONSTRUCTION,
     "generation": GENERATION,
@@ -227,8 +229,12 @@ def names(metrics: Sequence[Metric[Any]]) -> tuple[str, ...]:
 
 def needs_of(name: str) -> tuple[Need, ...]:
     """What a metric needs, empty for one that needs nothing or that is not declared."""
-    declared: tuple[Metric[Any], ...] = (*RECONSTRUCTION, *GENERATION)
-    return next((metric.needs for metric in declared if metric.name == name), ())
+    return next((metric.needs for metric in _WITH_GATES if metric.name == name), ())
+
+
+def better_of(name: str) -> Literal["higher", "lower", ""]:
+    """Which direction of a metric is better; "" for neither and for one that is not declared."""
+    return next((metric.better for metric in _WITH_GATES if metric.name == name), "")
 
 
 def available_needs(classes: int) -> frozenset[Need]:

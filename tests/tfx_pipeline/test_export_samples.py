@@ -28,6 +28,7 @@ def samples(folder, class_names=stand_ins.CLASSES):
             "shard_size": 4,
             "batch_size": 4,
             "drawn": str(folder / "drawn"),
+            "pushed": "",
         },
     )
     return folder / "examples"

@@ -51,6 +51,31 @@ def test_warm_start_is_settled_when_the_pipeline_is_made(tmp_path):
     assert len(job["start"]) == 16
 
 
+def test_the_pushed_model_is_named_and_not_looked_for_when_the_pipeline_is_made():
+    for name, section, served in (("vim", "stage2", "vim"), ("tokenizer", "stage1", "vit_vqgan")):
+        trainer = graph(f"{section}.train.warm_start=pushed")[f"Trainer-{name}"]
+        sent = json.loads(trainer.exec_properties["custom_config"])
+        folder = json.loads(sent["stage"])["train"]["warm_start"]
+        assert folder.endswith(f"/serving/{served}")
+        assert json.loads(sent["job"])["start"] == "pushed"
+    with pytest.raises(
+        ConfigError, match=r"classifier\.train\.warm_start must be the path of weights, got pushed"
+    ):
+        graph("classifier.train.warm_start=pushed")
+
+
+def test_only_a_gate_that_compares_has_the_pushed_model_measured():
+    components = graph()
+    assert components["ImageSampler"].exec_properties["pushed"] == ""
+    assert components["ReconstructionEvaluator"].exec_properties["pushed"] == ""
+    components = graph(
+        "evaluation.reconstruction.thresholds={psnr: {worse_by: 0.1}}",
+        "evaluation.generation.thresholds={fid: {worse_by: 0.1}}",
+    )
+    assert components["ImageSampler"].exec_properties["pushed"].endswith("/serving/vim")
+    assert components["ReconstructionEvaluator"].exec_properties["pushed"].endswith("/serving/vit_vqgan")
+
+
 @pytest.mark.parametrize(
     ("folder", "complaint"),
     [

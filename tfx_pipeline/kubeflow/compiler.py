@@ -28,11 +28,12 @@ _SYSTEM_TYPES = {
     "tfx.Model": "system.Model",
     "tfx.PushedModel": "system.Model",
 }
-# The sub-folders that are fetched before a component runs: what a training goes on from, and served models.
-_FETCHED = (
-    re.compile(rf"{parameters.STAND_INS[parameters.RUN_FOLDER]}/((?:checkpoints|logs)/\w+)"),
-    re.compile(rf"{parameters.STAND_INS[parameters.SERVING_FOLDER]}/(\w+)"),
-)
+# The sub-folders that are fetched before a component runs: what training and drawing go on from, and models
+# for a server.
+_KEPT = re.compile(rf"{parameters.STAND_INS[parameters.RUN_FOLDER]}/((?:checkpoints|logs)/\w+)")
+_SERVED = re.compile(rf"{parameters.STAND_INS[parameters.SERVING_FOLDER]}/(\w+)")
+# It writes to the folder for a server; whatever else names that folder reads there.
+_PUSHER = "components.pusher.executor.Executor"
 
 
 def compile_pipeline(
@@ -128,21 +129,23 @@ def _adapt(specification: dict[str, Any], name: str, fingerprint: str) -> list[s
             side["artifacts"] = {key: {"artifactType": _system_type(title)} for key, title in types.items()}
 
     properties, used = _take_parameters(task, inputs)
-    texts = [text for text in properties.values() if isinstance(text, str)]
-    fetched = {part for pattern in _FETCHED for text in texts for part in pattern.findall(text)}
-    trains = any(part.startswith("checkpoints/") for part in fetched)
-    if parameters.RUN_FOLDER in used and not trains:
+    class_path, beam_flags = _executor(container.pop("args"))
+    kept, served = _found(_KEPT, properties), _found(_SERVED, properties)
+    pushes = class_path == _PUSHER
+    reads = () if pushes else served
+    resumes = any(part.startswith("checkpoints/") for part in kept)
+    if parameters.RUN_FOLDER in used and not resumes and not reads:
         # What is pushed and reported belongs to this run's folder, whatever an earlier run has in its own.
         task["cachingOptions"] = {}
 
-    class_path, beam_flags = _executor(container.pop("args"))
     described = Task(
         name=name,
         executor=class_path,
         inputs=consumed,
         outputs=produced,
         parameters={key: one["parameterType"] for key, one in inputs.get("parameters", {}).items()},
-        folders=tuple(sorted(fetched)),
+        folders=served if pushes else kept,
+        reads=reads,
         code=fingerprint,
     )
     container["command"] = list(ENTRYPOINT)
@@ -160,6 +163,11 @@ def _take_parameters(task: dict[str, Any], inputs: dict[str, Any]) -> tuple[dict
         given[key] = {"componentInputParameter": name}
         inputs.setdefault("parameters", {})[key] = {"parameterType": parameters.TYPES[name]}
     return properties, used
+
+
+def _found(pattern: re.Pattern[str], properties: Mapping[str, Any]) -> tuple[str, ...]:
+    texts = [text for text in properties.values() if isinstance(text, str)]
+    return tuple(sorted({part for text in texts for part in pattern.findall(text)}))
 
 
 def _types(side: Mapping[str, Any]) -> dict[str, str]:

@@ -85,11 +85,17 @@ def run(task: Task, executor_input: Mapping[str, Any], beam_flags: Sequence[str]
     properties = _properties(inputs_sent.get("parameterValues", {}), task.parameters)
     prefixed = {name: f"{parameters.PREFIX}{name}" for name in parameters.TYPES}
     values = {name: properties.pop(key) for name, key in prefixed.items() if key in properties}
-    serves = parameters.SERVING_FOLDER in values
-    folder = _folder(values, uris, task)
-    with run_folder.mirrored(folder, task.folders, names_only=serves) as path:
+    pushes = parameters.SERVING_FOLDER in values and not task.reads
+    folder = _folder(values, uris, task, for_server=pushes)
+    served = _folder(values, uris, task, for_server=True) if task.reads else ""
+    with (
+        run_folder.mirrored(folder, task.folders, names_only=pushes) as path,
+        run_folder.newest_versions(served, task.reads) as versions,
+    ):
         if folder:
-            values[parameters.SERVING_FOLDER if serves else parameters.RUN_FOLDER] = path
+            values[parameters.SERVING_FOLDER if pushes else parameters.RUN_FOLDER] = path
+        if served:
+            values[parameters.SERVING_FOLDER] = versions
         _execute(task.executor, inputs, outputs, parameters.fill(properties, values), beam_flags)
 
     written = {
@@ -108,19 +114,20 @@ def _replies(task: Task, outputs: Artifacts, uris: Mapping[str, str]) -> dict[st
     return replies
 
 
-def _folder(values: Mapping[str, Any], uris: Mapping[str, str], task: Task) -> str:
-    """The folder that a task works in beside its artifacts, a server's or the run's; "" if it needs none.
+def _folder(values: Mapping[str, Any], uris: Mapping[str, str], task: Task, *, for_server: bool) -> str:
+    """The run's folder or the one for a server, beside a task's artifacts; "" if the task needs none.
 
     Raises:
       ValueError: no pod could reach it, or it contains the artifacts.
     """
     if parameters.RUN_FOLDER not in values:
         return ""
-    name = parameters.SERVING_FOLDER if values.get(parameters.SERVING_FOLDER) else parameters.RUN_FOLDER
+    given = for_server and values.get(parameters.SERVING_FOLDER)
+    name = parameters.SERVING_FOLDER if given else parameters.RUN_FOLDER
     folder = values[name] or addresses.beside_artifacts(next(iter(uris.values())), task.name)
     if problem := addresses.folder_problem(folder):
         raise ValueError(f"{name} {problem}")
-    if parameters.SERVING_FOLDER in values and name == parameters.RUN_FOLDER:
+    if for_server and name == parameters.RUN_FOLDER:
         folder = f"{folder}/serving"
     if found := addresses.inside(folder, uris.values()):
         raise ValueError(f"{name} must not contain the artifacts, got {folder!r} with {found[0]}")

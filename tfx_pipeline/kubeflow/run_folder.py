@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,8 @@ from typing import Any
 
 from pyarrow import fs
 
-from serving.export.atomic import DRAFT, atomic_path
+from serving.export.atomic import DRAFT, atomic_path, write_atomic
+from serving.export.versions import SAVED_MODEL
 from serving.wire.errors import one_line
 from tfx_pipeline.kubeflow.addresses import local_path
 
@@ -57,6 +59,38 @@ def mirrored(folder: str, parts: Sequence[str], *, names_only: bool = False) -> 
         yield mirror.path
     finally:
         uploader.finish()
+
+
+@contextlib.contextmanager
+def newest_versions(folder: str, models: Sequence[str]) -> Iterator[str]:
+    """Fetch the newest whole version of some models from the folder for a server, to be read.
+
+    Args:
+      folder: its address, or a path, which is used as it is.
+      models: sub-folders that hold versions; without a whole one nothing is fetched.
+
+    Yields:
+      The folder's path on this disk, for the time of the context.
+    """
+    if "://" not in folder:
+        yield folder
+        return
+    store, base = open_store(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        for model in models:
+            selected = fs.FileSelector(f"{base}/{model}", recursive=True, allow_not_found=True)
+            files = [one.path for one in store.get_file_info(selected) if one.type == fs.FileType.File]
+            names = [os.path.relpath(path, f"{base}/{model}").split("/") for path in files]
+            whole = [int(name[0]) for name in names if name[0].isdecimal() and name[1:] == [SAVED_MODEL]]
+            for path, name in zip(files, names, strict=True):
+                if name[0].isdecimal() and int(name[0]) == max(whole, default=-1):
+                    _download(store, path, os.path.join(scratch, model, *name))
+        yield scratch
+
+
+def _download(store: fs.FileSystem, path: str, target: str) -> None:
+    with atomic_path(target) as draft, open(draft, "wb") as file, store.open_input_stream(path) as source:
+        shutil.copyfileobj(source, file, 2**24)
 
 
 class _Uploader(threading.Thread):
@@ -126,10 +160,10 @@ class Mirror:
                     continue
                 name = os.path.relpath(info.path, self._base)
                 target = os.path.join(self.path, name)
-                with atomic_path(target) as draft, open(draft, "wb") as file:
-                    if not names_only:
-                        with self._store.open_input_stream(info.path) as source:
-                            shutil.copyfileobj(source, file, 2**24)
+                if names_only:
+                    write_atomic(target, b"")
+                else:
+                    _download(self._store, info.path, target)
                 self._uploaded[name] = _stamp(os.stat(target))
                 if names_only:
                     self._names_only.add(name)

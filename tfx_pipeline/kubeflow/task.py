@@ -24,8 +24,9 @@ class Task:
       inputs: artifact types by input, such as `tfx.Model`, or the dotted path of a class of one's own.
       outputs: artifact types by output; those of `METRICS` and `PAGE` are not the executor's.
       parameters: KFP parameter types of the executor's properties: JSON has no integers of its own.
-      folders: the parts of the run's folder that a retry goes on from, such as `checkpoints/vim`; of the
-        folder for a server, the models whose versions are counted.
+      folders: the parts of the run's folder that a retry goes on from, such as `checkpoints/vim`; for a
+        pusher, the models in the folder for a server whose versions are counted.
+      reads: the models in the folder for a server of which the task reads the newest version.
       code: fingerprint of the code it runs. Kubeflow's cache key has the whole command line, and so this.
     """
 
@@ -35,6 +36,7 @@ class Task:
     outputs: Mapping[str, str]
     parameters: Mapping[str, str]
     folders: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
     code: str = ""
 
     def to_json(self) -> str:
@@ -45,4 +47,4 @@ class Task:
     def from_json(cls, text: str) -> Task:
         """The task that `to_json` wrote."""
         fields = json.loads(text)
-        return cls(**{**fields, "folders": tuple(fields["folders"])})
+        return cls(**{**fields, "folders": tuple(fields["folders"]), "reads": tuple(fields["reads"])})

@@ -106,6 +106,10 @@ class Memory(NamedTuple):
     blockwise_attention: bool = False
 
 
+# `warm_start`: the last pushed model instead of a path. Also the `Job.start` of such a training.
+PUSHED = "pushed"
+
+
 class Train(Section):
     """One training run.
 
@@ -119,7 +123,8 @@ class Train(Section):
     Every `checkpoint_every` steps the held-out loss is taken and a checkpoint written; `checkpoint_minutes`
     writes further ones in between. `export` takes the weights of the lowest held-out loss, whose checkpoint
     stays beside the last `keep_checkpoints`, or the last ones. `warm_start` is a run's folder or a SavedModel
-    whose weights training begins with (`trainers.training.warm_start`).
+    whose weights training begins with (`trainers.training.warm_start`), or `pushed`: the last model of this
+    stage that was pushed when training begins.
     """
 
     # Keys that say where and at what intervals training runs; the result does not depend on them.

@@ -20,11 +20,12 @@ from rich.console import Console
 from serving.export.atomic import write_atomic
 from serving.export.metadata import Metadata
 from serving.export.records import naming_damage
+from serving.export.versions import versions
 from serving.wire.errors import is_out_of_memory, one_line
 from trainers.training import warm_start as weights
 from trainers.training.alarms import Alarm, summary
 from trainers.training.checkpoint import History, write_history
-from trainers.training.config import Job, Section, Train
+from trainers.training.config import PUSHED, Job, Section, Train
 from trainers.training.distribution import is_chief, open_strategy
 from trainers.training.errors import TrainingError
 from trainers.training.examples import Split
@@ -107,7 +108,12 @@ def prepare(seed: int, train: Train) -> tf.distribute.Strategy:
 def warm_start(job: Job, train: Train, states: Mapping[str, TrainState], *, stage: str) -> None:
     """Give networks the weights that `train.warm_start` names, if it names any, and say which."""
     if train.warm_start:
-        taken = weights.load(train.warm_start, states, stage=stage, version=job.start)
+        pushed = job.start == PUSHED
+        if pushed and not versions(train.warm_start):
+            taken = f"begins anew: nothing was pushed to {train.warm_start} yet"
+        else:
+            version = "" if pushed else job.start
+            taken = weights.load(train.warm_start, states, stage=stage, version=version)
         Console(stderr=True, soft_wrap=True).print(f"{stage}: {taken}", markup=False, highlight=False)
 
 

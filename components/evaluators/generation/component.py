@@ -53,7 +53,7 @@ class GenerationEvaluator(base_beam_component.BaseBeamComponent):
           model: the generator SavedModel that drew them, to be blessed.
           classifier: a classifier SavedModel (`classify_pixels`).
           batch_size: images in one call of the classifier.
-          thresholds: metric -> {"min": bound, "max": bound}; all must hold for a blessing.
+          thresholds: metric -> {"min": bound, "max": bound, "worse_by": bound}; all must hold for a blessing.
 
         Raises:
           ValueError: a metric or a bound that is not valid.

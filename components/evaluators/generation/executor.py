@@ -16,7 +16,7 @@ from tfx.types import Artifact, artifact_utils
 from components.evaluators import blessing, examples, features, files, scores
 from components.evaluators.generation.rejection import KeepLikeliest
 from components.evaluators.generation.samples import (
-    ExtractSamples,
+    ReadSamples,
     Samples,
     Shard,
     images,
@@ -25,7 +25,7 @@ from components.evaluators.generation.samples import (
 )
 from components.metrics import registry
 from components.metrics.moments import MomentsFn
-from components.sampled_set import SAMPLES, SampledSet
+from components.sampled_set import PUSHED, SAMPLES, SampledSet, SamplingPlan
 
 SAMPLES_FILE = "samples.npz"
 # With rejection: the image numbers of the samples that were kept, in ascending order.
@@ -66,12 +66,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """
         started = time.monotonic()
         evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
-        statistics_path = os.path.join(evaluation.uri, "scores.json")
         real, batch_size = input_dict["examples"], exec_properties["batch_size"]
         counts = {f"{split}_images": examples.count(real, split) for split in ("train", "eval")}
         network = features.feature_network(input_dict)
         sampled = read_set(input_dict["samples"])
-        found = shards(input_dict["samples"], SAMPLES)
         plan = sampled.plan
         same_classes = bool(sampled.class_names) and sampled.class_names == network.class_names
         if plan.acceptance < 1 and not same_classes:
@@ -81,16 +79,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             )
         splits = features.inception_splits(plan.samples)
         needs = registry.available_needs(plan.classes if same_classes else 0)
+        paths = {split: os.path.join(evaluation.uri, f"{split}.json") for split in sampled.splits}
 
         with self._make_beam_pipeline() as pipeline:
-            samples = (
-                pipeline
-                | beam.Create(found)
-                | beam.Reshuffle()
-                | beam.ParDo(ExtractSamples(network, sampled, batch_size))
-            )
-            if plan.acceptance < 1:
-                samples |= KeepLikeliest(plan)
             train, held_out = (
                 pipeline
                 | f"Read {split}" >> examples.ReadImages(real, split, batch_size)
@@ -98,32 +89,31 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | f"Combine {split}" >> scores.Combine("features", MomentsFn())
                 for split in ("train", "eval")
             )
-            scores.write_scores(
-                pipeline,
-                statistics_path,
-                lambda **statistics: registry.compute(
-                    registry.GENERATION, registry.GenerationStatistics(**statistics), needs
-                ),
-                samples=samples | scores.Combine("features.features", MomentsFn()),
-                train=train,
-                held_out=held_out,
-                recognized=samples | scores.Combine("recognized", MomentsFn()),
-                inception_scores=samples
-                | beam.Map(_probabilities, plan.samples, splits)
-                | scores.InceptionScores(),
-            )
-            shown = samples | beam.FlatMap(_shown, plan.classes) | "ListShown" >> beam.combiners.ToList()
-            _ = shown | beam.Map(_write_shown, found, sampled, os.path.join(evaluation.uri, SAMPLES_FILE))
-            if plan.acceptance < 1:
-                kept = samples | "Kept" >> beam.Map(lambda batch: batch.indices.tolist())
-                kept |= "ListKept" >> beam.combiners.ToList()
-                _ = kept | beam.Map(_write_kept, os.path.join(evaluation.uri, KEPT_FILE))
+            for split, path in paths.items():
+                found = shards(input_dict["samples"], split)
+                samples = pipeline | f"Extract {split}" >> ReadSamples(found, network, sampled, batch_size)
+                if plan.acceptance < 1:
+                    samples |= f"Reject {split}" >> KeepLikeliest(plan)
+                statistics = samples | f"Combine {split}" >> SampleStatistics(plan, splits)
+                scores.write_scores(
+                    pipeline,
+                    path,
+                    lambda **statistics: registry.compute(
+                        registry.GENERATION, registry.GenerationStatistics(**statistics), needs
+                    ),
+                    train=train,
+                    held_out=held_out,
+                    **statistics,
+                )
+                if split == SAMPLES:
+                    _ = samples | WriteShown(found, sampled, evaluation.uri)
 
+        measured = {split: scores.take_scores(path) for split, path in paths.items()}
         blessing.judge(
             evaluation,
             artifact_utils.get_single_instance(output_dict["blessing"]),
             artifact_utils.get_single_instance(input_dict["model"]),
-            metrics=scores.take_scores(statistics_path),
+            metrics=measured[SAMPLES],
             thresholds=json.loads(exec_properties["thresholds"]),
             protocol={
                 "features": network.protocol,
@@ -136,7 +126,47 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             },
             counts={"samples": plan.samples, "candidates": plan.candidates, **counts},
             seconds=time.monotonic() - started,
+            pushed=blessing.Pushed(sampled.pushed, measured.get(PUSHED, {}), sampled.pushed_problem),
         )
+
+
+class SampleStatistics(beam.PTransform):
+    """`Samples` -> the statistics of them that `registry.GenerationStatistics` needs, by name."""
+
+    def __init__(self, plan: SamplingPlan, inception_splits: int):
+        super().__init__()
+        self._samples = plan.samples
+        self._splits = inception_splits
+
+    def expand(self, samples: beam.PCollection) -> dict[str, beam.PCollection]:
+        """Combine each."""
+        return {
+            "samples": samples | scores.Combine("features.features", MomentsFn()),
+            "recognized": samples | scores.Combine("recognized", MomentsFn()),
+            "inception_scores": samples
+            | beam.Map(_probabilities, self._samples, self._splits)
+            | scores.InceptionScores(),
+        }
+
+
+class WriteShown(beam.PTransform):
+    """Writes the samples to show, and after a rejection the numbers of all that were kept."""
+
+    def __init__(self, found: list[Shard], sampled: SampledSet, folder: str):
+        super().__init__()
+        self._found = found
+        self._sampled = sampled
+        self._folder = folder
+
+    def expand(self, samples: beam.PCollection) -> beam.PCollection:
+        """Write."""
+        plan = self._sampled.plan
+        if plan.acceptance < 1:
+            kept = samples | beam.Map(_numbers) | "ListKept" >> beam.combiners.ToList()
+            _ = kept | beam.Map(_write_kept, os.path.join(self._folder, KEPT_FILE))
+        shown = samples | beam.FlatMap(_shown, plan.classes) | "ListShown" >> beam.combiners.ToList()
+        path = os.path.join(self._folder, SAMPLES_FILE)
+        return shown | beam.Map(_write_shown, self._found, self._sampled, path)
 
 
 def _probabilities(batch: Samples, samples: int, splits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -158,6 +188,10 @@ def _write_shown(numbers: list[int], found: list[Shard], sampled: SampledSet, pa
         path,
         {"classes": class_ids[order], "images": np.stack([chosen[numbers[row]] for row in order])},
     )
+
+
+def _numbers(batch: Samples) -> list[int]:
+    return batch.indices.tolist()
 
 
 def _write_kept(numbers: list[list[int]], path: str) -> None:

@@ -77,6 +77,19 @@ def shards(artifact: list[Artifact], split: str) -> list[Shard]:
     ]
 
 
+class ReadSamples(beam.PTransform):
+    """The images of some shards as `Samples`; shards are distributed over workers."""
+
+    def __init__(self, found: list[Shard], network: FeatureNetwork, sampled: SampledSet, batch_size: int):
+        super().__init__()
+        self._found = found
+        self._extract = ExtractSamples(network, sampled, batch_size)
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[Samples]:
+        """Read, and compute features."""
+        return pipeline | beam.Create(self._found) | beam.Reshuffle() | beam.ParDo(self._extract)
+
+
 class ExtractSamples(beam.DoFn):
     """`Shard` -> `Samples`, a batch each."""
 

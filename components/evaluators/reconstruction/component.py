@@ -16,6 +16,7 @@ class ReconstructionEvaluatorSpec(component_spec.ComponentSpec):
     PARAMETERS = {
         "batch_size": component_spec.ExecutionParameter(type=int),
         "thresholds": component_spec.ExecutionParameter(type=str),
+        "pushed": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
@@ -42,6 +43,7 @@ class ReconstructionEvaluator(base_beam_component.BaseBeamComponent):
         *,
         batch_size: int = 64,
         thresholds: blessing.Thresholds | None = None,
+        pushed: str = "",
     ):
         """Build the component.
 
@@ -50,7 +52,9 @@ class ReconstructionEvaluator(base_beam_component.BaseBeamComponent):
           model: a tokenizer SavedModel (`encode_pixels`, `decode_pixels`).
           classifier: a classifier SavedModel (`classify_pixels`).
           batch_size: images in one call of a model.
-          thresholds: metric -> {"min": bound, "max": bound}; all must hold for a blessing.
+          thresholds: metric -> {"min": bound, "max": bound, "worse_by": bound}; all must hold for a blessing.
+          pushed: the folder that a server watches for versions of this model; it is measured too if a
+            threshold compares with it.
         """
         super().__init__(
             spec=ReconstructionEvaluatorSpec(
@@ -59,6 +63,7 @@ class ReconstructionEvaluator(base_beam_component.BaseBeamComponent):
                 classifier=classifier,
                 batch_size=batch_size,
                 thresholds=blessing.thresholds_to_json(thresholds, registry.names(registry.RECONSTRUCTION)),
+                pushed=pushed if blessing.compares(thresholds) else "",
                 evaluation=Channel(type=standard_artifacts.ModelEvaluation),
                 blessing=Channel(type=standard_artifacts.ModelBlessing),
             )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -15,6 +16,7 @@ import tensorflow as tf
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import Artifact, artifact_utils
 
+from components import pushed_model
 from components.evaluators import blessing, examples, features, files, scores
 from components.evaluators.features import FeatureNetwork, Features
 from components.metrics import registry
@@ -55,19 +57,54 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         Args:
           input_dict: `examples`, `model` (a tokenizer), `classifier`.
           output_dict: `evaluation`, `blessing`.
-          exec_properties: `batch_size`, `thresholds` (JSON).
+          exec_properties: `batch_size`, `thresholds` (JSON), `pushed` (folder of pushed versions, or "").
 
         Raises:
           ValueError: the eval split is empty.
         """
         started = time.monotonic()
         evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
-        scores_path = os.path.join(evaluation.uri, "scores.json")
         count = examples.count(input_dict["examples"], "eval")
         tokenizer, network = SavedModel.of(input_dict["model"]), features.feature_network(input_dict)
-        metadata = tokenizer.metadata()
         splits = features.inception_splits(count)
+        pushed = pushed_model.find(
+            exec_properties["pushed"], tokenizer.metadata(), signatures=("encode_pixels", "decode_pixels")
+        )
+        measured, before = self._measured(input_dict, exec_properties, tokenizer, evaluation.uri), {}
+        if pushed.path and not pushed.problem:
+            with tempfile.TemporaryDirectory() as scratch:  # its pairs are not shown
+                before = self._measured(input_dict, exec_properties, SavedModel(pushed.path), scratch)
+        blessing.judge(
+            evaluation,
+            artifact_utils.get_single_instance(output_dict["blessing"]),
+            artifact_utils.get_single_instance(input_dict["model"]),
+            metrics=_metrics(measured),
+            thresholds=json.loads(exec_properties["thresholds"]),
+            protocol={
+                "split": "eval",
+                "features": network.protocol,
+                "reference": "the originals of the eval split",
+                "usage_batch": measured["usage_batch"],
+                "inception_splits": splits,
+                "logit_laplace": "with the Jacobian, nats a value",
+            },
+            counts={"images": count, "usage_batches": measured["usage_batches"]},
+            seconds=time.monotonic() - started,
+            pushed=blessing.Pushed(pushed.version, _metrics(before), pushed.problem),
+        )
 
+    def _measured(
+        self,
+        input_dict: dict[str, list[Artifact]],
+        exec_properties: dict[str, Any],
+        tokenizer: SavedModel,
+        folder: str,
+    ) -> dict[str, Any]:
+        """The scores of a tokenizer; `pairs.npz` is written to `folder`."""
+        scores_path = os.path.join(folder, "scores.json")
+        network = features.feature_network(input_dict)
+        metadata = tokenizer.metadata()
+        splits = features.inception_splits(examples.count(input_dict["examples"], "eval"))
         with self._make_beam_pipeline() as pipeline:
             batches = (
                 pipeline
@@ -88,27 +125,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 batches
                 | beam.FlatMap(_pairs)
                 | beam.combiners.Top.Smallest(PAIRS, key=lambda pair: pair["rank"])
-                | beam.Map(_write_pairs, os.path.join(evaluation.uri, PAIRS_FILE))
+                | beam.Map(_write_pairs, os.path.join(folder, PAIRS_FILE))
             )
-
-        measured = scores.take_scores(scores_path)
-        blessing.judge(
-            evaluation,
-            artifact_utils.get_single_instance(output_dict["blessing"]),
-            artifact_utils.get_single_instance(input_dict["model"]),
-            metrics={name: measured[name] for name in registry.names(registry.RECONSTRUCTION)},
-            thresholds=json.loads(exec_properties["thresholds"]),
-            protocol={
-                "split": "eval",
-                "features": network.protocol,
-                "reference": "the originals of the eval split",
-                "usage_batch": measured["usage_batch"],
-                "inception_splits": splits,
-                "logit_laplace": "with the Jacobian, nats a value",
-            },
-            counts={"images": count, "usage_batches": measured["usage_batches"]},
-            seconds=time.monotonic() - started,
-        )
+        return scores.take_scores(scores_path)
 
 
 class Reconstruct(beam.DoFn):
@@ -148,6 +167,10 @@ class Reconstruct(beam.DoFn):
             self._extract(originals),
             self._extract(reconstructions),
         )
+
+
+def _metrics(measured: Mapping[str, Any]) -> dict[str, float]:
+    return {name: measured[name] for name in registry.names(registry.RECONSTRUCTION) if name in measured}
 
 
 def _score(

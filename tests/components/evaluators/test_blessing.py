@@ -10,7 +10,7 @@ from components.evaluators import blessing
 from tests.components.evaluators.artifacts import artifact, outputs
 
 
-def judge(tmp_path, metrics, thresholds):
+def judge(tmp_path, metrics, thresholds, pushed=blessing.Pushed()):
     made = outputs(tmp_path)
     model = artifact(standard_artifacts.Model, tmp_path / "model", identity=7)
     blessing.judge(
@@ -22,6 +22,7 @@ def judge(tmp_path, metrics, thresholds):
         protocol={},
         counts={},
         seconds=1.0,
+        pushed=pushed,
     )
     evaluation = json.loads(Path(made["evaluation"].uri, "evaluation.json").read_text())
     return evaluation, made["blessing"], made["evaluation"]
@@ -78,6 +79,50 @@ def test_threshold_on_an_absent_metric_fails_with_what_it_needs(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("metric", "value", "blessed"),
+    [
+        ("psnr", 21.75, True),  # 0.25 dB worse
+        ("psnr", 21.5, False),
+        ("psnr", 30.0, True),
+        ("fid", 2.25, True),
+        ("fid", 2.5, False),
+        ("fid", 0.1, True),
+    ],
+)
+def test_a_model_may_be_worse_than_the_pushed_one_by_so_much_in_its_metrics_direction(
+    tmp_path, metric, value, blessed
+):
+    pushed = blessing.Pushed("17", {"psnr": 22.0, "fid": 2.0})
+    evaluation, _, _ = judge(tmp_path, {metric: value}, {metric: {"worse_by": 0.25}}, pushed)
+    assert evaluation["blessed"] == blessed
+    assert evaluation["pushed"] == {"version": "17", "metrics": {"psnr": 22.0, "fid": 2.0}, "problem": ""}
+
+
+def test_the_reason_has_both_values_and_the_pushed_version(tmp_path):
+    evaluation, _, _ = judge(
+        tmp_path, {"psnr": 21.0}, {"psnr": {"worse_by": 0.25}}, blessing.Pushed("17", {"psnr": 22.0})
+    )
+    (failure,) = evaluation["failed_thresholds"]
+    assert failure["reason"] == "psnr 21 is worse than 22 of the pushed model 17 by 1, more than 0.25"
+
+
+def test_the_first_model_is_compared_with_none_and_a_pushed_one_of_another_kind_with_nothing(tmp_path):
+    thresholds = {"psnr": {"worse_by": 0.25}}
+    assert judge(tmp_path / "first", {"psnr": 1.0}, thresholds)[0]["blessed"]
+    unlike = blessing.Pushed("17", problem="whose classes are others")
+    evaluation, _, _ = judge(tmp_path / "unlike", {"psnr": 1.0}, thresholds, unlike)
+    (failure,) = evaluation["failed_thresholds"]
+    assert failure["reason"] == "psnr cannot be compared with the pushed model 17, whose classes are others"
+
+
+def test_only_metrics_with_a_better_direction_are_compared():
+    with pytest.raises(ValueError, match=r"thresholds\.fid_eval must be min or max, got worse_by"):
+        blessing.thresholds_to_json({"fid_eval": {"worse_by": 1.0}}, ["fid_eval"])
+    assert blessing.compares({"fid": {"worse_by": 0.0}})
+    assert not blessing.compares({"fid": {"max": 1.0, "worse_by": None}})
+
+
 def test_metrics_are_also_artifact_properties(tmp_path):
     _, _, artifact = judge(tmp_path, {"psnr": 22.0}, {})
     assert artifact.get_float_custom_property("psnr") == 22.0
@@ -86,5 +131,7 @@ def test_metrics_are_also_artifact_properties(tmp_path):
 def test_unknown_metric_or_bound_error_lists_allowed_names():
     with pytest.raises(ValueError, match=r"thresholds must name one of l1, psnr, got 'pnsr'$"):
         blessing.thresholds_to_json({"pnsr": {"min": 1.0}}, ["psnr", "l1"])
-    with pytest.raises(ValueError, match=r"thresholds.psnr must have the bounds min or max, got 'mni'$"):
+    with pytest.raises(
+        ValueError, match=r"thresholds.psnr must have the bounds min, max, worse_by, got 'mni'$"
+    ):
         blessing.thresholds_to_json({"psnr": {"mni": 1.0}}, ["psnr"])

@@ -43,14 +43,15 @@ def draw(folder: Path, model, *, beam_args=(), sampling=None, name="examples", *
             "shard_size": 4,
             "batch_size": 3,
             "drawn": str(folder / "drawn"),
+            "pushed": "",
             **properties,
         },
     )
     return folder / name
 
 
-def records(output: Path) -> list[dict[str, np.ndarray]]:
-    files = sorted(map(str, (output / "Split-samples").iterdir()))
+def records(output: Path, split: str = "samples") -> list[dict[str, np.ndarray]]:
+    files = sorted(map(str, (output / f"Split-{split}").iterdir()))
     return [
         {name: value.numpy() for name, value in tf.io.parse_single_example(record, FEATURES).items()}
         for record in tf.data.TFRecordDataset(files)
@@ -155,6 +156,28 @@ def test_a_damaged_shard_is_drawn_again_and_one_of_another_plan_is_not_taken(dra
     output = draw(tmp_path, model, sampling={"seed": 5}, name="second")
     assert sorted(chain.from_iterable(calls.made)) == list(range(10))
     assert str(records(output)) == str(records(drawn))
+
+
+def test_the_last_pushed_model_draws_the_same_set_beside(drawn, tmp_path):
+    # The new model draws bright classes as dark ones, the pushed one is that of the fixture `drawn`.
+    def darker(request):
+        return stand_ins.sample(request._replace(class_id=tf.zeros_like(request.class_id)))
+
+    model = artifacts.write_model(tmp_path / "model", stand_ins.write_generator, sample=darker)
+    stand_ins.write_generator(str(tmp_path / "served" / "4"))
+    output = draw(tmp_path, model, sampling={"seed": 5}, pushed=str(tmp_path / "served"))
+    sampled = SampledSet.read(str(output))
+    assert sampled.splits == {split: {"records": 10, "shards": [4, 4, 2]} for split in ("samples", "pushed")}
+    assert (sampled.pushed, sampled.pushed_problem) == ("4", "")
+    assert str(records(output, "pushed")) == str(records(drawn))
+    assert max(record["tokens"].max() for record in records(output)) <= 1
+
+
+def test_a_pushed_model_of_other_classes_is_named_and_draws_nothing(tmp_path, model):
+    stand_ins.write_generator(str(tmp_path / "served" / "4"), class_names=("a", "b"))
+    sampled = SampledSet.read(str(draw(tmp_path, model, pushed=str(tmp_path / "served"))))
+    assert list(sampled.splits) == ["samples"]
+    assert (sampled.pushed, sampled.pushed_problem) == ("4", "whose classes are others")
 
 
 @pytest.fixture

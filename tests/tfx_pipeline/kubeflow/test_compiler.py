@@ -128,6 +128,32 @@ def test_parameters_are_inputs_of_the_tasks_that_depend_on_them(tmp_path):
     assert folders["RunReport"] == folders["TokenTransform"] == ()
 
 
+def test_what_compares_with_or_begins_from_the_pushed_model_reads_it_and_stays_in_the_cache(tmp_path):
+    compile_pipeline(
+        whole_graph(
+            "stage2.train.warm_start=pushed",
+            "evaluation.reconstruction.thresholds={psnr: {worse_by: 0.1}}",
+            "evaluation.generation.thresholds={fid: {worse_by: 0.1}}",
+        ),
+        tmp_path / "pipeline.yaml",
+    )
+    spec = yaml.safe_load((tmp_path / "pipeline.yaml").read_text())
+    tasks = {
+        name.removeprefix("exec-"): described(executor)
+        for name, executor in spec["deploymentSpec"]["executors"].items()
+    }
+    reading = {name: task.reads for name, task in tasks.items() if task.reads}
+    assert reading == {
+        "ReconstructionEvaluator": ("vit_vqgan",),
+        "ImageSampler": ("vim",),
+        "Trainer-vim": ("vim",),
+    }
+    assert tasks["ImageSampler"].folders == ("checkpoints/samples",)
+    assert tasks["Trainer-vim"].folders == ("checkpoints/vim", "logs/vim")
+    for name in reading:
+        assert spec["root"]["dag"]["tasks"][name]["cachingOptions"]["enableCache"], name
+
+
 def test_what_is_written_to_the_runs_folder_is_not_taken_from_the_cache(tmp_path):
     compile_pipeline(whole_graph(), tmp_path / "pipeline.yaml")
     tasks = yaml.safe_load((tmp_path / "pipeline.yaml").read_text())["root"]["dag"]["tasks"]

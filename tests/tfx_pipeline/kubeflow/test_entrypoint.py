@@ -5,13 +5,15 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
+from tfx.dsl.components.base import base_executor
 
 from tests.kubeflow import launcher, stores
 from tests.tfx_pipeline.small_graph import small_graph
-from tfx_pipeline.kubeflow import compiler, entrypoint
+from tfx_pipeline.kubeflow import addresses, compiler, entrypoint
 from tfx_pipeline.kubeflow.parameters import DATASET_VERSION, RUN_FOLDER, SEED, SERVING_FOLDER, STAND_INS
 from tfx_pipeline.kubeflow.task import Task
 
@@ -138,6 +140,52 @@ def test_a_folder_around_the_artifacts_is_refused_or_they_would_be_uploaded_twic
     sent["inputs"]["parameterValues"]["pipelinechannel--serving_folder"] = ""
     with pytest.raises(ValueError, match="run_folder must not contain the artifacts"):
         entrypoint.run(task, sent, [])
+
+
+class ReadingExecutor(base_executor.BaseExecutor):
+    """Executor that copies a file of the pushed model, and keeps one in the run's folder."""
+
+    def Do(self, input_dict, output_dict, exec_properties):
+        (model,) = output_dict["model"]
+        found = Path(exec_properties["pushed"], "7", "saved_model.pb").read_bytes()
+        Path(model.uri, "found").write_bytes(found)
+        kept = Path(exec_properties["kept"])
+        kept.mkdir(parents=True)
+        (kept / "step").write_text("1")
+
+
+def test_a_task_reads_the_pushed_model_and_keeps_its_own_files_in_the_runs_folder(tmp_path, monkeypatch):
+    sent = {
+        "inputs": {
+            "parameterValues": {
+                "pushed": f"{STAND_INS[SERVING_FOLDER]}/vim",
+                "kept": f"{STAND_INS[RUN_FOLDER]}/checkpoints/samples",
+                "pipelinechannel--run_folder": f"s3://{stores.BUCKET}/run",
+                "pipelinechannel--serving_folder": f"s3://{stores.BUCKET}/served",
+            }
+        },
+        "outputs": {
+            "artifacts": {"model": {"artifacts": [{"uri": f"{tmp_path}/Reader/model", "type": {}}]}},
+            "outputFile": f"{tmp_path}/output.json",
+        },
+    }
+    task = Task(
+        name="Reader",
+        executor=f"{__name__}.ReadingExecutor",
+        inputs={},
+        outputs={"model": "tfx.Model"},
+        parameters={},
+        folders=("checkpoints/samples",),
+        reads=("vim",),
+    )
+    with stores.serve("s3") as served:
+        for key, value in {**served.environment, "no_proxy": "127.0.0.1"}.items():
+            monkeypatch.setenv(key, value)
+        monkeypatch.setattr(addresses, "MOUNTS", {"s3": f"{tmp_path}/disk"})
+        served.write("served/vim/7/saved_model.pb", b"pushed")
+        entrypoint.run(Task.from_json(task.to_json()), sent, [])
+        assert (tmp_path / "Reader" / "model" / "found").read_bytes() == b"pushed"
+        assert served.keys("") == ["run/checkpoints/samples/step", "served/vim/7/saved_model.pb"]
 
 
 def test_a_push_takes_less_than_five_seconds_of_processor_time(tmp_path, compiled):

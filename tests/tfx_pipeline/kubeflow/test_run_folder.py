@@ -89,6 +89,24 @@ def test_of_pushed_models_only_the_names_are_fetched_and_nothing_is_lost(store, 
     assert store.read(key(folder, "serving/vim/13/saved_model.pb")) == b"new"
 
 
+def test_of_models_that_are_read_the_newest_whole_version_is_fetched_and_nothing_uploaded(store, folder):
+    for name, content in {
+        "9/saved_model.pb": b"old",
+        "12/saved_model.pb": b"graph",
+        "12/variables/variables.index": b"weights",
+        "13/variables/variables.index": b"half of a push",
+    }.items():
+        store.write(key(folder, f"vim/{name}"), content)
+    before = store.keys(key(folder, ""))
+    with run_folder.newest_versions(folder, ["vim", "vit_vqgan"]) as path:
+        found = {str(file.relative_to(path)) for file in Path(path).rglob("*") if file.is_file()}
+        assert found == {"vim/12/saved_model.pb", "vim/12/variables/variables.index"}
+        assert Path(path, "vim/12/saved_model.pb").read_bytes() == b"graph"
+        write(path, "vim/14/saved_model.pb", "of the task")
+    assert store.keys(key(folder, "")) == before
+    assert not os.path.exists(path)
+
+
 def test_files_are_uploaded_while_the_task_runs(store, folder, monkeypatch):
     monkeypatch.setattr(run_folder, "INTERVAL", 0.05)
     with run_folder.mirrored(folder, []) as path:

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainers.training import warm_start
+from trainers.training import job, warm_start
 from trainers.training.checkpoint import Checkpointer
-from trainers.training.config import Optimizer, Train
+from trainers.training.config import PUSHED, Augmentation, Job, Optimizer, Train
 from trainers.training.errors import TrainingError
 from trainers.training.train_state import TrainState
 
@@ -138,3 +138,27 @@ def test_weights_that_were_found_are_found_again_by_their_path(tmp_path):
     new = state(3)
     warm_start.load(start.path, {"tokenizer": new}, stage="tokenizer", version=start.version)
     assert_taken(new, state(1))
+
+
+def test_the_last_pushed_model_is_taken_when_training_begins_and_none_is_no_error(tmp_path, capsys):
+    served = tmp_path / "serving" / "vim"
+    run = Job(
+        preset="digits",
+        seed=0,
+        image_size=8,
+        augmentation=Augmentation(),
+        checkpoints=str(tmp_path),
+        logs=str(tmp_path),
+        start=PUSHED,
+    )
+    train = TRAIN.model_copy(update={"warm_start": str(served)})
+    new, untouched = state(3), values(state(3))
+    job.warm_start(run, train, {"vim": new}, stage="vim")
+    for one, other in zip(values(new), untouched, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert f"vim: begins anew: nothing was pushed to {served} yet" in capsys.readouterr().err
+    save_model(served / "1", state(1))
+    save_model(served / "2", state(2))
+    job.warm_start(run, train, {"vim": new}, stage="vim")
+    assert_taken(new, state(2))
+    assert f"vim: starts with the vim of {served / '2'}" in capsys.readouterr().err

@@ -51,6 +51,7 @@ def evaluate(tmp_path_factory):
                 "shard_size": 7,
                 "batch_size": 4,
                 "drawn": str(folder / "drawn"),
+                "pushed": "",
                 **drawing,
             },
         )
@@ -213,3 +214,21 @@ def test_numbers_of_kept_samples_are_written_down(rejected, straight):
     kept = rejected[2]["numbers"]
     assert len(kept) == 10
     assert sorted(number for number in kept if number % 3 == 0) == sorted(likeliest)
+
+
+def test_the_pushed_models_samples_are_scored_by_the_same_network(evaluate, tmp_path):
+    def grey_only(request):
+        return 7 + 0 * stand_ins.sample(request)
+
+    stand_ins.write_generator(str(tmp_path / "4"), sample=grey_only)
+    evaluation, samples = evaluate(
+        sampling={"temperature": 0.0},
+        pushed=str(tmp_path),
+        thresholds=json.dumps({"class_accuracy": {"worse_by": 0.0}, "fid": {"worse_by": 0.0}}),
+    )
+    assert evaluation["blessed"]
+    assert evaluation["metrics"]["class_accuracy"] == 1.0
+    assert evaluation["pushed"]["version"] == "4"
+    assert evaluation["pushed"]["metrics"]["class_accuracy"] == pytest.approx(1 / 3)
+    assert evaluation["pushed"]["metrics"]["fid"] > evaluation["metrics"]["fid"]
+    assert len(np.unique(samples["images"])) == 3  # those of the new model are shown

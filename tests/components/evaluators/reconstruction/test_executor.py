@@ -3,15 +3,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from components.evaluators.reconstruction.executor import Executor
+from serving.export.tokenizer import export_tokenizer
 from tests import stand_ins
 from tests.components.evaluators import artifacts
 
 pytestmark = pytest.mark.slow
 
 
-def evaluate(tmp_path, eval_rows, thresholds=None, class_names=stand_ins.CLASSES):
+def evaluate(tmp_path, eval_rows, thresholds=None, class_names=stand_ins.CLASSES, pushed=""):
     made = artifacts.outputs(tmp_path)
     Executor(artifacts.beam_context()).Do(
         artifacts.as_lists(
@@ -22,7 +24,7 @@ def evaluate(tmp_path, eval_rows, thresholds=None, class_names=stand_ins.CLASSES
             classifier=artifacts.write_model(tmp_path / "classifier", stand_ins.write_classifier),
         ),
         artifacts.as_lists(**made),
-        {"batch_size": 4, "thresholds": json.dumps(thresholds or {})},
+        {"batch_size": 4, "thresholds": json.dumps(thresholds or {}), "pushed": pushed},
     )
     folder = Path(made["evaluation"].uri)
     return (
@@ -88,3 +90,33 @@ def test_known_error_is_measured_and_fails_the_threshold(tmp_path):
 def test_empty_eval_split_is_error(tmp_path):
     with pytest.raises(ValueError, match="split 'eval' must hold at least one image, got none"):
         evaluate(tmp_path, [])
+
+
+def write_brighter(directory):
+    """Write a tokenizer that decodes every patch 0.1 brighter than the stand-in."""
+
+    def decode(tokens):
+        pixels, mu, log_scale = stand_ins.decode(tokens)
+        return tf.minimum(pixels + 0.1, 1.0), mu, log_scale
+
+    metadata = stand_ins.metadata("tokenizer")
+    export_tokenizer(directory, tf.Module(), metadata, encode=stand_ins.encode, decode=decode)
+
+
+@pytest.mark.parametrize("worse", [False, True])
+def test_the_last_pushed_tokenizer_is_measured_on_the_same_images(tmp_path, monkeypatch, worse):
+    new, old = stand_ins.write_tokenizer, write_brighter
+    if worse:
+        new, old = old, new
+    old(str(tmp_path / "served" / "1"))
+    monkeypatch.setattr(stand_ins, "write_tokenizer", new)
+    rows = [(artifacts.grey(17 * level), level % 3) for level in (0, 7)]
+    thresholds = {"l1": {"worse_by": 0.05}}
+    evaluation, pairs, _ = evaluate(tmp_path, rows, thresholds, pushed=str(tmp_path / "served"))
+    values = evaluation["metrics"]["l1"], evaluation["pushed"]["metrics"]["l1"]
+    assert values == pytest.approx((0.1, 0.0) if worse else (0.0, 0.1), abs=1e-6)
+    assert evaluation["pushed"]["version"] == "1"
+    assert evaluation["blessed"] != worse
+    # The pictures are of the new tokenizer.
+    shift = int(pairs["reconstructions"].max()) - int(pairs["originals"].max())
+    assert shift in ((25, 26) if worse else (0,))
