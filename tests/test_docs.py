@@ -26,12 +26,12 @@ def test_linked_files_exist(page):
     assert [link for link in links if not (folder / link).exists()] == []
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"bin/tfx-vim ([a-z]+)", ALL))))
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"bin/tfx-vim ([a-z-]+)", ALL))))
 def test_shown_commands_exist(command):
     assert CliRunner().invoke(cli, [command, "--help"]).exit_code == 0
 
 
-@pytest.mark.parametrize("line", sorted(set(re.findall(r"bin/tfx-vim ([a-z]+ [^#\n]*--[^#\n]*)", ALL))))
+@pytest.mark.parametrize("line", sorted(set(re.findall(r"bin/tfx-vim ([a-z-]+ [^#\n]*--[^#\n]*)", ALL))))
 def test_shown_options_exist(line):
     command, *_ = line.split()
     known = {option for parameter in cli.commands[command].params for option in parameter.opts}
