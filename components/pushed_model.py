@@ -38,7 +38,7 @@ def find(folder: str, new: Metadata, *, signatures: tuple[str, ...]) -> PushedMo
       new: the metadata of the model to compare with: images must have the same size, and classes be the same.
       signatures: that the comparison asks.
     """
-    places = [os.path.join(folder, str(version)) for version in versions(folder)] if folder else []
+    places = versions(folder).values() if folder else []
     path = next((place for place in places if tf.io.gfile.exists(os.path.join(place, SAVED_MODEL))), "")
     if not path:
         return PushedModel()

@@ -273,7 +273,7 @@ def _serve(artifact: Artifact, component: str) -> None:
         return
     destination, content = (properties[key].string_value for key in ("pushed_destination", CONTENT))
     base = os.path.dirname(destination)
-    newest = os.path.join(base, str(next(iter(versions(base)), "")))
+    newest = next(iter(versions(base).values()), base)
     if content_digest(newest) == content:
         return
     if content_digest(artifact.uri) != content:

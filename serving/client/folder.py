@@ -42,7 +42,7 @@ class FolderClient(Client):
     def metadata(self, model: str) -> Metadata:
         """As `Client.metadata`; from the file beside the newest version, if that has one."""
         self._check(model)
-        newest = Metadata.read(self._path(model, versions(os.path.join(self._base, model))[0]))
+        newest = Metadata.read(next(iter(versions(os.path.join(self._base, model)).values())))
         return newest if newest and model not in self._loaded else super().metadata(model)
 
     def _servable(self, model: str) -> Servable:
@@ -55,32 +55,29 @@ class FolderClient(Client):
         if model not in self._names:
             raise ClientError(f"model must be one of {', '.join(self._names)} in {self._base}, got {model!r}")
 
-    def _path(self, model: str, version: int) -> str:
-        return os.path.join(self._base, model, str(version))
-
     def _load(self, model: str) -> Servable:
         """The newest version that loads, as a server would serve it."""
         from serving.server.servable import Servable
 
         known = versions(os.path.join(self._base, model))
         failures: list[str] = []
-        for version in known:
+        for version, path in known.items():
             try:
                 # Warming up takes longer than a command's few queries.
-                found = Servable(model, version, self._path(model, version), warm_up=False)
+                found = Servable(model, version, path, warm_up=False)
             # TensorFlow raises almost any exception on a damaged folder.
             except Exception as error:
                 reason = one_line(error)
                 failures.append(f"version {version} of {model} in {self._base} does not load: {reason}")
                 continue
-            self._check_alike(model, known[0], version, failures)
+            self._check_alike(next(iter(known.values())), path, version, failures)
             for failure in failures:
                 self._say(f"{failure}; version {version} is used")
             return found
         raise ClientError(failures[0])
 
-    def _check_alike(self, model: str, newest: int, version: int, failures: list[str]) -> None:
+    def _check_alike(self, newest: str, used: str, version: int, failures: list[str]) -> None:
         """Check that classes and sizes are those of the newest version, by which a request was made."""
-        promised, given = (Metadata.read(self._path(model, number)) for number in (newest, version))
+        promised, given = (Metadata.read(path) for path in (newest, used))
         if promised and given and promised.interface != given.interface:
             raise ClientError(f"{failures[0]}; version {version} has other classes or sizes")

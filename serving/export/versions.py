@@ -14,6 +14,7 @@ from typing import Any
 from serving.export.atomic import DRAFT, atomic_path, copy_file, is_remote, make_folder, remove
 
 SAVED_MODEL = "saved_model.pb"
+MAX_VERSION = 2**63 - 1
 
 
 def model_names(base: str) -> list[str]:
@@ -21,10 +22,15 @@ def model_names(base: str) -> list[str]:
     return [name for name in sorted(_folders(base)) if versions(os.path.join(base, name))]
 
 
-def versions(model_dir: str) -> list[int]:
-    """The versions in a model's folder, the newest first, whole or not; [] without the folder."""
-    names = (name for name in _folders(model_dir) if name.isascii() and name.isdecimal())
-    return sorted(map(int, names), reverse=True)
+def versions(model_dir: str) -> dict[int, str]:
+    """The versions in a model's folder and their paths, the newest first, whole or not; {} without a folder.
+
+    As TF Serving reads them, `00000123` is version 123. Numbers beyond 64 bits are none.
+    """
+    names = [name for name in _folders(model_dir) if name.isascii() and name.isdecimal()]
+    # Of `7` and `007` the shorter name counts.
+    found = {int(name): name for name in sorted(names, key=len, reverse=True) if int(name) <= MAX_VERSION}
+    return {number: os.path.join(model_dir, found[number]) for number in sorted(found, reverse=True)}
 
 
 def no_model(base: str) -> str:
@@ -46,7 +52,7 @@ def push(model: str, base: str) -> str:
     """
     if not is_remote(base):
         _remove_halves(base)
-    version = max([int(time.time()), *(known + 1 for known in versions(base)[:1])])
+    version = max([int(time.time()), *(known + 1 for known in versions(base))])
     destination = os.path.join(base, str(version))
     if is_remote(base):
         _copy(model, destination)

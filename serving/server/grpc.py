@@ -2,43 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_pb2,
-    model_service_pb2_grpc,
     predict_pb2,
-    prediction_service_pb2_grpc,
 )
 
+from serving.server.batching import Arrays, Call, bytes_of
 from serving.server.models import ModelRepository
+from serving.server.scheduler import Scheduler
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
-from serving.server.worker_pool import WorkerPool
 from serving.wire.errors import RequestError, invalid
-from serving.wire.tensor_protos import from_protos, to_proto
+from serving.wire.tensor_protos import from_protos, specs_of, to_proto
+
+T = TypeVar("T")
 
 _STATUS = get_model_status_pb2.ModelVersionStatus
 _SIGNATURE_DEF = "signature_def"
+# Larger messages are converted in a thread, so that others are answered meanwhile.
+_SMALL = 2**16
 
 
-def add_services(server: grpc.aio.Server, repository: ModelRepository, pool: WorkerPool) -> None:
-    """Add the services of the repository's models to `server`."""
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        PredictionService(repository, pool), server
+def add_services(server: grpc.aio.Server, repository: ModelRepository, scheduler: Scheduler) -> None:
+    """Add the services of the repository's models to `server`; older calls answer UNIMPLEMENTED."""
+    prediction, models = PredictionService(repository, scheduler), ModelService(repository)
+    for service, methods in {
+        "PredictionService": {
+            "Predict": (prediction.Predict, predict_pb2.PredictRequest),
+            "GetModelMetadata": (
+                prediction.GetModelMetadata,
+                get_model_metadata_pb2.GetModelMetadataRequest,
+            ),
+        },
+        "ModelService": {
+            "GetModelStatus": (models.GetModelStatus, get_model_status_pb2.GetModelStatusRequest)
+        },
+    }.items():
+        handlers = {name: _handler(method, request) for name, (method, request) in methods.items()}
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", handlers),)
+        )
+
+
+def _handler(
+    method: Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message]], request_type: type[Message]
+) -> grpc.RpcMethodHandler:
+    """A handler that answers a damaged message with INVALID_ARGUMENT; gRPC itself would say UNKNOWN."""
+
+    async def parsed(body: bytes, context: grpc.aio.ServicerContext) -> Message:
+        try:
+            request = request_type.FromString(body)
+        except DecodeError:
+            name = request_type.DESCRIPTOR.name
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"message must be a {name}, got damaged bytes"
+            )
+        return await method(request, context)
+
+    return grpc.unary_unary_rpc_method_handler(
+        parsed, request_deserializer=None, response_serializer=lambda answer: answer.SerializeToString()
     )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(repository), server)
 
 
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata; the older calls answer UNIMPLEMENTED."""
+class PredictionService:
+    """Predict and GetModelMetadata."""
 
-    def __init__(self, repository: ModelRepository, pool: WorkerPool):
+    def __init__(self, repository: ModelRepository, scheduler: Scheduler):
         self._repository = repository
-        self._pool = pool
+        self._scheduler = scheduler
 
     async def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.aio.ServicerContext
@@ -47,10 +85,13 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         version, label = _choice(request.model_spec)
         async with _status(context):
             model = self._repository.model(request.model_spec.name)
-            with self._pool.admission(), model.lease(version, label) as servable:
-                return await self._pool.run(
-                    lambda: _predict(servable, request), seconds=context.time_remaining()
-                )
+            with model.lease(version, label) as servable:
+                call = await self._converted(request.ByteSize(), lambda: _call(servable, request))
+                outputs = await self._scheduler.run(call, seconds=context.time_remaining())
+                return await self._converted(bytes_of(outputs), lambda: _answer(call, outputs))
+
+    async def _converted(self, size: int, work: Callable[[], T]) -> T:
+        return work() if size < _SMALL else await self._scheduler.in_thread(work)
 
     async def GetModelMetadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.aio.ServicerContext
@@ -67,8 +108,8 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 return response
 
 
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus; HandleReloadConfigRequest answers UNIMPLEMENTED, as the folder is the configuration."""
+class ModelService:
+    """GetModelStatus; there is no HandleReloadConfigRequest, as the folder is the configuration."""
 
     def __init__(self, repository: ModelRepository):
         self._repository = repository
@@ -95,11 +136,20 @@ def signature_def_map(servable: Servable) -> get_model_metadata_pb2.SignatureDef
     return get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signature_defs)
 
 
-def _predict(servable: Servable, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
-    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    outputs = servable.predict(name, from_protos(request.inputs), request.output_filter)
+def _call(servable: Servable, request: predict_pb2.PredictRequest) -> Call:
+    """The call of a request, checked before any of its tensors is expanded."""
+    signature = servable.signature(request.model_spec.signature_name or DEFAULT_SIGNATURE)
+    outputs = servable.wanted(signature, request.output_filter)
+    # A message may hold any number of unknown inputs: their names are compared first.
+    signature.check_names(request.inputs)
+    signature.check_inputs(specs_of(request.inputs))
+    return Call(servable, signature, from_protos(request.inputs), outputs)
+
+
+def _answer(call: Call, outputs: Arrays) -> predict_pb2.PredictResponse:
     return predict_pb2.PredictResponse(
-        model_spec=_spec(servable, name), outputs={name: to_proto(array) for name, array in outputs.items()}
+        model_spec=_spec(call.servable, call.signature.name),
+        outputs={name: to_proto(array) for name, array in outputs.items()},
     )
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,10 +66,9 @@ class Model:
         news = []
         on_disk = versions(self._directory)
         self._forget(on_disk)
-        for version in on_disk:
+        for version, path in on_disk.items():
             if self._serving and version == self._serving.servable.version:
                 break
-            path = os.path.join(self._directory, str(version))
             fingerprint = _fingerprint(path)
             if self._failed.get(version) == fingerprint:
                 continue
@@ -150,7 +150,7 @@ class Model:
         self._statuses[version] = VersionStatus(self._name, version, state, error)
         return self._statuses[version]
 
-    def _forget(self, on_disk: list[int]) -> None:
+    def _forget(self, on_disk: Collection[int]) -> None:
         with self._lock:
             for version, status in list(self._statuses.items()):
                 if status.state == "END" and version not in on_disk:
@@ -185,7 +185,14 @@ class ModelRepository:
         for name in model_names(self._base):
             if name not in self._models:
                 self._models[name] = Model(name, os.path.join(self._base, name))
-        return [status for model in list(self._models.values()) for status in model.refresh()]
+        news: list[VersionStatus] = []
+        for name, model in list(self._models.items()):
+            try:
+                news += model.refresh()
+            # One folder that cannot be read must not keep the others from following their versions.
+            except (OSError, tf.errors.OpError) as error:
+                print(f"cannot look for versions of {name}: {one_line(error)}", file=sys.stderr, flush=True)
+        return news
 
     def model(self, name: str) -> Model:
         """Return the model of that name.

@@ -12,10 +12,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from google.protobuf import json_format
 
+from serving.export.versions import MAX_VERSION
+from serving.server.batching import Arrays, Call
 from serving.server.grpc import signature_def_map
 from serving.server.models import Model, ModelRepository
-from serving.server.servable import Servable
-from serving.server.worker_pool import WorkerPool
+from serving.server.scheduler import Scheduler
+from serving.server.servable import Servable, specs_of
 from serving.wire.errors import RequestError, invalid
 from serving.wire.json_tensors import PredictBody
 
@@ -23,24 +25,32 @@ from serving.wire.json_tensors import PredictBody
 _HTTP_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 503,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.UNIMPLEMENTED: 501,
+    grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
-_MAX_VERSION = 2**63 - 1
 
 
 def application(
-    repository: ModelRepository, pool: WorkerPool, *, max_body_bytes: int, body_seconds: float
+    repository: ModelRepository,
+    scheduler: Scheduler,
+    *,
+    max_body_bytes: int,
+    max_reading_bytes: int,
+    body_seconds: float,
 ) -> web.Application:
     """Create the aiohttp application.
 
     Args:
       repository: the models to serve.
-      pool: runs the models.
+      scheduler: runs the models.
       max_body_bytes: a larger body is answered with 413.
+      max_reading_bytes: of all bodies that are being read; one more is answered with 429.
       body_seconds: a body that takes longer to arrive is answered with 408.
     """
-    service = RestService(repository, pool, body_seconds)
+    bodies = Bodies(max_body_bytes, max_reading_bytes, body_seconds)
+    service = RestService(repository, scheduler, bodies)
     app = web.Application(client_max_size=max_body_bytes, middlewares=[_errors_as_json])
     for choice in ("", "/versions/{version:[^/:]+}", "/labels/{label:[^/:]+}"):
         prefix = "/v1/models/{model:[^/:]+}" + choice
@@ -50,13 +60,60 @@ def application(
     return app
 
 
+class Bodies:
+    """Reads bodies of requests within a time, and within a number of bytes for all that are being read.
+
+    Only what has arrived counts: a connection that announces much and sends nothing takes nothing from
+    others.
+    """
+
+    def __init__(self, max_bytes: int, max_reading_bytes: int, seconds: float):
+        self._max_bytes = max_bytes
+        self._max_reading = max_reading_bytes
+        self._seconds = seconds
+        self._reading = 0
+
+    async def read(self, request: web.Request) -> bytes:
+        """A body.
+
+        Raises:
+          HTTPRequestTimeout: it takes too long.
+          HTTPRequestEntityTooLarge: it is too large, or says so.
+          RequestError: RESOURCE_EXHAUSTED if the bodies of all requests are.
+        """
+        if (request.content_length or 0) > self._max_bytes:
+            raise web.HTTPRequestEntityTooLarge(self._max_bytes, request.content_length or 0)
+        parts: list[bytes] = []
+        try:
+            await asyncio.wait_for(self._collect(request, parts), self._seconds)
+        except asyncio.TimeoutError as error:
+            raise web.HTTPRequestTimeout from error
+        finally:
+            self._reading -= sum(map(len, parts))
+        return b"".join(parts)
+
+    async def _collect(self, request: web.Request, parts: list[bytes]) -> None:
+        size = 0
+        async for part in request.content.iter_any():
+            parts.append(part)
+            size += len(part)
+            self._reading += len(part)
+            if size > self._max_bytes:
+                raise web.HTTPRequestEntityTooLarge(self._max_bytes, size)
+            if self._reading > self._max_reading:
+                raise RequestError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"the server is busy: it reads {self._reading} bytes of at most {self._max_reading}",
+                )
+
+
 class RestService:
     """The handlers of status, metadata and :predict."""
 
-    def __init__(self, repository: ModelRepository, pool: WorkerPool, body_seconds: float):
+    def __init__(self, repository: ModelRepository, scheduler: Scheduler, bodies: Bodies):
         self._repository = repository
-        self._pool = pool
-        self._body_seconds = body_seconds
+        self._scheduler = scheduler
+        self._bodies = bodies
 
     async def status(self, request: web.Request) -> web.Response:
         """GET /v1/models/M: the state of every version, with the error of those that did not load."""
@@ -90,33 +147,43 @@ class RestService:
     async def predict(self, request: web.Request) -> web.Response:
         """POST /v1/models/M:predict: run one signature."""
         model, version, label = self._choice(request)
-        with self._pool.admission(), model.lease(version, label) as servable:
-            try:
-                body = await asyncio.wait_for(request.read(), self._body_seconds)
-            except asyncio.TimeoutError as error:
-                raise web.HTTPRequestTimeout from error
-            answer = await self._pool.run(lambda: _predict(servable, body))
+        body = await self._bodies.read(request)
+        with model.lease(version, label) as servable:
+            asked, call = await self._scheduler.in_thread(lambda: _call(servable, body))
+            outputs = await self._scheduler.run(call)
+            answer = await self._scheduler.in_thread(lambda: json.dumps(asked.answer(outputs)))
         return web.Response(text=answer, content_type="application/json")
 
     def _choice(self, request: web.Request) -> tuple[Model, int | None, str | None]:
         version = request.match_info.get("version")
         if version is not None and not (
-            version.isascii() and version.isdecimal() and len(version) < 20 and int(version) <= _MAX_VERSION
+            version.isascii() and version.isdecimal() and len(version) < 20 and int(version) <= MAX_VERSION
         ):
             raise invalid(f"version must be an integer from 0 to 2^63 - 1, got {version!r}")
         model = self._repository.model(request.match_info["model"])
         return model, None if version is None else int(version), request.match_info.get("label")
 
 
-def _predict(servable: Servable, body: bytes) -> str:
+def _call(servable: Servable, body: bytes) -> tuple[PredictBody, Call]:
     request = PredictBody.from_json(body)
     signature = servable.signature(request.signature_name)
-    inputs = request.arrays({name: spec.dtype.as_numpy_dtype for name, spec in signature.inputs.items()})
-    return json.dumps(request.answer(servable.predict(signature.name, inputs)))
+    inputs: Arrays = request.arrays(
+        {name: spec.dtype.as_numpy_dtype for name, spec in signature.inputs.items()}
+    )
+    signature.check_inputs(specs_of(inputs))
+    return request, Call(servable, signature, inputs, tuple(signature.outputs))
 
 
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    response = await _answered(request, handler)
+    if not request.content.is_eof():
+        # What is left of a refused body is not waited for.
+        response.force_close()
+    return response
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except RequestError as error:

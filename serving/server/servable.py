@@ -18,6 +18,9 @@ DEFAULT_SIGNATURE = "serving_default"
 # A row is an image: more of them in one request would occupy the worker and memory for too long.
 MAX_ROWS = 1024
 
+# How many unknown names an error repeats, and how much of each.
+NAMES, NAME = 10, 60
+
 # TensorFlow stores a graph's initialization among the signatures; it cannot be queried.
 _INIT_OP = "__saved_model_init_op"
 
@@ -35,14 +38,22 @@ class Signature:
         """Create the signature from a SavedModel's SignatureDef."""
         return cls(name, _specs(proto.inputs), _specs(proto.outputs))
 
-    def check_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
-        """Raise a RequestError at the first name, dtype, shape or number of rows that does not fit."""
-        if set(inputs) != set(self.inputs):
-            given, allowed = _names(inputs), _names(self.inputs)
-            raise invalid(f"inputs of signature {self.name} must be {allowed}, got {given}")
+    @property
+    def has_rows(self) -> bool:
+        """Whether it answers row by row: the first size of all inputs and outputs is that of the batch."""
+        specs = [*self.inputs.values(), *self.outputs.values()]
+        return bool(self.inputs) and all(spec.shape.rank and spec.shape[0] is None for spec in specs)
+
+    def check_inputs(self, inputs: Mapping[str, tf.TensorSpec]) -> None:
+        """Raise a RequestError at the first name, dtype, shape or number of rows that does not fit.
+
+        Args:
+          inputs: what was sent, by name: dtypes and shapes alone, so that nothing is expanded before it fits.
+        """
+        self.check_names(inputs)
         rows = {}
         for name, spec in self.inputs.items():
-            given = tf.TensorSpec(inputs[name].shape, tf.as_dtype(inputs[name].dtype))
+            given = inputs[name]
             if given.dtype != spec.dtype or not spec.shape.is_compatible_with(given.shape):
                 raise invalid(f"input {name} must be {_form(spec)}, got {_form(given)}")
             if spec.shape.rank and spec.shape[0] is None:
@@ -51,6 +62,14 @@ class Signature:
             raise invalid(f"inputs must have the same number of rows, got {rows}")
         if max(rows.values(), default=0) > MAX_ROWS:
             raise invalid(f"inputs must have at most {MAX_ROWS} rows, got {max(rows.values())}")
+
+    def check_names(self, names: Collection[str]) -> None:
+        """Raise a RequestError unless these are the names of the inputs."""
+        if missing := set(self.inputs) - set(names):
+            raise invalid(f"inputs of signature {self.name} must be complete, missing: {_names(missing)}")
+        if unknown := set(names) - set(self.inputs):
+            allowed = _names(self.inputs)
+            raise invalid(f"inputs of signature {self.name} must be {allowed}, got also {_names(unknown)}")
 
 
 class Servable:
@@ -82,10 +101,21 @@ class Servable:
             raise invalid(f"signature of {self.model} must be one of {allowed}, got {name!r}")
         return self._signatures[name]
 
+    def wanted(self, signature: Signature, output_filter: Collection[str]) -> tuple[str, ...]:
+        """The outputs that a filter asks for, all if it is empty.
+
+        Raises:
+          RequestError: INVALID_ARGUMENT if the signature has no such output.
+        """
+        if unknown := set(output_filter) - set(signature.outputs):
+            allowed = _names(signature.outputs)
+            raise invalid(f"output_filter of {signature.name} must be among {allowed}, got {_names(unknown)}")
+        return tuple(output_filter) or tuple(signature.outputs)
+
     def predict(
         self, signature_name: str, inputs: Mapping[str, np.ndarray], output_filter: Collection[str] = ()
     ) -> dict[str, np.ndarray]:
-        """Run one signature.
+        """Check and run one signature.
 
         Args:
           signature_name: empty for `serving_default`.
@@ -99,20 +129,29 @@ class Servable:
           RequestError: INVALID_ARGUMENT for a faulty request, another status if TensorFlow fails.
         """
         signature = self.signature(signature_name)
-        signature.check_inputs(inputs)
-        if unknown := set(output_filter) - set(signature.outputs):
-            allowed = _names(signature.outputs)
-            raise invalid(f"output_filter of {signature.name} must be among {allowed}, got {_names(unknown)}")
+        wanted = self.wanted(signature, output_filter)
+        signature.check_inputs(specs_of(inputs))
+        return self.run(signature, inputs, wanted)
+
+    def run(
+        self, signature: Signature, inputs: Mapping[str, np.ndarray], wanted: Collection[str]
+    ) -> dict[str, np.ndarray]:
+        """Run a signature on inputs that fit it; returns and raises as `predict`."""
         tensors = {name: tf.constant(inputs[name], spec.dtype) for name, spec in signature.inputs.items()}
         try:
             outputs = self._functions.signatures[signature.name](**tensors)
-            return {name: _array(outputs[name]) for name in output_filter or signature.outputs}
+            return {name: _array(outputs[name]) for name in wanted}
         except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
             raise invalid(one_line(error)) from error
         except tf.errors.ResourceExhaustedError as error:
             raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, one_line(error)) from error
         except tf.errors.OpError as error:
             raise RequestError(grpc.StatusCode.INTERNAL, one_line(error)) from error
+
+
+def specs_of(arrays: Mapping[str, np.ndarray]) -> dict[str, tf.TensorSpec]:
+    """Dtypes and shapes of arrays by name, strings being object arrays."""
+    return {name: tf.TensorSpec(array.shape, tf.as_dtype(array.dtype)) for name, array in arrays.items()}
 
 
 def _signature_defs(path: str) -> dict[str, meta_graph_pb2.SignatureDef]:
@@ -140,7 +179,9 @@ def _specs(infos: Mapping[str, meta_graph_pb2.TensorInfo]) -> dict[str, tf.Tenso
 
 
 def _names(names: Collection[str]) -> str:
-    return ", ".join(sorted(names)) or "no input"
+    # A message may hold thousands of them, and each megabytes.
+    shown = [name if len(name) <= NAME else f"{name[:NAME]}..." for name in sorted(names)[:NAMES]]
+    return ", ".join([*shown, *(["..."] if len(names) > NAMES else [])]) or "no input"
 
 
 def _form(spec: tf.TensorSpec) -> str:

@@ -14,31 +14,49 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 from aiohttp import web
 
+from serving.server.batching import Batching
 from serving.server.grpc import add_services
+from serving.server.listener import listen
 from serving.server.models import ModelRepository, VersionStatus
 from serving.server.ports import bracketed, cannot_listen, check_free
 from serving.server.rest import application
-from serving.server.worker_pool import WorkerPool
+from serving.server.scheduler import Scheduler
 from serving.wire.errors import one_line
 
 # There is no authentication, so only this machine may connect unless the user sets another address.
 HOST = "127.0.0.1"
+# Seconds that the rest of a refused body is read for, so that its sender sees the answer.
+LINGERING = 1.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a server, in bytes, requests and seconds."""
+    """Limits of a server.
+
+    Attributes:
+      max_message_bytes: of a request, and of an answer over gRPC.
+      max_reading_bytes: of all bodies that are being read over REST.
+      max_waiting_bytes: inputs of all requests that wait for a model.
+      request_seconds: from the last byte of a request to its answer.
+      header_seconds: of a connection to REST, until its first header is there.
+      body_seconds: to read a body over REST.
+      grace_seconds: for running requests when the server ends.
+      batching: how rows of different requests are put together.
+    """
 
     max_message_bytes: int = 64 * 2**20
-    workers: int = 1
-    max_waiting: int = 32
+    max_reading_bytes: int = 256 * 2**20
+    max_waiting_bytes: int = 256 * 2**20
     request_seconds: float = 120.0
+    header_seconds: float = 10.0
+    body_seconds: float = 60.0
     grace_seconds: float = 15.0
+    batching: Batching = field(default_factory=Batching)
 
 
 @dataclass(frozen=True)
@@ -131,12 +149,14 @@ async def _serve(
     for wanted in (port, rest_api_port):
         check_free(host, wanted)
     repository = await asyncio.to_thread(ModelRepository, base)
-    pool = WorkerPool(workers=limits.workers, max_waiting=limits.max_waiting, seconds=limits.request_seconds)
+    scheduler = Scheduler(
+        limits.batching, max_waiting_bytes=limits.max_waiting_bytes, seconds=limits.request_seconds
+    )
     closers: list[Callable[[], Awaitable[None]]] = []
     try:
-        grpc_endpoint, close = await _start_grpc(repository, pool, limits, host, port)
+        grpc_endpoint, close = await _start_grpc(repository, scheduler, limits, host, port)
         closers.append(close)
-        http_endpoint, close = await _start_rest(repository, pool, limits, host, rest_api_port)
+        http_endpoint, close = await _start_rest(repository, scheduler, limits, host, rest_api_port)
         closers.append(close)
         endpoints = Endpoints(grpc_endpoint, http_endpoint)
         for status in repository.first_news:
@@ -148,11 +168,11 @@ async def _serve(
     finally:
         # Concurrently, so that neither protocol accepts requests while the other one shuts down.
         await asyncio.gather(*(close() for close in closers))
-        pool.close()
+        scheduler.close()
 
 
 async def _start_grpc(
-    repository: ModelRepository, pool: WorkerPool, limits: Limits, host: str, port: int
+    repository: ModelRepository, scheduler: Scheduler, limits: Limits, host: str, port: int
 ) -> tuple[str, Callable[[], Awaitable[None]]]:
     server = grpc.aio.server(
         options=[
@@ -160,9 +180,10 @@ async def _start_grpc(
             ("grpc.max_send_message_length", limits.max_message_bytes),
             # Otherwise two servers can share a port, and each gets half of the requests.
             ("grpc.so_reuseport", 0),
+            ("grpc.server_handshake_timeout_ms", round(1000 * limits.header_seconds)),
         ],
     )
-    add_services(server, repository, pool)
+    add_services(server, repository, scheduler)
     try:
         bound = server.add_insecure_port(f"{bracketed(host)}:{port}")
     except RuntimeError as error:
@@ -172,19 +193,31 @@ async def _start_grpc(
 
 
 async def _start_rest(
-    repository: ModelRepository, pool: WorkerPool, limits: Limits, host: str, port: int
+    repository: ModelRepository, scheduler: Scheduler, limits: Limits, host: str, port: int
 ) -> tuple[str, Callable[[], Awaitable[None]]]:
     app = application(
-        repository, pool, max_body_bytes=limits.max_message_bytes, body_seconds=limits.request_seconds
+        repository,
+        scheduler,
+        max_body_bytes=limits.max_message_bytes,
+        max_reading_bytes=limits.max_reading_bytes,
+        body_seconds=limits.body_seconds,
     )
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=limits.grace_seconds)
+    # With cancellation, so that what a client that has left had asked for does not run.
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=limits.grace_seconds,
+        handler_cancellation=True,
+        lingering_time=LINGERING,
+    )
     await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
+    listener = await listen(runner, host, port, limits.header_seconds)
+
+    async def close() -> None:
+        listener.close()
         await runner.cleanup()
-        raise cannot_listen(host, port, "it is in use") from error
-    return f"http://{bracketed(host)}:{runner.addresses[0][1]}", runner.cleanup
+
+    return f"http://{bracketed(host)}:{listener.sockets[0].getsockname()[1]}", close
 
 
 async def _watch(repository: ModelRepository, poll_seconds: float, endpoints: Endpoints) -> None:

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 
 import grpc
 
+# Characters of an error that is answered.
+LONGEST = 2000
+
 # TensorFlow puts the failed node and its source line in front of the reason, Keras the layer.
 _PREAMBLE = re.compile(
     r"Graph execution error:|Detected at node|<stack traces unavailable>|File \""
@@ -39,9 +42,11 @@ class RequestError(Exception):
     """
 
     def __init__(self, code: grpc.StatusCode, message: str):
-        super().__init__(message)
+        # What was given may be megabytes: nobody reads them, and a log would be filled with them.
+        shown = message if len(message) <= LONGEST else f"{message[:LONGEST]}..."
+        super().__init__(shown)
         self.code = code
-        self.message = message
+        self.message = shown
 
 
 def invalid(message: str) -> RequestError:

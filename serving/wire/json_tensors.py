@@ -44,7 +44,8 @@ class PredictBody:
             fields = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise invalid("body must be JSON") from error
-        if not isinstance(fields, dict) or not set(fields) <= {"signature_name", "instances", "inputs"}:
+        # Other keys are ignored, as TF Serving does.
+        if not isinstance(fields, dict):
             raise invalid('body must be an object with "instances" or "inputs", optionally "signature_name"')
         if ("instances" in fields) == ("inputs" in fields):
             raise invalid('body must have exactly one of "instances" and "inputs"')
@@ -142,8 +143,10 @@ def _mapped(function: Any, value: Any) -> Any:
 def _named(value: Any, names: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return an object of tensors as it is; take anything else as the value of the only tensor."""
     if isinstance(value, dict) and set(value) != {"b64"}:
-        if set(value) != set(names):
-            raise invalid(f"{where} must have {_listed(names)}, got {_listed(value)}")
+        if missing := set(names) - set(value):
+            raise invalid(f"{where} must be complete, missing: {_listed(missing)}")
+        if unknown := set(value) - set(names):
+            raise invalid(f"{where} must have {_listed(names)}, got also {_listed(unknown)}")
         return value
     if len(names) != 1:
         raise invalid(f"{where} must be an object with {_listed(names)}")

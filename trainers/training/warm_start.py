@@ -46,7 +46,7 @@ def find(folder: str, *, stage: str) -> Start:
     """
     if tf.io.gfile.exists(f"{folder}.index"):
         return Start(folder, is_checkpoint=True)
-    for place in (folder, *(os.path.join(folder, str(version)) for version in versions(folder))):
+    for place in (folder, *versions(folder).values()):
         if tf.io.gfile.exists(os.path.join(place, SAVED_MODEL)):
             return Start(place, is_checkpoint=False)
     checkpoints = [

@@ -20,7 +20,7 @@ def test_versions_rise_whatever_the_clock_does(tmp_path, model, monkeypatch):
     for now, expected in ((1000.7, 1000), (1000.9, 1001), (20.0, 1002), (1003.0, 1003)):
         monkeypatch.setattr(versions.time, "time", lambda now=now: now)
         assert push(model, str(tmp_path / "served")) == f"{tmp_path}/served/{expected}"
-    assert versions.versions(str(tmp_path / "served")) == [1003, 1002, 1001, 1000]
+    assert list(versions.versions(str(tmp_path / "served"))) == [1003, 1002, 1001, 1000]
 
 
 def test_pushed_version_equals_the_model(tmp_path, model):
@@ -70,6 +70,12 @@ def test_digest_sees_any_change(tmp_path, model, damage):
     assert content_digest(model) != before
 
 
+def test_a_version_is_any_folder_whose_name_is_a_number_of_64_bits(tmp_path):
+    for name in ("00000123", "7", "007", "9" * 25, "12a", "-1", "²"):
+        (tmp_path / name).mkdir()
+    assert versions.versions(str(tmp_path)) == {123: f"{tmp_path}/00000123", 7: f"{tmp_path}/7"}
+
+
 def test_missing_folder_has_no_digest_and_no_versions(tmp_path):
     assert content_digest(str(tmp_path / "nowhere")) == ""
-    assert versions.versions(str(tmp_path / "nowhere")) == []
+    assert versions.versions(str(tmp_path / "nowhere")) == {}

@@ -1,0 +1,185 @@
+"""Batching: rows of different requests share a call of the model.
+
+The rules and names are those of TensorFlow Serving's batch scheduler (`--batching_parameters_file`). Where it
+would refuse a request of more rows than a batch, such a request here is a batch of its own. If a call fails
+for a fault of one request, each is asked alone, so that only the faulty one is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+
+from serving.server.servable import Servable, Signature
+from serving.wire.errors import ServingError, one_line
+
+Arrays = dict[str, np.ndarray]
+
+# Of session_bundle_config.proto, which the package of TF Serving's messages lacks.
+_FIELDS = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How rows are put together.
+
+    Attributes:
+      enabled: whether they are at all; each request is a call of its own otherwise.
+      max_batch_size: rows of a call at most.
+      batch_timeout_micros: how long a batch that is not full waits for more rows once a thread is free.
+      max_enqueued_batches: of full batches, as many rows as may wait.
+      num_batch_threads: calls at the same time, each of which uses all cores.
+      allowed_batch_sizes: rows that a call may have, filled up with copies of the last; any by default.
+    """
+
+    enabled: bool = True
+    max_batch_size: int = 64
+    batch_timeout_micros: int = 0
+    max_enqueued_batches: int = 100
+    num_batch_threads: int = 1
+    allowed_batch_sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in _FIELDS:
+            least = 0 if name == "batch_timeout_micros" else 1
+            if getattr(self, name) < least:
+                raise ServingError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        sizes = self.allowed_batch_sizes
+        if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.max_batch_size):
+            raise ServingError(
+                "allowed_batch_sizes must rise and end with max_batch_size "
+                f"{self.max_batch_size}, got {', '.join(map(str, sizes))}"
+            )
+
+    @property
+    def max_waiting_rows(self) -> int:
+        """Rows that may wait."""
+        return self.max_enqueued_batches * self.max_batch_size
+
+    def padded(self, rows: int) -> int:
+        """The rows of a call for so many."""
+        return next((size for size in self.allowed_batch_sizes if size >= rows), rows)
+
+
+def read_parameters(path: str) -> Batching:
+    """Read a `--batching_parameters_file`: a BatchingParameters as text.
+
+    Raises:
+      ServingError: the file cannot be read, or holds something else.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            parsed = text_format.Parse(file.read(), _parameters_message()())
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise ServingError(f"{path} must hold BatchingParameters, got {one_line(error)}") from error
+    given = {name: getattr(parsed, name).value for name in _FIELDS if parsed.HasField(name)}
+    sizes = tuple(parsed.allowed_batch_sizes)
+    if sizes:
+        given.setdefault("max_batch_size", sizes[-1])
+    return Batching(**given, allowed_batch_sizes=sizes)
+
+
+class Call(NamedTuple):
+    """A request, checked: what to ask of which signature.
+
+    Attributes:
+      servable: the version that answers.
+      signature: of it.
+      inputs: arrays by name.
+      outputs: the names of those wanted.
+    """
+
+    servable: Servable
+    signature: Signature
+    inputs: Arrays
+    outputs: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has; 1 for a signature without rows."""
+        sizes = [len(array) for array in self.inputs.values()] if self.signature.has_rows else []
+        return sizes[0] if sizes else 1
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the inputs."""
+        return bytes_of(self.inputs)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What calls that share a batch have in common."""
+        shapes = tuple((name, array.shape[1:]) for name, array in sorted(self.inputs.items()))
+        return id(self.servable), self.signature.name, shapes
+
+
+def joined(calls: Sequence[Call], batching: Batching) -> Call:
+    """One call for the rows of several of the same `key`."""
+    first = calls[0]
+    if not first.signature.has_rows:
+        return first
+    rows = sum(call.rows for call in calls)
+    missing = batching.padded(rows) - rows
+    inputs: Arrays = {}
+    for name in first.inputs:
+        parts = [call.inputs[name] for call in calls]
+        if missing and rows:
+            parts.append(np.repeat(parts[-1][-1:], missing, axis=0))
+        inputs[name] = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    wanted = [name for name in first.signature.outputs if any(name in call.outputs for call in calls)]
+    return Call(first.servable, first.signature, inputs, tuple(wanted))
+
+
+def split(outputs: Mapping[str, np.ndarray], calls: Sequence[Call]) -> list[Arrays]:
+    """The answers of calls whose rows were asked together."""
+    answers, start = [], 0
+    for call in calls:
+        if not call.signature.has_rows:
+            answers.append({name: outputs[name] for name in call.outputs})
+            continue
+        end = start + call.rows
+        # Copies of small parts of a large batch: a view would keep all of it.
+        answers.append({name: outputs[name][start:end].copy() for name in call.outputs})
+        start = end
+    return answers
+
+
+def bytes_of(arrays: Mapping[str, np.ndarray]) -> int:
+    """Memory of arrays, strings included."""
+    strings = [array for array in arrays.values() if array.dtype.kind == "O"]
+    return sum(array.nbytes for array in arrays.values()) + sum(
+        len(one) for all in strings for one in all.flat
+    )
+
+
+def _parameters_message() -> Callable[[], object]:
+    """The class of BatchingParameters, made from the names of its fields."""
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(
+        name="tfx_vim_batching_parameters.proto", package="tfx_vim", syntax="proto3"
+    )
+    value = file.message_type.add(name="Value")
+    value.field.add(name="value", number=1, type=kinds.TYPE_INT64, label=kinds.LABEL_OPTIONAL)
+    text = file.message_type.add(name="Text")
+    text.field.add(name="value", number=1, type=kinds.TYPE_STRING, label=kinds.LABEL_OPTIONAL)
+    parameters = file.message_type.add(name="BatchingParameters")
+    for number, name in enumerate((*_FIELDS, "thread_pool_name"), 1):
+        kind = ".tfx_vim.Text" if name == "thread_pool_name" else ".tfx_vim.Value"
+        parameters.field.add(
+            name=name, number=number, type=kinds.TYPE_MESSAGE, type_name=kind, label=kinds.LABEL_OPTIONAL
+        )
+    parameters.field.add(
+        name="allowed_batch_sizes", number=6, type=kinds.TYPE_INT64, label=kinds.LABEL_REPEATED
+    )
+    parameters.field.add(
+        name="pad_variable_length_inputs", number=7, type=kinds.TYPE_BOOL, label=kinds.LABEL_OPTIONAL
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    descriptor = pool.FindMessageTypeByName("tfx_vim.BatchingParameters")
+    if hasattr(message_factory, "GetMessageClass"):
+        return message_factory.GetMessageClass(descriptor)
+    return message_factory.MessageFactory(pool).GetPrototype(descriptor)  # protobuf 3, of lane A

@@ -1,0 +1,196 @@
+"""The queue of requests and the threads that run models; belongs to one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import grpc
+from tensorflow.python.eager.cancellation import CancellationManager, CancellationManagerContext
+
+from serving.server import batching
+from serving.server.batching import Arrays, Batching, Call
+from serving.wire.errors import RequestError
+
+T = TypeVar("T")
+
+# Threads that read and write large messages, so that the event loop goes on meanwhile.
+CODEC_THREADS = 2
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A call that waits for its answer."""
+
+    call: Call
+    answer: asyncio.Future[Arrays]
+    bytes: int
+    since: float = field(default_factory=time.monotonic)
+
+
+@dataclass(eq=False)
+class _Batch:
+    """Calls that run together, and what cancels the run when nobody waits for it any more."""
+
+    calls: list[_Waiting]
+    cancellation: CancellationManager = field(default_factory=CancellationManager)
+
+    def cancel_if_abandoned(self) -> None:
+        if all(one.answer.done() for one in self.calls):
+            self.cancellation.start_cancel()
+
+
+class Scheduler:
+    """Runs the requests of both protocols in batches."""
+
+    def __init__(self, rules: Batching, *, max_waiting_bytes: int, seconds: float):
+        """Set the limits.
+
+        Args:
+          rules: of batches.
+          max_waiting_bytes: inputs that wait, of all requests together.
+          seconds: time limit of a request, waiting included.
+        """
+        self._rules = rules
+        self._max_bytes = max_waiting_bytes
+        self._seconds = seconds
+        self._queue: deque[_Waiting] = deque()
+        self._running: set[_Batch] = set()
+        self._bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._models = ThreadPoolExecutor(rules.num_batch_threads, thread_name_prefix="model")
+        self._codec = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Read or write a message outside of the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._codec, work)
+
+    async def run(self, call: Call, seconds: float | None = None) -> Arrays:
+        """Answer a call.
+
+        What nobody waits for any more is dropped: a waiting call at once, a running batch as soon as
+        TensorFlow comes to its next operation, once all of its callers have left.
+
+        Raises:
+          RequestError: RESOURCE_EXHAUSTED if too much waits; DEADLINE_EXCEEDED after the scheduler's time
+            limit or `seconds`, whichever is less; or what the model raises.
+        """
+        waiting = _Waiting(call, asyncio.get_running_loop().create_future(), call.bytes)
+        self._check_room(waiting)
+        self._queue.append(waiting)
+        self._bytes += waiting.bytes
+        self._dispatch()
+        limit = self._seconds if seconds is None else min(seconds, self._seconds)
+        try:
+            return await asyncio.wait_for(waiting.answer, limit)
+        except asyncio.TimeoutError as error:
+            message = f"no answer within {limit:.0f} seconds"
+            raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, message) from error
+        finally:
+            self._leave(waiting)
+
+    def close(self) -> None:
+        """Drop what waits, and cancel what runs."""
+        for waiting in list(self._queue):
+            waiting.answer.cancel()
+        for batch in self._running:
+            batch.cancellation.start_cancel()
+        for pool in (self._models, self._codec):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _check_room(self, new: _Waiting) -> None:
+        rows, most = sum(one.call.rows for one in self._queue), self._rules.max_waiting_rows
+        if self._queue and rows + new.call.rows > most:
+            raise RequestError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the server is busy: {rows} rows of at most {most} are waiting",
+            )
+        if self._queue and self._bytes + new.bytes > self._max_bytes:
+            raise RequestError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the server is busy: {self._bytes} bytes of at most {self._max_bytes} are waiting",
+            )
+
+    def _leave(self, waiting: _Waiting) -> None:
+        if waiting in self._queue:
+            self._queue.remove(waiting)
+            self._bytes -= waiting.bytes
+        if not waiting.answer.done():
+            waiting.answer.cancel()
+        for batch in self._running:
+            if waiting in batch.calls:
+                batch.cancel_if_abandoned()
+
+    def _dispatch(self) -> None:
+        """Start batches while a thread is idle and one is due."""
+        while self._queue and len(self._running) < self._rules.num_batch_threads:
+            chosen = self._due()
+            if not chosen:
+                return
+            for one in chosen:
+                self._queue.remove(one)
+                self._bytes -= one.bytes
+            batch = _Batch(chosen)
+            self._running.add(batch)
+            task = asyncio.get_running_loop().run_in_executor(self._models, self._answers, batch)
+            task.add_done_callback(functools.partial(self._finished, batch))
+
+    def _due(self) -> list[_Waiting]:
+        """The oldest calls that go together, if they fill a batch or have waited long enough."""
+        first = self._queue[0]
+        chosen = [first]
+        if self._rules.enabled and first.call.signature.has_rows:
+            key, rows = first.call.key, first.call.rows
+            for other in list(self._queue)[1:]:
+                if other.call.key == key and rows + other.call.rows <= self._rules.max_batch_size:
+                    chosen.append(other)
+                    rows += other.call.rows
+            left = first.since + self._rules.batch_timeout_micros / 1e6 - time.monotonic()
+            if rows < self._rules.max_batch_size and left > 0:
+                if self._timer:
+                    self._timer.cancel()
+                self._timer = asyncio.get_running_loop().call_later(left, self._dispatch)
+                return []
+        return chosen
+
+    def _answers(self, batch: _Batch) -> list[Arrays | Exception]:
+        """Run a batch, in a thread."""
+        calls = [one.call for one in batch.calls]
+        try:
+            whole = batching.joined(calls, self._rules)
+            return list(batching.split(self._predict(whole, batch), calls))
+        except Exception as error:
+            if len(calls) == 1 or batch.cancellation.is_cancelled:
+                return [error] * len(calls)
+        return [self._alone(call, batch) for call in calls]
+
+    def _alone(self, call: Call, batch: _Batch) -> Arrays | Exception:
+        try:
+            return self._predict(call, batch)
+        except Exception as error:
+            return error
+
+    def _predict(self, call: Call, batch: _Batch) -> Arrays:
+        with CancellationManagerContext(batch.cancellation):
+            return call.servable.run(call.signature, call.inputs, call.outputs)
+
+    def _finished(self, batch: _Batch, done: asyncio.Future[list[Arrays | Exception]]) -> None:
+        self._running.discard(batch)
+        if done.cancelled():  # the server stops
+            for waiting in batch.calls:
+                waiting.answer.cancel()
+            return
+        for waiting, answer in zip(batch.calls, done.result(), strict=True):
+            if waiting.answer.done():
+                continue
+            if isinstance(answer, dict):
+                waiting.answer.set_result(answer)
+            else:
+                waiting.answer.set_exception(answer)
+        self._dispatch()
