@@ -35,18 +35,47 @@ _BLANK = 128
 @click.option("--port", type=options.PORT, default=8500, help="gRPC; 0 picks a free one.")
 @click.option("--rest-api-port", type=options.PORT, default=8501, help="REST; 0 picks a free one.")
 @click.option("--request-seconds", type=options.SECONDS, default=120.0, help="Time limit of a request.")
-def serve(run_dir: str, host: str, port: int, rest_api_port: int, request_seconds: float) -> None:
+@click.option(
+    "--enable-batching/--no-enable-batching", default=True, help="Rows of different requests share a call."
+)
+@click.option("--batching-parameters-file", metavar="FILE", help="TF Serving's: sizes, times, threads.")
+@click.option(
+    "--file-system-poll-wait-seconds",
+    type=options.SECONDS,
+    default=2.0,
+    help="Between looks at versions.",
+)
+def serve(
+    run_dir: str,
+    host: str,
+    port: int,
+    rest_api_port: int,
+    request_seconds: float,
+    enable_batching: bool,
+    batching_parameters_file: str | None,
+    file_system_poll_wait_seconds: float,
+) -> None:
     """Serve a run's pushed models over TF Serving's gRPC and REST, until SIGTERM or Ctrl-C."""
     with _one_line_errors():
         for wanted in (port, rest_api_port):
             ports.check_free(host, wanted)
     if not model_names(_base(run_dir)):
         raise click.ClickException(no_model(_base(run_dir)))
-    from serving.server import server
+    from serving.server import batching, server
 
-    limits = server.Limits(request_seconds=request_seconds)
+    if batching_parameters_file and not enable_batching:
+        raise click.UsageError("--batching-parameters-file must go with --enable-batching, got neither")
     with _one_line_errors():
-        server.serve(_base(run_dir), host=host, port=port, rest_api_port=rest_api_port, limits=limits)
+        given = batching_parameters_file
+        rules = batching.read_parameters(given) if given else batching.Batching(enabled=enable_batching)
+        server.serve(
+            _base(run_dir),
+            host=host,
+            port=port,
+            rest_api_port=rest_api_port,
+            poll_seconds=file_system_poll_wait_seconds,
+            limits=server.Limits(request_seconds=request_seconds, batching=rules),
+        )
 
 
 @click.command(context_settings=options.SHOW_DEFAULTS)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from serving.export.metadata import Metadata
@@ -37,7 +38,7 @@ class Client(abc.ABC):
 
     def metadata(self, model: str) -> Metadata:
         """The model's metadata; raises ClientError as `predict` does."""
-        answer = self.predict(model, "metadata", {})
+        answer = self.predict(model, "metadata", {"rows": np.zeros(1, np.int32)})
         try:
             return Metadata.from_json(answer["metadata"].item())
         except (KeyError, TypeError, ValueError) as error:

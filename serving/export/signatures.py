@@ -35,7 +35,10 @@ def tokens_spec(metadata: Metadata) -> tf.TensorSpec:
 
 def read_metadata(model: Any) -> Metadata:
     """The metadata of a loaded SavedModel (`tf.saved_model.load`)."""
-    return Metadata.from_json(model.signatures["metadata"]()["metadata"].numpy())
+    describe = model.signatures["metadata"]
+    _, inputs = describe.structured_input_signature
+    text = describe(**{name: tf.zeros([1], spec.dtype) for name, spec in inputs.items()})["metadata"]
+    return Metadata.from_json(tf.reshape(text, [-1])[0].numpy())
 
 
 def checked_ids(name: str, ids: tf.Tensor, count: int) -> tf.Tensor:
@@ -68,9 +71,11 @@ def save(
       default: the one that is also `serving_default`, which bare clients of TF Serving ask for.
     """
 
-    @tf.function(autograph=False, input_signature=[])
-    def describe() -> dict[str, tf.Tensor]:
-        return {"metadata": tf.constant(metadata.to_json())}
+    # With rows, although they change nothing: TF Serving's REST interface cannot ask a signature without
+    # inputs (tensorflow/serving#1676), and with batching none of its interfaces can.
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.int32, "rows")])
+    def describe(rows: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"metadata": tf.fill(tf.shape(rows), metadata.to_json())}
 
     tf.saved_model.save(
         model,

@@ -20,6 +20,10 @@ from serving.wire.errors import RequestError
 
 T = TypeVar("T")
 
+# Seconds that a batch waits for the callers of the last one: who has been answered often asks again, and
+# without the wait half of the clients would always find the other half's batch running.
+RETURN = 0.005
+
 # Threads that read and write large messages, so that the event loop goes on meanwhile.
 CODEC_THREADS = 2
 
@@ -64,6 +68,8 @@ class Scheduler:
         self._running: set[_Batch] = set()
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        # Rows that were waiting or answered when the last batch ended, and when that was.
+        self._expected, self._ended = 0, 0.0
         self._models = ThreadPoolExecutor(rules.num_batch_threads, thread_name_prefix="model")
         self._codec = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
 
@@ -152,6 +158,8 @@ class Scheduler:
                     chosen.append(other)
                     rows += other.call.rows
             left = first.since + self._rules.batch_timeout_micros / 1e6 - time.monotonic()
+            if rows < self._expected:
+                left = max(left, self._ended + RETURN - time.monotonic())
             if rows < self._rules.max_batch_size and left > 0:
                 if self._timer:
                     self._timer.cancel()
@@ -182,6 +190,8 @@ class Scheduler:
 
     def _finished(self, batch: _Batch, done: asyncio.Future[list[Arrays | Exception]]) -> None:
         self._running.discard(batch)
+        self._ended = time.monotonic()
+        self._expected = sum(one.call.rows for one in (*batch.calls, *self._queue))
         if done.cancelled():  # the server stops
             for waiting in batch.calls:
                 waiting.answer.cancel()

@@ -10,7 +10,7 @@ from PIL import Image
 from serving.cli import commands, files, grid
 from serving.cli.commands import COMMANDS
 from serving.client.connect import connect
-from serving.export.sampling_params import BatchSamplingParams
+from serving.export.sampling_params import BatchSamplingParams, SamplingRequest
 from tests import stand_ins
 
 pytestmark = pytest.mark.slow
@@ -60,7 +60,7 @@ def test_generate_writes_arrays_in_the_requested_class_order(where, tmp_path):
             "prompt": tf.zeros([4, stand_ins.TOKENS], tf.int32),
             "prompt_length": tf.zeros(4, tf.int32),
         }
-        expected = stand_ins.sample(ids, seeds, AT_TEMPERATURE_1, **no_prompt)
+        expected = stand_ins.sample(SamplingRequest(ids, seeds, AT_TEMPERATURE_1, **no_prompt))
         np.testing.assert_array_equal(archive["tokens"], expected)
 
 
@@ -106,7 +106,7 @@ def test_complete_writes_arrays_with_one_row_per_completion(where, tmp_path, pic
     }
     with np.load(out) as archive:
         np.testing.assert_array_equal(
-            archive["tokens"], stand_ins.sample(ids, seeds, AT_TEMPERATURE_1, **prompt)
+            archive["tokens"], stand_ins.sample(SamplingRequest(ids, seeds, AT_TEMPERATURE_1, **prompt))
         )
         assert archive["names"].tolist() == ["grey.png"] * 2 + ["white.png"] * 2
         assert archive["originals"].shape == archive["images"].shape == (4, 8, 8, 3)

@@ -48,7 +48,7 @@ def test_all_clients_return_the_same_values_and_dtypes(client):
     [
         ("vom", "encode", {}, "vim, vit_vqgan"),
         ("vit_vqgan", "paint", {}, "encode"),
-        ("vit_vqgan", "decode", {}, "tokens, got no input"),
+        ("vit_vqgan", "decode", {}, "missing: tokens"),
         ("vit_vqgan", "decode", {"tokens": np.zeros((1, 3), np.int32)}, "[?, 4]"),
         ("vit_vqgan", "encode", {"image_bytes": np.array([b"no"], object)}, "image"),
     ],

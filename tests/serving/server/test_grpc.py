@@ -68,9 +68,10 @@ def test_output_filter_leaves_out_the_other_outputs(predictor):
     assert set(response.outputs) == {"tokens"}
 
 
-def test_signature_without_inputs_can_be_called(predictor):
-    response = predictor.Predict(request("vim", "metadata", {}))
-    text = tf.make_ndarray(response.outputs["metadata"]).item()
+def test_metadata_is_an_answer_a_row(predictor):
+    response = predictor.Predict(request("vim", "metadata", {"rows": np.zeros(2, np.int32)}))
+    text, same = tf.make_ndarray(response.outputs["metadata"]).tolist()
+    assert text == same
     assert Metadata.from_json(text) == stand_ins.metadata("generator")
 
 
@@ -122,8 +123,9 @@ def test_messages_over_4_mb_are_accepted(predictor):
 
 
 def test_expired_deadline_is_deadline_exceeded(predictor):
+    many = {name: np.resize(values, 1000) for name, values in generation().items()}
     with pytest.raises(grpc.RpcError) as caught:
-        predictor.Predict(request("vim", "metadata", {}), timeout=1e-6)
+        predictor.Predict(request("vim", "generate", many), timeout=0.01)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 

@@ -35,7 +35,7 @@ def test_old_version_unloads_after_its_requests_finish(folder):
     with model.lease(None, None) as old:
         assert [(news.version, news.state) for news in repository.refresh()] == [(18, "AVAILABLE")]
         assert states(model) == {18: "AVAILABLE", 17: "UNLOADING"}
-        assert old.predict("metadata", {})
+        assert old.predict("metadata", {"rows": np.zeros(1, np.int32)})
         with model.lease(None, "stable") as new:
             assert new.version == 18
     assert states(model) == {18: "AVAILABLE", 17: "END"}

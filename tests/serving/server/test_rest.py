@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 PNG = images.encode_batch(tf.fill([1, 8, 8, 3], 0.4)).numpy()[0]
 B64 = {"b64": base64.b64encode(PNG).decode()}
 ROW = {"class_id": 2, "seed": 1, "temperature": 0, "top_k": 0, "top_p": 1, "guidance_scale": 1}
-DESCRIBE = {"signature_name": "metadata", "inputs": {}}
+DESCRIBE = {"signature_name": "metadata", "inputs": [0]}
 COLUMNS = {name: [value] for name, value in ROW.items()}
 
 
@@ -64,10 +64,10 @@ def test_default_signature_is_used_without_signature_name(server):
     assert (status, set(answer["predictions"][0])) == (200, {"b64"})
 
 
-def test_signature_without_inputs_works_in_column_format(server):
+def test_metadata_is_an_answer_a_row(server):
     status, answer = predict(server, "vim", DESCRIBE)
     assert status == 200
-    assert Metadata.from_json(answer["outputs"]) == stand_ins.metadata("generator")
+    assert Metadata.from_json(answer["outputs"][0]) == stand_ins.metadata("generator")
 
 
 @pytest.mark.parametrize("where", ["", "/versions/17", "/labels/stable"])
@@ -118,7 +118,7 @@ def test_keys_that_are_unknown_are_ignored_as_tf_serving_does(server):
         ({"signature_name": "features", "inputs": [{"b64": "?"}]}, "b64"),
         ({"signature_name": "features", "inputs": [7]}, "b64"),
         ({"signature_name": "features", "inputs": ["no picture"]}, "image"),
-        ({"signature_name": "metadata", "instances": [{}]}, "inputs"),
+        ({"signature_name": "metadata", "instances": [{}]}, "rows"),
     ],
 )  # fmt: skip
 def test_invalid_body_is_400_with_one_line_error(server, body, said):
