@@ -15,7 +15,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
 from serving.server.servable import Servable, Signature
-from serving.wire.errors import ServingError, one_line
+from serving.wire.errors import ServingError, invalid, one_line
 
 Arrays = dict[str, np.ndarray]
 
@@ -133,13 +133,25 @@ def joined(calls: Sequence[Call], batching: Batching) -> Call:
     return Call(first.servable, first.signature, inputs, tuple(wanted))
 
 
-def split(outputs: Mapping[str, np.ndarray], calls: Sequence[Call]) -> list[Arrays]:
-    """The answers of calls whose rows were asked together."""
+def split(outputs: Mapping[str, np.ndarray], calls: Sequence[Call], sent: int) -> list[Arrays]:
+    """The answers of calls whose rows were asked together.
+
+    Args:
+      outputs: of the joined call.
+      calls: in the order in which they were joined.
+      sent: rows of the joined call, filled-up ones included.
+
+    Raises:
+      RequestError: an output does not have a row for each of the inputs, which only a call alone may.
+    """
+    (first, *others) = calls
+    other_sizes = [name for name, array in outputs.items() if array.ndim == 0 or len(array) != sent]
+    if not others and (sent == first.rows or not first.signature.has_rows):
+        return [dict(outputs)]
+    if other_sizes:
+        raise invalid(f"output {other_sizes[0]} must have a row for each of the inputs")
     answers, start = [], 0
     for call in calls:
-        if not call.signature.has_rows:
-            answers.append({name: outputs[name] for name in call.outputs})
-            continue
         end = start + call.rows
         # Copies of small parts of a large batch: a view would keep all of it.
         answers.append({name: outputs[name][start:end].copy() for name in call.outputs})

@@ -86,7 +86,12 @@ class PredictionService:
         async with _status(context):
             model = self._repository.model(request.model_spec.name)
             with model.lease(version, label) as servable:
-                call = await self._converted(request.ByteSize(), lambda: _call(servable, request))
+                size = request.ByteSize()
+                self._scheduler.hold(size)
+                try:
+                    call = await self._converted(size, lambda: _call(servable, request))
+                finally:
+                    self._scheduler.release(size)
                 outputs = await self._scheduler.run(call, seconds=context.time_remaining())
                 return await self._converted(bytes_of(outputs), lambda: _answer(call, outputs))
 

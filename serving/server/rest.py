@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import json
 import logging
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -37,7 +40,6 @@ def application(
     scheduler: Scheduler,
     *,
     max_body_bytes: int,
-    max_reading_bytes: int,
     body_seconds: float,
 ) -> web.Application:
     """Create the aiohttp application.
@@ -46,10 +48,9 @@ def application(
       repository: the models to serve.
       scheduler: runs the models.
       max_body_bytes: a larger body is answered with 413.
-      max_reading_bytes: of all bodies that are being read; one more is answered with 429.
       body_seconds: a body that takes longer to arrive is answered with 408.
     """
-    bodies = Bodies(max_body_bytes, max_reading_bytes, body_seconds)
+    bodies = Bodies(scheduler, max_body_bytes, body_seconds)
     service = RestService(repository, scheduler, bodies)
     app = web.Application(client_max_size=max_body_bytes, middlewares=[_errors_as_json])
     for choice in ("", "/versions/{version:[^/:]+}", "/labels/{label:[^/:]+}"):
@@ -61,20 +62,20 @@ def application(
 
 
 class Bodies:
-    """Reads bodies of requests within a time, and within a number of bytes for all that are being read.
+    """Reads bodies of requests within a time, and within a number of bytes for all messages.
 
     Only what has arrived counts: a connection that announces much and sends nothing takes nothing from
     others.
     """
 
-    def __init__(self, max_bytes: int, max_reading_bytes: int, seconds: float):
+    def __init__(self, scheduler: Scheduler, max_bytes: int, seconds: float):
+        self._scheduler = scheduler
         self._max_bytes = max_bytes
-        self._max_reading = max_reading_bytes
         self._seconds = seconds
-        self._reading = 0
 
-    async def read(self, request: web.Request) -> bytes:
-        """A body.
+    @contextlib.asynccontextmanager
+    async def read(self, request: web.Request) -> AsyncIterator[bytes]:
+        """Yield a body, which counts until the context ends.
 
         Raises:
           HTTPRequestTimeout: it takes too long.
@@ -85,26 +86,22 @@ class Bodies:
             raise web.HTTPRequestEntityTooLarge(self._max_bytes, request.content_length or 0)
         parts: list[bytes] = []
         try:
-            await asyncio.wait_for(self._collect(request, parts), self._seconds)
-        except asyncio.TimeoutError as error:
-            raise web.HTTPRequestTimeout from error
+            try:
+                await asyncio.wait_for(self._collect(request, parts), self._seconds)
+            except asyncio.TimeoutError as error:
+                raise web.HTTPRequestTimeout from error
+            yield b"".join(parts)
         finally:
-            self._reading -= sum(map(len, parts))
-        return b"".join(parts)
+            self._scheduler.release(sum(map(len, parts)))
 
     async def _collect(self, request: web.Request, parts: list[bytes]) -> None:
         size = 0
         async for part in request.content.iter_any():
-            parts.append(part)
             size += len(part)
-            self._reading += len(part)
             if size > self._max_bytes:
                 raise web.HTTPRequestEntityTooLarge(self._max_bytes, size)
-            if self._reading > self._max_reading:
-                raise RequestError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"the server is busy: it reads {self._reading} bytes of at most {self._max_reading}",
-                )
+            self._scheduler.hold(len(part))
+            parts.append(part)
 
 
 class RestService:
@@ -147,12 +144,15 @@ class RestService:
     async def predict(self, request: web.Request) -> web.Response:
         """POST /v1/models/M:predict: run one signature."""
         model, version, label = self._choice(request)
-        body = await self._bodies.read(request)
         with model.lease(version, label) as servable:
-            asked, call = await self._scheduler.in_thread(lambda: _call(servable, body))
+            asked, call = await self._read(request, servable)
             outputs = await self._scheduler.run(call)
             answer = await self._scheduler.in_thread(lambda: json.dumps(asked.answer(outputs)))
         return web.Response(text=answer, content_type="application/json")
+
+    async def _read(self, request: web.Request, servable: Servable) -> tuple[PredictBody, Call]:
+        async with self._bodies.read(request) as body:
+            return await self._scheduler.in_thread(functools.partial(_call, servable, body))
 
     def _choice(self, request: web.Request) -> tuple[Model, int | None, str | None]:
         version = request.match_info.get("version")

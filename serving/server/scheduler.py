@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import grpc
-from tensorflow.python.eager.cancellation import CancellationManager, CancellationManagerContext
+from tensorflow.python.eager.cancellation import CancellationManager
 
 from serving.server import batching
 from serving.server.batching import Arrays, Batching, Call
+from serving.server.cancellation import cancelled_by
 from serving.wire.errors import RequestError
 
 T = TypeVar("T")
@@ -68,14 +69,42 @@ class Scheduler:
         self._running: set[_Batch] = set()
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
-        # Rows that were waiting or answered when the last batch ended, and when that was.
-        self._expected, self._ended = 0, 0.0
+        # By key: rows that waited or were answered when its last batch ended, and until when they may return.
+        self._expected: dict[tuple[object, ...], tuple[int, float]] = {}
+        # Bytes of messages that are being read or converted.
+        self._converting = 0
         self._models = ThreadPoolExecutor(rules.num_batch_threads, thread_name_prefix="model")
         self._codec = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Read or write a message outside of the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._codec, work)
+        """Read or write a message outside of the event loop.
+
+        Raises:
+          RequestError: DEADLINE_EXCEEDED after the scheduler's time limit.
+        """
+        task = asyncio.get_running_loop().run_in_executor(self._codec, work)
+        try:
+            return await asyncio.wait_for(task, self._seconds)
+        except asyncio.TimeoutError as error:
+            message = f"not read within {self._seconds:.0f} seconds"
+            raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, message) from error
+
+    def hold(self, size: int) -> None:
+        """Count bytes of a message that is being read or converted; `release` them afterwards.
+
+        Raises:
+          RequestError: RESOURCE_EXHAUSTED if those of all messages are too many; nothing is counted then.
+        """
+        if self._converting and self._converting + size > self._max_bytes:
+            raise RequestError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the server is busy: it reads {self._converting} bytes of at most {self._max_bytes}",
+            )
+        self._converting += size
+
+    def release(self, size: int) -> None:
+        """Forget bytes that were held."""
+        self._converting -= size
 
     async def run(self, call: Call, seconds: float | None = None) -> Arrays:
         """Answer a call.
@@ -148,31 +177,46 @@ class Scheduler:
             task.add_done_callback(functools.partial(self._finished, batch))
 
     def _due(self) -> list[_Waiting]:
-        """The oldest calls that go together, if they fill a batch or have waited long enough."""
-        first = self._queue[0]
-        chosen = [first]
-        if self._rules.enabled and first.call.signature.has_rows:
-            key, rows = first.call.key, first.call.rows
-            for other in list(self._queue)[1:]:
-                if other.call.key == key and rows + other.call.rows <= self._rules.max_batch_size:
-                    chosen.append(other)
-                    rows += other.call.rows
-            left = first.since + self._rules.batch_timeout_micros / 1e6 - time.monotonic()
-            if rows < self._expected:
-                left = max(left, self._ended + RETURN - time.monotonic())
-            if rows < self._rules.max_batch_size and left > 0:
-                if self._timer:
-                    self._timer.cancel()
-                self._timer = asyncio.get_running_loop().call_later(left, self._dispatch)
-                return []
-        return chosen
+        """Calls that go together and fill a batch or have waited long enough, the oldest first."""
+        waits = []
+        tried: set[tuple[object, ...]] = set()
+        for first in self._queue:
+            if not self._rules.enabled or not first.call.signature.has_rows:
+                return [first]
+            if first.call.key in tried:
+                continue
+            tried.add(first.call.key)
+            chosen, left = self._batch_of(first)
+            if left <= 0:
+                return chosen
+            waits.append(left)
+        if self._timer:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(min(waits), self._dispatch)
+        return []
+
+    def _batch_of(self, first: _Waiting) -> tuple[list[_Waiting], float]:
+        """The calls that go with the oldest of their key, and for how many seconds more they should wait."""
+        chosen: list[_Waiting] = []
+        rows = 0
+        for other in self._queue:
+            fits = not chosen or rows + other.call.rows <= self._rules.max_batch_size
+            if other.call.key == first.call.key and fits:
+                chosen.append(other)
+                rows += other.call.rows
+        if rows >= self._rules.max_batch_size:
+            return chosen, 0.0
+        now = time.monotonic()
+        left = first.since + self._rules.batch_timeout_micros / 1e6 - now
+        expected, until = self._expected.get(first.call.key, (0, 0.0))
+        return chosen, max(left, until - now if rows < expected else 0.0)
 
     def _answers(self, batch: _Batch) -> list[Arrays | Exception]:
         """Run a batch, in a thread."""
         calls = [one.call for one in batch.calls]
         try:
             whole = batching.joined(calls, self._rules)
-            return list(batching.split(self._predict(whole, batch), calls))
+            return list(batching.split(self._predict(whole, batch), calls, whole.rows))
         except Exception as error:
             if len(calls) == 1 or batch.cancellation.is_cancelled:
                 return [error] * len(calls)
@@ -185,13 +229,19 @@ class Scheduler:
             return error
 
     def _predict(self, call: Call, batch: _Batch) -> Arrays:
-        with CancellationManagerContext(batch.cancellation):
+        with cancelled_by(batch.cancellation):
             return call.servable.run(call.signature, call.inputs, call.outputs)
+
+    def _expect(self, key: tuple[object, ...], ended: _Batch) -> None:
+        """Expect the callers of a batch again, and forget those that have not come."""
+        now = time.monotonic()
+        self._expected = {one: kept for one, kept in self._expected.items() if kept[1] > now}
+        rows = sum(one.call.rows for one in (*ended.calls, *self._queue) if one.call.key == key)
+        self._expected[key] = rows, now + RETURN
 
     def _finished(self, batch: _Batch, done: asyncio.Future[list[Arrays | Exception]]) -> None:
         self._running.discard(batch)
-        self._ended = time.monotonic()
-        self._expected = sum(one.call.rows for one in (*batch.calls, *self._queue))
+        self._expect(batch.calls[0].call.key, batch)
         if done.cancelled():  # the server stops
             for waiting in batch.calls:
                 waiting.answer.cancel()

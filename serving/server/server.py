@@ -32,6 +32,9 @@ from serving.wire.errors import one_line
 HOST = "127.0.0.1"
 # Seconds that the rest of a refused body is read for, so that its sender sees the answer.
 LINGERING = 1.0
+# Seconds for which a connection to REST may be idle between two requests.
+KEEP_ALIVE = 60.0
+MAX_RPCS = 1024
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,7 @@ class Limits:
 
     Attributes:
       max_message_bytes: of a request, and of an answer over gRPC.
-      max_reading_bytes: of all bodies that are being read over REST.
-      max_waiting_bytes: inputs of all requests that wait for a model.
+      max_waiting_bytes: of all messages that are being read, and of all inputs that wait for a model.
       request_seconds: from the last byte of a request to its answer.
       header_seconds: of a connection to REST, until its first header is there.
       body_seconds: to read a body over REST.
@@ -50,7 +52,6 @@ class Limits:
     """
 
     max_message_bytes: int = 64 * 2**20
-    max_reading_bytes: int = 256 * 2**20
     max_waiting_bytes: int = 256 * 2**20
     request_seconds: float = 120.0
     header_seconds: float = 10.0
@@ -175,6 +176,8 @@ async def _start_grpc(
     repository: ModelRepository, scheduler: Scheduler, limits: Limits, host: str, port: int
 ) -> tuple[str, Callable[[], Awaitable[None]]]:
     server = grpc.aio.server(
+        # Each holds its message before it is counted; one more is RESOURCE_EXHAUSTED.
+        maximum_concurrent_rpcs=MAX_RPCS,
         options=[
             ("grpc.max_receive_message_length", limits.max_message_bytes),
             ("grpc.max_send_message_length", limits.max_message_bytes),
@@ -199,7 +202,6 @@ async def _start_rest(
         repository,
         scheduler,
         max_body_bytes=limits.max_message_bytes,
-        max_reading_bytes=limits.max_reading_bytes,
         body_seconds=limits.body_seconds,
     )
     # With cancellation, so that what a client that has left had asked for does not run.
@@ -209,6 +211,7 @@ async def _start_rest(
         shutdown_timeout=limits.grace_seconds,
         handler_cancellation=True,
         lingering_time=LINGERING,
+        keepalive_timeout=KEEP_ALIVE,
     )
     await runner.setup()
     listener = await listen(runner, host, port, limits.header_seconds)

@@ -146,7 +146,7 @@ def test_idle_sockets_by_the_hundred_lock_nobody_out_and_are_closed(base):
 
 
 def test_bodies_that_are_being_read_are_bounded_together(base):
-    limits = Limits(max_reading_bytes=2**20, body_seconds=5.0)
+    limits = Limits(max_waiting_bytes=2**20, body_seconds=5.0)
     with background_server(str(base), limits=limits) as server, contextlib.ExitStack() as stack:
         head = b"POST /v1/models/vim:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 800000\r\n\r\n"
         first, second = (stack.enter_context(socket.create_connection(address(server))) for _ in range(2))

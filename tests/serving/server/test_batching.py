@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from serving.server.batching import Batching, Call, bytes_of, joined, read_parameters, split
 from serving.server.servable import Signature
-from serving.wire.errors import ServingError
+from serving.wire.errors import RequestError, ServingError
 
 ROWS = Signature("rows", {"x": tf.TensorSpec([None, 2], tf.int32)}, {"y": tf.TensorSpec([None], tf.int32)})
 
@@ -18,13 +18,21 @@ def test_rows_are_joined_in_order_and_answers_split_again():
     calls[2] = calls[2]._replace(inputs={"x": np.zeros([0, 2], np.int32)})
     whole = joined(calls, Batching())
     assert whole.inputs["x"].tolist() == [[1, 2], [3, 4], [5, 6]]
-    answers = split({"y": np.array([7, 8, 9])}, calls)
+    answers = split({"y": np.array([7, 8, 9])}, calls, 3)
     assert [answer["y"].tolist() for answer in answers] == [[7], [8, 9], []]
 
 
 def test_an_answer_does_not_keep_the_whole_batch_in_memory():
-    (first, _) = split({"y": np.zeros([1000])}, [call([1, 2]), call([3, 4])])
+    (first, _) = split({"y": np.zeros([1000])}, [call([1, 2]), call([3, 4])], 1000)
     assert first["y"].base is None
+
+
+def test_an_output_of_other_rows_is_whole_for_a_call_alone_and_refused_for_several():
+    (alone,) = split({"y": np.arange(5)}, [call([1, 2])], 1)
+    assert alone["y"].tolist() == [0, 1, 2, 3, 4]
+    for calls, sent in (([call([1, 2])] * 2, 2), ([call([1, 2])], 4)):
+        with pytest.raises(RequestError, match="output y must have a row for each of the inputs"):
+            split({"y": np.arange(5)}, calls, sent)
 
 
 def test_a_batch_is_filled_up_to_an_allowed_size_with_copies_of_its_last_row():
@@ -38,7 +46,7 @@ def test_only_wanted_outputs_are_asked_and_each_call_gets_its_own():
     both = Signature("both", ROWS.inputs, {**ROWS.outputs, "z": tf.TensorSpec([None], tf.int32)})
     calls = [call([1, 2], signature=both, outputs=("z",)), call([3, 4], signature=both, outputs=("y",))]
     assert joined(calls, Batching()).outputs == ("y", "z")
-    answers = split({"y": np.array([1, 2]), "z": np.array([3, 4])}, calls)
+    answers = split({"y": np.array([1, 2]), "z": np.array([3, 4])}, calls, 2)
     assert [list(answer) for answer in answers] == [["z"], ["y"]]
 
 

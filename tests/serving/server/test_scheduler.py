@@ -169,6 +169,69 @@ def test_a_call_that_nobody_waits_for_is_cancelled_and_the_thread_is_free():
     assert play(scenario) == (grpc.StatusCode.DEADLINE_EXCEEDED, True)
 
 
+def test_cancelling_a_call_leaves_those_of_other_threads_alone():
+    """TensorFlow's own manager is one for the whole process: what a client left would end a warm-up."""
+    counting, busy = [], threading.Event()
+
+    @tf.function
+    def steps(most):
+        return tf.while_loop(lambda step: step < most, lambda step: step + 1, [tf.constant(0, tf.int64)])
+
+    def warm_up():
+        busy.wait(5)
+        counting.append(int(steps(tf.constant(300_000, tf.int64))[0]))
+
+    steps(tf.constant(1, tf.int64))
+    thread = threading.Thread(target=warm_up)
+    thread.start()
+
+    async def scenario():
+        endless, pool = Endless(), scheduler(rules=Batching(num_batch_threads=2))
+        tasks = [asyncio.create_task(answer(pool, endless, number, seconds=0.3)) for number in range(2)]
+        await asyncio.sleep(0.1)
+        busy.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        pool.close()
+
+    play(scenario)
+    thread.join()
+    assert counting == [300_000]
+
+
+def test_a_full_batch_of_one_signature_does_not_wait_for_an_older_one_of_another():
+    async def scenario():
+        model = Doubling()
+        model.go.set()
+        pool = scheduler(rules=Batching(max_batch_size=2, batch_timeout_micros=5_000_000))
+        slow = asyncio.create_task(answer(pool, model, 1))
+        await asyncio.sleep(0.01)
+        other = Signature("other", ROWS.inputs, ROWS.outputs)
+        calls = [Call(model, other, {"x": np.array([value], np.int32)}, ("y",)) for value in (2, 3)]
+        begin = time.monotonic()
+        answers = await asyncio.gather(*map(pool.run, calls))
+        taken = time.monotonic() - begin
+        slow.cancel()
+        pool.close()
+        return [found["y"].tolist() for found in answers], taken
+
+    answers, taken = play(scenario)
+    assert answers == [[4], [6]]
+    assert taken < 2
+
+
+def test_messages_that_are_being_read_are_bounded_together():
+    async def scenario():
+        pool = scheduler(max_waiting_bytes=10)
+        pool.hold(8)
+        with pytest.raises(RequestError, match="it reads 8 bytes of at most 10"):
+            pool.hold(3)
+        pool.release(8)
+        pool.hold(100)  # a message alone is bounded by its own limit
+        pool.close()
+
+    play(scenario)
+
+
 def test_closing_ends_what_runs_and_what_waits():
     async def scenario():
         endless, pool = Endless(), scheduler()
