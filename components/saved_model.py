@@ -38,11 +38,11 @@ class SavedModel:
         return read_metadata(self.load())
 
 
-def signature_names(path: str) -> set[str]:
-    """The names of a model's signatures, without loading it."""
+def signature_outputs(path: str) -> dict[str, set[str]]:
+    """The outputs of a model's signatures by name, without loading it."""
     with tf.io.gfile.GFile(os.path.join(path, SAVED_MODEL), "rb") as file:
         (graph,) = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs
-    return set(graph.signature_def)
+    return {name: set(signature.outputs) for name, signature in graph.signature_def.items()}
 
 
 def release() -> None:

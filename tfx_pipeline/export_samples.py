@@ -20,7 +20,7 @@ from tfx_pipeline.options import one_line_errors
 if TYPE_CHECKING:  # which import Beam and TensorFlow, that a wrong option need not wait for
     from components.sampled_set import SampledSet
 
-SAMPLER, EVALUATOR = "ImageSampler", "GenerationEvaluator"
+EVALUATOR = "GenerationEvaluator"
 
 
 def export(folder: str, numbers: Sequence[int] | None, output: str) -> int:
@@ -38,7 +38,7 @@ def export(folder: str, numbers: Sequence[int] | None, output: str) -> int:
       How many images were written.
 
     Raises:
-      ValueError: the artifact has no sidecar of sampled images.
+      ValueError: the artifact has no sidecar of sampled images, or not all of `numbers`.
       DamagedFile: one of its files is damaged.
     """
     from components.sampled_set import SampledSet
@@ -60,6 +60,8 @@ def export(folder: str, numbers: Sequence[int] | None, output: str) -> int:
         zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
     ):
         _write_array(archive, "arr_0", shape, np.uint8, rows)
+        if len(labels) != count:
+            raise ValueError(f"{folder} must have {count} of the wanted images, got {len(labels)}")
         if sampled.class_names:
             _write_array(
                 archive, "arr_1", (count,), np.int64, lambda: iter([np.array(labels, np.int64).tobytes()])
@@ -105,7 +107,7 @@ def _write_array(
 
 
 def of_run(directory: Path) -> tuple[str, list[int] | None]:
-    """The newest samples of a run on this machine, and the numbers of those that rejection kept, if it did.
+    """The newest scored samples of a run on this machine, and the numbers of those that rejection kept.
 
     Raises:
       ClickException: the folder has no finished run.
@@ -118,8 +120,9 @@ def of_run(directory: Path) -> tuple[str, list[int] | None]:
         metrics = json.loads((directory / "metrics.json").read_text())
         pipeline = pipeline_name(metrics["run"]["configuration"]["name"])
         store = lineage.open_store(directory / "metadata.db")
-        samples = lineage.last_result(store, pipeline, SAMPLER).outputs["examples"].uri
-        evaluation = lineage.last_result(store, pipeline, EVALUATOR).outputs["evaluation"].uri
+        # Of one execution: a later run may have been killed before it scored what it drew.
+        scored = lineage.last_result(store, pipeline, EVALUATOR)
+        samples, evaluation = scored.inputs["samples"].uri, scored.outputs["evaluation"].uri
     except (OSError, KeyError, ValueError, AttributeError) as error:
         raise click.ClickException(f"--run must be the folder of a finished run, got {directory}") from error
     kept = Path(evaluation, KEPT_FILE)

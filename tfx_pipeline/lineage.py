@@ -25,10 +25,12 @@ class Result:
     Attributes:
       seconds: time it took to produce these outputs, possibly in an earlier run.
       outputs: by key, one artifact each.
+      inputs: by key, one artifact each: those that the outputs were made of.
     """
 
     seconds: float
     outputs: dict[str, mlmd.Artifact]
+    inputs: dict[str, mlmd.Artifact]
 
 
 def connection(path: Path) -> mlmd.ConnectionConfig:
@@ -103,4 +105,14 @@ def last_result(store: MetadataStore, pipeline: str, component: str) -> Result:
     return Result(
         seconds=(maker.last_update_time_since_epoch - maker.create_time_since_epoch) / 1000,
         outputs={keys[artifact.id]: artifact for artifact in store.get_artifacts_by_id(list(keys))},
+        inputs=_inputs(store, maker.id),
     )
+
+
+def _inputs(store: MetadataStore, execution: int) -> dict[str, mlmd.Artifact]:
+    keys = {
+        event.artifact_id: event.path.steps[0].key
+        for event in store.get_events_by_execution_ids([execution])
+        if event.type == mlmd.Event.INPUT
+    }
+    return {keys[artifact.id]: artifact for artifact in store.get_artifacts_by_id(list(keys))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -18,7 +19,7 @@ from components import pushed_model, saved_model
 from components.examples_artifact import describe_artifact
 from components.image_sampler.shards import DrawShards, Shards
 from components.sampled_set import PUSHED, SAMPLES, SampledSet, SamplingPlan
-from components.saved_model import SavedModel, signature_names
+from components.saved_model import SavedModel, signature_outputs
 from components.tfrecords import Shard, count_records, fingerprint, read_records
 from serving.export import compiled
 from serving.export import fingerprint as of_model
@@ -61,17 +62,26 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             params=SamplingParams.model_validate_json(exec_properties["sampling"]),
         )
         _check(plan, model)
-        pushed = pushed_model.find(exec_properties["pushed"], metadata, signatures=(plan.params.signature,))
+        wanted = {plan.params.signature: ("image_bytes", "tokens")}
+        pushed = pushed_model.find(exec_properties["pushed"], metadata, wanted)
+        if pushed.path and os.environ.get("TPU_NAME"):
+            pushed = pushed._replace(problem="which has no compiled program for a TPU")
         models = {SAMPLES: model}
         if pushed.path and not pushed.problem:
             models[PUSHED] = pushed.path
         size = exec_properties["shard_size"]
         programs = {SAMPLES: _program(model), PUSHED: ""}
-        drawn = {}
+        drawn = {
+            split: Shards(
+                os.path.join(exec_properties["drawn"], _digest(plan, programs[split] or path, size)),
+                split,
+                tuple(plan.shards(size)),
+            )
+            for split, path in models.items()
+        }
+        _remove_others(exec_properties["drawn"], [shards.folder for shards in drawn.values()])
         try:
             for split, path in models.items():
-                folder = os.path.join(exec_properties["drawn"], _digest(plan, programs[split] or path, size))
-                drawn[split] = Shards(folder, split, tuple(plan.shards(size)))
                 self._draw(
                     DrawShards(
                         path,
@@ -121,6 +131,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 _ = pipeline | beam.Create(missing) | beam.Reshuffle() | beam.ParDo(draw)
 
 
+def _remove_others(drawn: str, folders: Sequence[str]) -> None:
+    """Remove what a killed run has drawn of another plan or model: nothing goes on from it any more."""
+    kept = {os.path.basename(folder) for folder in folders}
+    names = tf.io.gfile.listdir(drawn) if tf.io.gfile.isdir(drawn) else []
+    for name in names:
+        if name.rstrip("/") not in kept:
+            remove(os.path.join(drawn, name.rstrip("/")))
+
+
 def _program(model: str) -> str:
     """The folder of the compiled program beside a model; "" if it has none."""
     program = compiled.beside(model)
@@ -130,7 +149,7 @@ def _program(model: str) -> str:
 def _check(plan: SamplingPlan, model: str) -> None:
     """Check that the model can do what is planned, before anything is drawn."""
     params = plan.params
-    if params.signature not in signature_names(model):
+    if params.signature not in signature_outputs(model):
         raise ValueError(
             "evaluation.generation.sampling.guidance_schedule must be constant for this model, which has no "
             f"signature {params.signature}, got {params.guidance_schedule}"

@@ -38,7 +38,13 @@ class Client(abc.ABC):
 
     def metadata(self, model: str) -> Metadata:
         """The model's metadata; raises ClientError as `predict` does."""
-        answer = self.predict(model, "metadata", {"rows": np.zeros(1, np.int32)})
+        try:
+            answer = self.predict(model, "metadata", {"rows": np.zeros(1, np.int32)})
+        except ClientError as error:
+            if "rows" not in str(error):
+                raise
+            # Of an older model, or another's: its signature has no inputs.
+            answer = self.predict(model, "metadata", {})
         try:
             return Metadata.from_json(answer["metadata"].item())
         except (KeyError, TypeError, ValueError) as error:

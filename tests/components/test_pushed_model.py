@@ -18,27 +18,28 @@ def served(tmp_path_factory):
 
 
 def test_the_newest_whole_version_is_found(served):
-    found = pushed_model.find(str(served), NEW, signatures=("generate",))
+    found = pushed_model.find(str(served), NEW, {"generate": ("tokens",)})
     assert (found.version, found.path, found.problem) == ("12", str(served / "12"), "")
 
 
 @pytest.mark.parametrize("folder", ["", "missing"])
 def test_without_a_version_there_is_nothing_to_compare_with(folder, tmp_path):
-    found = pushed_model.find(folder and str(tmp_path / folder), NEW, signatures=("generate",))
+    found = pushed_model.find(folder and str(tmp_path / folder), NEW, {"generate": ("tokens",)})
     assert found == pushed_model.PushedModel()
     assert found.version == ""
 
 
 @pytest.mark.parametrize(
-    ("new", "signature", "problem"),
+    ("new", "signature", "output", "problem"),
     [
-        ({"image_size": 16}, "generate", "whose images have 8 pixels a side, not 16"),
-        ({"class_names": ("a", "b")}, "generate", "whose classes are others"),
-        ({}, "generate_cosine", "which has no signature generate_cosine"),
+        ({"image_size": 16}, "generate", "tokens", "whose images have 8 pixels a side, not 16"),
+        ({"class_names": ("a", "b")}, "generate", "tokens", "whose classes are others"),
+        ({}, "generate_cosine", "tokens", "which has no generate_cosine.tokens"),
+        ({}, "generate", "mu", "which has no generate.mu"),
     ],
 )
-def test_a_model_that_cannot_be_compared_says_why(served, new, signature, problem):
-    found = pushed_model.find(str(served), dataclasses.replace(NEW, **new), signatures=(signature,))
+def test_a_model_that_cannot_be_compared_says_why(served, new, signature, output, problem):
+    found = pushed_model.find(str(served), dataclasses.replace(NEW, **new), {signature: (output,)})
     assert (found.version, found.problem) == ("12", problem)
 
 
@@ -46,5 +47,13 @@ def test_a_damaged_description_is_a_problem(tmp_path):
     folder = tmp_path / "vim"
     stand_ins.write_generator(str(folder / "1"))
     (folder / "1" / "assets.extra" / "tfx_vim.json").write_text("{")
-    found = pushed_model.find(str(folder), NEW, signatures=("generate",))
-    assert found.problem.startswith("whose assets.extra/tfx_vim.json cannot be read: ")
+    found = pushed_model.find(str(folder), NEW, {"generate": ("tokens",)})
+    assert found.problem.startswith("which cannot be read: ")
+
+
+def test_a_damaged_model_is_a_problem_and_no_error(tmp_path):
+    folder = tmp_path / "vim"
+    stand_ins.write_generator(str(folder / "1"))
+    (folder / "1" / "saved_model.pb").write_bytes(b"no graph")
+    found = pushed_model.find(str(folder), NEW, {"generate": ("tokens",)})
+    assert found.problem.startswith("which cannot be read: ")

@@ -71,6 +71,12 @@ def test_only_kept_samples_are_written_if_some_were_rejected(drawn, images, tmp_
         assert archive["arr_1"].tolist() == [0, 1, 0]
 
 
+def test_numbers_that_were_not_drawn_leave_no_archive(drawn, tmp_path):
+    with pytest.raises(ValueError, match="must have 2 of the wanted images, got 1"):
+        export(str(drawn), [4, 400], str(tmp_path / "kept.npz"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_without_classes_has_no_second_array(tmp_path):
     export(str(samples(tmp_path, ())), None, str(tmp_path / "samples.npz"))
     with np.load(tmp_path / "samples.npz") as archive:

@@ -18,6 +18,7 @@ from tfx_pipeline import trainings
 from tfx_pipeline.config import Config, ConfigError
 from tfx_pipeline.kubeflow import platform
 from tfx_pipeline.kubeflow.platform import Pod
+from trainers.training.config import PUSHED
 from trainers.training.preemption import PREEMPTED
 
 # The ConfigMap with the keys `images`, `tokens` and `tokenizer`.
@@ -51,6 +52,10 @@ def check(config: Config, run: str) -> None:
             )
         if pod.hosts > 1 and train.strategy not in ("auto", "multi_worker"):
             raise ConfigError(f"{section}.train.strategy must be auto or multi_worker, got {train.strategy}")
+        if train.warm_start == PUSHED:
+            raise ConfigError(
+                f"{section}.train.warm_start must be the path of weights for a job of its own, got {PUSHED}"
+            )
         if pod.hosts > 1 and train.batch_size % pod.hosts:
             raise ConfigError(
                 f"{section}.train.batch_size must be a multiple of {pod.hosts} hosts, got {train.batch_size}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from components.metrics import registry
 from components.metrics.codebook import CodebookUsageFn, Usage
 from components.metrics.moments import Moments, MomentsFn
 from components.saved_model import SavedModel
+from serving.export.atomic import make_folder, remove
 
 PAIRS_FILE = "pairs.npz"
 PAIRS = 32
@@ -67,13 +67,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         count = examples.count(input_dict["examples"], "eval")
         tokenizer, network = SavedModel.of(input_dict["model"]), features.feature_network(input_dict)
         splits = features.inception_splits(count)
-        pushed = pushed_model.find(
-            exec_properties["pushed"], tokenizer.metadata(), signatures=("encode_pixels", "decode_pixels")
-        )
+        wanted = {"encode_pixels": ("tokens",), "decode_pixels": ("pixels", "mu", "log_scale")}
+        pushed = pushed_model.find(exec_properties["pushed"], tokenizer.metadata(), wanted)
         measured, before = self._measured(input_dict, exec_properties, tokenizer, evaluation.uri), {}
         if pushed.path and not pushed.problem:
-            with tempfile.TemporaryDirectory() as scratch:  # its pairs are not shown
-                before = self._measured(input_dict, exec_properties, SavedModel(pushed.path), scratch)
+            # In the artifact, where workers can write too; its pairs are not shown.
+            scratch = os.path.join(evaluation.uri, "pushed")
+            make_folder(scratch)
+            before = self._measured(input_dict, exec_properties, SavedModel(pushed.path), scratch)
+            remove(scratch)
         blessing.judge(
             evaluation,
             artifact_utils.get_single_instance(output_dict["blessing"]),

@@ -162,6 +162,7 @@ def test_a_slice_of_tpu_is_one_job_that_trains_on_it(tmp_path):
             "stage2.train.strategy must be auto",
         ),
         (["platform.every={hosts: 7}"], "/mnt/r", "stage1.train.batch_size must be a multiple of 7 hosts"),
+        (["stage2.train.warm_start=pushed"], "/mnt/r", "stage2.train.warm_start must be the path of weights"),
         (["name=256photos"], "/mnt/r", "name must give pods .*, got '256photos-tokenizer-node-0-0'"),
         ([f"name={'a' * 40}"], "/mnt/r", "name must give pods at most 57"),
     ],
