@@ -122,7 +122,7 @@ def test_the_scored_samples_of_a_run_are_exported(finished, tmp_path):
     )
     assert result.exit_code == 0, result.output
     with np.load(output) as archive, np.load(finished.directory / "report" / "samples.npz") as shown:
-        assert archive["arr_0"].shape == (20, 8, 8, 3)
+        assert archive["arr_0"].shape == (20, 32, 32, 3)
         first = archive["arr_0"][archive["arr_1"] == 0]
         np.testing.assert_array_equal(first, shown["images"][shown["classes"] == 0])
 
