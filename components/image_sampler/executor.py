@@ -71,14 +71,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             models[PUSHED] = pushed.path
         size = exec_properties["shard_size"]
         programs = {SAMPLES: _program(model), PUSHED: ""}
-        drawn = {
-            split: Shards(
-                os.path.join(exec_properties["drawn"], _digest(plan, programs[split] or path, size)),
-                split,
-                tuple(plan.shards(size)),
-            )
-            for split, path in models.items()
-        }
+        drawn = {}
+        for split, path in models.items():
+            program = programs[split]
+            # Products of a compiled program have as many rows as a batch, and last bits that depend on it.
+            rows = exec_properties["batch_size"] if program else 0
+            folder = os.path.join(exec_properties["drawn"], _digest(plan, program or path, size, rows))
+            drawn[split] = Shards(folder, split, tuple(plan.shards(size)))
         _remove_others(exec_properties["drawn"], [shards.folder for shards in drawn.values()])
         try:
             for split, path in models.items():
@@ -161,9 +160,9 @@ def _check(plan: SamplingPlan, model: str) -> None:
         )
 
 
-def _digest(plan: SamplingPlan, model: str, shard_size: int) -> str:
+def _digest(plan: SamplingPlan, model: str, shard_size: int, rows: int) -> str:
     """A digest of all that the images depend on, and their places in shards."""
-    decisive = [plan.samples, plan.acceptance, plan.params.model_dump(), shard_size]
+    decisive = [plan.samples, plan.acceptance, plan.params.model_dump(), shard_size, rows]
     text = json.dumps([*decisive, of_model.fingerprint(model)])
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
