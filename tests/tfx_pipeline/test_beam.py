@@ -93,8 +93,13 @@ def made(folder, *options):
             if path.is_file()
         }
     metrics = json.loads((folder / "metrics.json").read_text())
+    # Statistics of three shards merge in the order in which workers end: the last bits of a sum differ.
     scores = {
-        name: {key: value for key, value in metrics[name].items() if "seconds" not in key}
+        name: {
+            key: float(f"{value:.9g}") if isinstance(value, float) else value
+            for key, value in metrics[name].items()
+            if "seconds" not in key
+        }
         for name in ("reconstruction", "generation")
     }
     samples = (folder / "samples.png").read_bytes()
