@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
-import os
 from typing import Any
 
 import tensorflow as tf
 from apache_beam.utils import shared
-from tensorflow.core.protobuf import saved_model_pb2
 from tfx.types import Artifact, artifact_utils
 from tfx.utils import path_utils
 
 from serving.export.metadata import Metadata
-from serving.export.signatures import read_metadata
-from serving.export.versions import SAVED_MODEL
+from serving.export.signatures import read_metadata, read_signature_defs
 
 
 class SavedModel:
@@ -40,9 +37,7 @@ class SavedModel:
 
 def signature_outputs(path: str) -> dict[str, set[str]]:
     """The outputs of a model's signatures by name, without loading it."""
-    with tf.io.gfile.GFile(os.path.join(path, SAVED_MODEL), "rb") as file:
-        (graph,) = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs
-    return {name: set(signature.outputs) for name, signature in graph.signature_def.items()}
+    return {name: set(signature.outputs) for name, signature in read_signature_defs(path).items()}
 
 
 def release() -> None:

@@ -428,6 +428,9 @@ def _check_metrics(thresholds: dict[str, Bound], metrics: Sequence[registry.Metr
         known = registry.names(metrics)
         near = did_you_mean(metric, known)
         raise ValueError(f"metric must be one of {', '.join(known)}, got {metric!r}{near}")
+    for metric, bound in thresholds.items():
+        if bound.worse_by is not None and not registry.better_of(metric):
+            raise ValueError(f"{metric} must have min or max, got worse_by: neither way is better")
     return thresholds
 
 

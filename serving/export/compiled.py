@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from serving.export import images
 from serving.export.metadata import Metadata
 from serving.export.sampling_params import BatchSamplingParams, SamplingParams, SamplingRequest
 
@@ -68,9 +69,7 @@ def export_compiled(
             zeros = tf.zeros_like(class_id)
             prompt = tf.tile(zeros[:, tf.newaxis], [1, metadata.tokens])
             tokens = sample(SamplingRequest(class_id, seed, params, prompt, zeros), guided)
-            pixels = tf.clip_by_value(decode(tokens), 0.0, 1.0)
-            levels = tf.image.convert_image_dtype(pixels, tf.uint8, saturate=True)
-            return {"tokens": tokens, "levels": levels}
+            return {"tokens": tokens, "levels": images.to_levels(decode(tokens))}
 
         return draw
 

@@ -95,7 +95,11 @@ def decode_batch(image_bytes: tf.Tensor, size: int) -> tf.Tensor:
     )
 
 
+def to_levels(pixels: tf.Tensor) -> tf.Tensor:
+    """Pixels (float32, clipped to [0, 1]) to the nearest of 256 levels, uint8 of the same shape."""
+    return tf.image.convert_image_dtype(tf.clip_by_value(pixels, 0.0, 1.0), tf.uint8, saturate=True)
+
+
 def encode_batch(pixels: tf.Tensor) -> tf.Tensor:
     """Encode pixels (float32 [B, H, W, 3], clipped to [0, 1]) as PNG bytes, string [B]."""
-    levels = tf.image.convert_image_dtype(tf.clip_by_value(pixels, 0.0, 1.0), tf.uint8, saturate=True)
-    return tf.map_fn(tf.io.encode_png, levels, fn_output_signature=tf.TensorSpec([], tf.string))
+    return tf.map_fn(tf.io.encode_png, to_levels(pixels), fn_output_signature=tf.TensorSpec([], tf.string))

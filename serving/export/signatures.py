@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from serving.export import images
 from serving.export.atomic import write_atomic
@@ -20,6 +21,9 @@ from serving.export.metadata import CHANNELS, Metadata
 from serving.export.metadata import FILE as METADATA_FILE
 
 IMAGE_BYTES = tf.TensorSpec([None], tf.string, "image_bytes")
+# TensorFlow stores a graph's initialization among the signatures; it cannot be queried.
+_INIT_OP = "__saved_model_init_op"
+
 CLASS_ID = tf.TensorSpec([None], tf.int32, "class_id")
 
 
@@ -39,6 +43,19 @@ def read_metadata(model: Any) -> Metadata:
     _, inputs = describe.structured_input_signature
     text = describe(**{name: tf.zeros([1], spec.dtype) for name, spec in inputs.items()})["metadata"]
     return Metadata.from_json(tf.reshape(text, [-1])[0].numpy())
+
+
+def read_signature_defs(path: str) -> dict[str, meta_graph_pb2.SignatureDef]:
+    """The signatures of the SavedModel in a folder as it stores them, by name, without loading it."""
+    with tf.io.gfile.GFile(os.path.join(path, tf.saved_model.SAVED_MODEL_FILENAME_PB), "rb") as file:
+        saved_model = saved_model_pb2.SavedModel.FromString(file.read())
+    return {
+        name: proto
+        for graph in saved_model.meta_graphs
+        if tf.saved_model.SERVING in graph.meta_info_def.tags
+        for name, proto in graph.signature_def.items()
+        if name != _INIT_OP
+    }
 
 
 def checked_ids(name: str, ids: tf.Tensor, count: int) -> tf.Tensor:

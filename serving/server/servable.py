@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
 
+from serving.export.signatures import read_signature_defs
 from serving.export.warmup import read_warmup
 from serving.wire.errors import RequestError, invalid, one_line
 
@@ -20,9 +20,6 @@ MAX_ROWS = 1024
 
 # How many unknown names an error repeats, and how much of each.
 NAMES, NAME = 10, 60
-
-# TensorFlow stores a graph's initialization among the signatures; it cannot be queried.
-_INIT_OP = "__saved_model_init_op"
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class Servable:
         """Load, and warm up; raises whatever TensorFlow raises if `path` is not a SavedModel."""
         self.model = model
         self.version = version
-        self.signature_defs = _signature_defs(path)
+        self.signature_defs = read_signature_defs(path)
         self._signatures = {
             name: Signature.from_proto(name, proto) for name, proto in self.signature_defs.items()
         }
@@ -152,18 +149,6 @@ class Servable:
 def specs_of(arrays: Mapping[str, np.ndarray]) -> dict[str, tf.TensorSpec]:
     """Dtypes and shapes of arrays by name, strings being object arrays."""
     return {name: tf.TensorSpec(array.shape, tf.as_dtype(array.dtype)) for name, array in arrays.items()}
-
-
-def _signature_defs(path: str) -> dict[str, meta_graph_pb2.SignatureDef]:
-    with tf.io.gfile.GFile(os.path.join(path, tf.saved_model.SAVED_MODEL_FILENAME_PB), "rb") as file:
-        saved_model = saved_model_pb2.SavedModel.FromString(file.read())
-    return {
-        name: proto
-        for graph in saved_model.meta_graphs
-        if tf.saved_model.SERVING in graph.meta_info_def.tags
-        for name, proto in graph.signature_def.items()
-        if name != _INIT_OP
-    }
 
 
 def _array(tensor: tf.Tensor) -> np.ndarray:

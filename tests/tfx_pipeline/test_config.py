@@ -84,6 +84,10 @@ def test_configuration_round_trips_through_json():
             "stage2.tokens must be cached if .*, got on_the_fly",
         ),
         (
+            ["evaluation.generation.thresholds={fid_eval: {worse_by: 1}}"],
+            "fid_eval must have min or max, got worse_by: neither way is better",
+        ),
+        (
             ["evaluation.generation.sampling.guidance_schedule=cosine"],
             r"guidance_schedule must be 'constant' or 'linear', got 'cosine'",
         ),
