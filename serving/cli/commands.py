@@ -64,7 +64,9 @@ def serve(
     from serving.server import batching, server
 
     if batching_parameters_file and not enable_batching:
-        raise click.UsageError("--batching-parameters-file must go with --enable-batching, got neither")
+        raise click.UsageError(
+            "--batching-parameters-file must go with --enable-batching, got --no-enable-batching"
+        )
     with _one_line_errors():
         given = batching_parameters_file
         rules = batching.read_parameters(given) if given else batching.Batching(enabled=enable_batching)

@@ -31,7 +31,7 @@ class Batching:
       enabled: whether they are at all; each request is a call of its own otherwise.
       max_batch_size: rows of a call at most.
       batch_timeout_micros: how long a batch that is not full waits for more rows once a thread is free.
-      max_enqueued_batches: of full batches, as many rows as may wait.
+      max_enqueued_batches: how many rows may wait, counted in full batches.
       num_batch_threads: calls at the same time, each of which uses all cores.
       allowed_batch_sizes: rows that a call may have, filled up with copies of the last; any by default.
     """
@@ -142,7 +142,7 @@ def split(outputs: Mapping[str, np.ndarray], calls: Sequence[Call], sent: int) -
       sent: rows of the joined call, filled-up ones included.
 
     Raises:
-      RequestError: an output does not have a row for each of the inputs, which only a call alone may.
+      RequestError: several calls share an output that does not have a row for each of the inputs.
     """
     (first, *others) = calls
     other_sizes = [name for name, array in outputs.items() if array.ndim == 0 or len(array) != sent]

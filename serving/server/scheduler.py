@@ -59,7 +59,7 @@ class Scheduler:
 
         Args:
           rules: of batches.
-          max_waiting_bytes: inputs that wait, of all requests together.
+          max_waiting_bytes: of all inputs that wait, and as many of all messages that are being read.
           seconds: time limit of a request, waiting included.
         """
         self._rules = rules
