@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make run` and `make test`. Both set up what they need first.
-.PHONY: setup run test test-fast test-lane-b check lock audit image clean
+.PHONY: setup run test test-all test-fast test-lane-b check lock audit image clean
 
 BIN := .venv/bin
 PRESET ?= digits
@@ -24,9 +24,13 @@ WORKERS ?= 2
 test: setup
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+# Also what takes minutes more: the whole pipeline on further stores, with kills, and under kfp.local.
+test-all: setup
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m ""
+
 # Without training, pipelines and servers.
 test-fast: setup
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not nightly"
 
 # In lane B, whatever this machine's lane is.
 test-lane-b:

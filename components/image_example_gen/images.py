@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from components.image_example_gen import file_systems
 from components.image_example_gen.splits import split_of
 from components.tfrecords import BrokenRecord, serialize_example
 from serving.export import images
@@ -80,9 +81,9 @@ def read(image: Image) -> bytes:
         return image.content
     check_regular(image.path)
     try:
-        with tf.io.gfile.GFile(image.path, "rb") as file:
+        with file_systems.open_file(image.path) as file:
             return file.read()
-    except tf.errors.OpError as error:
+    except (OSError, tf.errors.OpError) as error:
         raise BrokenRecord(f"cannot be read: {one_line(error)}") from error
 
 

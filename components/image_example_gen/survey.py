@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.dataset import Broken, TooManyBroken, check_broken
+from components.image_example_gen import file_systems
 from components.image_example_gen.classes import UNLABELLED, judge
 from components.image_example_gen.images import Image, check_regular, read, serialize, split_of_image
 from components.image_example_gen.source_kinds import Reading
@@ -274,7 +275,7 @@ class _Tally:
 def _opened(image: Image) -> Any:
     if image.path and not image.content:
         check_regular(image.path)
-        return tf.io.gfile.GFile(image.path, "rb") if is_remote(image.path) else open(image.path, "rb")
+        return file_systems.open_file(image.path) if is_remote(image.path) else open(image.path, "rb")
     return io.BytesIO(read(image))
 
 

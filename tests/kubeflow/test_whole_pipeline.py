@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.kubeflow import launcher, stores
+from tests.kubeflow.test_newest_kfp import newest_kfp
 from tfx_pipeline.cli import cli
 
 pytestmark = pytest.mark.slow
@@ -81,7 +82,14 @@ def has_files(place):
     return place.is_file() or any(files for _, _, files in os.walk(place))
 
 
-@pytest.mark.parametrize(("scheme", "release", "killing"), [("minio", "2.17", False), ("gs", "master", True)])
+@pytest.mark.parametrize(
+    ("scheme", "release", "killing"),
+    [
+        ("minio", "2.17", False),
+        pytest.param("s3", "2.5", False, marks=pytest.mark.nightly),
+        pytest.param("gs", "master", True, marks=pytest.mark.nightly),
+    ],
+)
 def test_a_run_on_the_cluster_equals_a_local_one(tmp_path, compiled, local, scheme, release, killing):
     killed = []
     with stores.serve(scheme) as store:
@@ -114,3 +122,20 @@ def test_a_run_on_the_cluster_equals_a_local_one(tmp_path, compiled, local, sche
             again = cluster.run(compiled)
             ran = {name for name, one in again.items() if one.state == "COMPLETE"}
             assert ran == {"Pusher-tokenizer", "Pusher-vim", "RunReport"}
+
+
+@pytest.mark.nightly
+def test_a_run_of_the_newest_kfp_on_this_machine_equals_a_local_one(tmp_path, compiled, local):
+    newest_kfp("run", compiled, tmp_path / "root", sys.executable)
+    (home,) = (tmp_path / "root").iterdir()
+    examples = home / "TokenTransform" / "examples"
+    written = {
+        path.relative_to(examples).as_posix(): path.read_bytes()
+        for path in examples.rglob("*")
+        if path.is_file()
+    }
+    assert written == local_files(local, "TokenTransform", "examples")
+    measured = json.loads((home / "run" / "metrics.json").read_text())
+    assert scores(measured) == scores(json.loads((local / "metrics.json").read_text()))
+    for model in ("vit_vqgan", "vim"):
+        assert list((home / "run" / "serving" / model).glob("*/saved_model.pb"))

@@ -3,7 +3,7 @@
 Checkpoints, logs, pushed models and the report outlive a pod, and Kubeflow mirrors none of them. Trainers,
 Pusher and RunReport write to the mirror; what changes there is uploaded while they run and when they end.
 TensorFlow could write to Google Cloud Storage itself, but to neither MinIO nor S3, so all three go this one
-way, through pyarrow, which is a dependency of TFX. A path on a volume needs none of this.
+way (`components.object_store`). A path on a volume needs none of this.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from pyarrow import fs
 
+from components.object_store import open_store
 from serving.export.atomic import DRAFT, atomic_path, write_atomic
 from serving.export.versions import SAVED_MODEL
 from serving.wire.errors import one_line
@@ -29,8 +29,6 @@ from tfx_pipeline.kubeflow.addresses import local_path
 INTERVAL = 30.0
 # The last upload is tried so often, with so many seconds between: a whole training stands behind it.
 ATTEMPTS, PAUSE = 5, 10.0
-# Of Kubeflow's own store, unless AWS_ENDPOINT_URL says otherwise.
-MINIO_ENDPOINT = "http://minio-service.kubeflow:9000"
 
 
 @contextlib.contextmanager
@@ -205,31 +203,6 @@ class Mirror:
                 with contextlib.suppress(Exception):
                     self._store.delete_file(key)
                 raise
-
-
-def open_store(address: str) -> tuple[fs.FileSystem, str]:
-    """The object store of an address, and the path in it.
-
-    Credentials are those of the pod: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a role for S3 and
-    MinIO, the service account for Google Cloud Storage. AWS_ENDPOINT_URL and STORAGE_EMULATOR_HOST name
-    other servers.
-    """
-    scheme, _, path = address.rstrip("/").partition("://")
-    if scheme == "gs":
-        kind, _, host = os.environ.get("STORAGE_EMULATOR_HOST", "").rpartition("://")
-        if not host:
-            return fs.GcsFileSystem(), path
-        return fs.GcsFileSystem(anonymous=True, endpoint_override=host, scheme=kind or "http"), path
-    # Without threads that take all of a file into memory before it is sent.
-    options: dict[str, Any] = {"background_writes": False}
-    region = os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION"))
-    server = os.environ.get("AWS_ENDPOINT_URL", MINIO_ENDPOINT if scheme == "minio" else "")
-    if not server:
-        bucket = path.partition("/")[0]
-        return fs.S3FileSystem(region=region or fs.resolve_s3_region(bucket), **options), path
-    kind, _, host = server.rstrip("/").rpartition("://")
-    options |= {"endpoint_override": host, "scheme": kind or "https"}
-    return fs.S3FileSystem(region=region or "us-east-1", **options), path
 
 
 def _files(folder: str) -> Iterator[tuple[str, os.stat_result]]:

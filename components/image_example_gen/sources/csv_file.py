@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import apache_beam as beam
 import tensorflow as tf
 
+from components.image_example_gen import file_systems
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files, lists, tables
 from components.image_example_gen.sources.base import LeftAside, SourceError
@@ -35,7 +36,7 @@ class CsvFile:
     def __init__(self, path: str, image_feature: str | None = None, label_feature: str | None = None):
         path = path if is_remote(path) else os.path.abspath(os.path.expanduser(path))
         try:
-            with tf.io.gfile.GFile(path, "rb") as file:
+            with file_systems.open_file(path) as file:
                 text = file.read().decode("utf-8-sig")
             reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
             rows = list(reader)

@@ -1,4 +1,4 @@
-"""Files of a source, on this machine or on any file system that TensorFlow supports."""
+"""Files of a source, on this machine or in an object store."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 import tensorflow as tf
 
+from components.image_example_gen import file_systems
 from components.image_example_gen.source_kinds import matching_here
 from components.image_example_gen.sources import lists
 from components.image_example_gen.sources.base import LeftAside, Shard, SourceError
@@ -23,13 +23,6 @@ IMAGE_SUFFIXES = frozenset(suffix for own in SUFFIXES.values() for suffix in own
 _SYSTEM = {"__macosx", "thumbs.db", "desktop.ini"}
 
 
-class FileStatus(NamedTuple):
-    """What changes when a file does."""
-
-    size: int
-    modified: int  # nanoseconds since the epoch; 0 if unknown
-
-
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is none of the user's images: hidden, or left by an archive."""
     return name.startswith(".") or name.lower() in _SYSTEM
@@ -38,9 +31,7 @@ def is_hidden(name: str) -> bool:
 def folders_in(directory: str) -> list[str]:
     """The sorted names of the folders in a folder, without hidden ones."""
     if is_remote(directory):
-        # Object stores list folders with a trailing slash.
-        names = [name.rstrip("/") for name in tf.io.gfile.listdir(directory)]
-        found = [name for name in names if tf.io.gfile.isdir(posixpath.join(directory, name))]
+        found = file_systems.folders_in(directory)
     else:
         with os.scandir(directory) as entries:
             found = [entry.name for entry in entries if _is_folder(entry) and is_text(entry.name)]
@@ -51,9 +42,9 @@ def matching(pattern: str) -> list[str]:
     """The sorted files that match a pattern with `*`, `?` and `[...]`, or the one that has this very name."""
     if not is_remote(pattern):
         return matching_here(os.path.abspath(os.path.expanduser(pattern)))
-    if tf.io.gfile.exists(pattern) and not tf.io.gfile.isdir(pattern):
+    if file_systems.exists(pattern) and not file_systems.is_folder(pattern):
         return [pattern]
-    return sorted(tf.io.gfile.glob(pattern))
+    return sorted(file_systems.matching(pattern))
 
 
 def shards(source: str, pattern: str) -> tuple[list[Shard], list[LeftAside]]:
@@ -163,7 +154,7 @@ def _may_be_read(entry: os.DirEntry[str]) -> bool:
 
 
 def _walk_remote(directory: str, relative: str, recursive: bool) -> Iterator[str | LeftAside]:
-    for folder, folders, names in tf.io.gfile.walk(posixpath.join(directory, relative)):
+    for folder, folders, names in file_systems.walk(posixpath.join(directory, relative)):
         base = folder[len(directory) :].strip("/")
         # `walk` descends into the folders that stay in this list.
         folders[:] = [name for name in folders if not is_hidden(name.rstrip("/"))] if recursive else []
@@ -181,7 +172,7 @@ def _why_not(name: str, path: str) -> str:
     if dot and stem:
         return f"has the suffix .{suffix}, which no known image format has"
     try:
-        with tf.io.gfile.GFile(path, "rb") if is_remote(path) else open(path, "rb") as file:
+        with file_systems.open_file(path) if is_remote(path) else open(path, "rb") as file:
             read_header(file)
     except (OSError, tf.errors.OpError, UnreadableImage):
         return "has no suffix and is no image"
@@ -202,19 +193,18 @@ def _identity(folder: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def status(path: str) -> FileStatus:
+def status(path: str) -> file_systems.FileStatus:
     """The status of a file; of a link that leads nowhere, that of the link; of a missing file, size -1."""
     if is_remote(path):
-        found = tf.io.gfile.stat(path)
-        return FileStatus(found.length, found.mtime_nsec)
+        return file_systems.status(path)
     try:
         local = os.stat(path)
     except OSError:
         try:
             local = os.lstat(path)
         except OSError:  # a table names it
-            return FileStatus(-1, 0)
-    return FileStatus(local.st_size, local.st_mtime_ns)
+            return file_systems.FileStatus(-1, 0)
+    return file_systems.FileStatus(local.st_size, local.st_mtime_ns)
 
 
 def version(directory: str, files: Iterable[tuple[str, str]]) -> str:

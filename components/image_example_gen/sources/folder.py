@@ -22,6 +22,7 @@ from itertools import chain
 import apache_beam as beam
 import tensorflow as tf
 
+from components.image_example_gen import file_systems
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files, lists
 from components.image_example_gen.sources.base import LeftAside, SourceError
@@ -51,7 +52,7 @@ class _Layout:
 
 
 class Folder:
-    """Images in a folder on any file system that TensorFlow supports; keys are paths relative to it."""
+    """Images in a folder on this machine or an object store; keys are paths relative to it."""
 
     ready = True
 
@@ -60,8 +61,8 @@ class Folder:
             directory = os.path.abspath(os.path.expanduser(directory))
         self._directory = directory
         try:
-            if not tf.io.gfile.isdir(directory):
-                there = tf.io.gfile.exists(directory)
+            if not file_systems.is_folder(directory):
+                there = file_systems.exists(directory)
                 raise SourceError(
                     f"folder:{directory} must be a folder, got {'a file' if there else 'a missing path'}"
                 )

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import tensorflow as tf
 
+from components.image_example_gen import file_systems
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files, tables
 from components.image_example_gen.sources.base import LeftAside, Shard, SourceError
@@ -58,7 +59,7 @@ def _column(path: str, name: str) -> Iterator[pa.Array]:
 
 def _shards(directory: str) -> tuple[list[Shard], list[LeftAside]]:
     """The Arrow files with their splits, and folders of further ones."""
-    if tf.io.gfile.exists(os.path.join(directory, "state.json")):
+    if file_systems.exists(os.path.join(directory, "state.json")):
         own: dict[str, str | None] = {"": None}
         aside: list[LeftAside] = []
     else:
@@ -82,9 +83,9 @@ def _data_files(directory: str, split: str) -> list[str]:
 
 
 def _json(path: str) -> dict[str, Any]:
-    with tf.io.gfile.GFile(path) as file:
+    with file_systems.open_file(path) as file:
         return json.load(file)
 
 
 def _opened(path: str) -> pa.ipc.RecordBatchStreamReader:
-    return pa.ipc.open_stream(tf.io.gfile.GFile(path, "rb") if is_remote(path) else pa.memory_map(path))
+    return pa.ipc.open_stream(file_systems.open_file(path) if is_remote(path) else pa.memory_map(path))

@@ -16,8 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import tensorflow as tf
-
+from components.image_example_gen import file_systems
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources.base import LeftAside, SourceError
 from components.image_example_gen.splits import EVAL_NAMES, TRAIN_NAMES, choose_splits
@@ -165,11 +164,11 @@ def _file(directory: str, name: str) -> str:
     """The list of a split, in any usual case; "" if there is none."""
     forms = (name, name.capitalize(), name.upper())
     usual = [form + suffix for form in forms for suffix in (".txt", ".TXT")]
-    return next((file for file in usual if tf.io.gfile.exists(os.path.join(directory, file))), "")
+    return next((file for file in usual if file_systems.exists(os.path.join(directory, file))), "")
 
 
 def _lines(source: str, directory: str, file: str) -> Iterator[_Line]:
-    with tf.io.gfile.GFile(os.path.join(directory, file), "rb") as content:
+    with file_systems.open_file(os.path.join(directory, file)) as content:
         text = content.read().decode("utf-8-sig")  # Windows' editors write a byte order mark
     for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         match = _LINE.fullmatch(line)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tensorflow as tf
 
+from components.image_example_gen import file_systems
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files, tables
 from components.image_example_gen.sources.base import Shard, SourceError
@@ -54,7 +54,7 @@ def _images_of(shard: Shard, columns: tables.Columns) -> Iterator[Image]:
 
 
 def _opened(file: str) -> pq.ParquetFile:
-    return pq.ParquetFile(tf.io.gfile.GFile(file, "rb") if is_remote(file) else file)
+    return pq.ParquetFile(file_systems.open_file(file) if is_remote(file) else file)
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:

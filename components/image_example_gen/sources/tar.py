@@ -10,10 +10,10 @@ from __future__ import annotations
 import posixpath
 import tarfile
 from collections.abc import Iterator
-from typing import BinaryIO, cast
 
 import tensorflow as tf
 
+from components.image_example_gen import file_systems
 from components.image_example_gen.classes import MAX_LABEL
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files
@@ -38,11 +38,11 @@ def _samples(shard: Shard) -> Iterator[Image | LeftAside]:
     try:
         # As a stream: a shard may be read over a network, and is read once.
         with (
-            tf.io.gfile.GFile(shard.path, "rb") as content,
-            tarfile.open(fileobj=cast(BinaryIO, content), mode="r|*") as archive,
+            file_systems.open_file(shard.path) as content,
+            tarfile.open(fileobj=content, mode="r|*") as archive,
         ):
             yield from _grouped(archive, shard.name, shard.split)
-    except (tarfile.TarError, EOFError, tf.errors.OpError) as error:
+    except (tarfile.TarError, EOFError, OSError, tf.errors.OpError) as error:
         raise SourceError(f"tar:{shard.path} must be a tar archive: {one_line(error)}") from error
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from components.image_example_gen import file_systems
 from components.image_example_gen.classes import MAX_LABEL
 from components.image_example_gen.images import Image
 from components.image_example_gen.sources import files, tables
@@ -53,11 +54,12 @@ class TfRecord(ShardedSource):
 def _images_of(shard: Shard, features: _Features) -> Iterator[Image]:
     index = 0
     try:
-        for index, record in enumerate(read_records(shard.path)):
-            example = tf.train.Example.FromString(record)
-            if not index:
-                _check_features(example, features)
-            yield replace(_image(example, features, f"{shard.name}/{index}"), split=shard.split)
+        with file_systems.on_disk(shard.path) as path:
+            for index, record in enumerate(read_records(path)):
+                example = tf.train.Example.FromString(record)
+                if not index:
+                    _check_features(example, features)
+                yield replace(_image(example, features, f"{shard.name}/{index}"), split=shard.split)
     except (DamagedFile, DecodeError) as error:
         raise SourceError(f"tfrecord:{shard.path} must be a TFRecord file of tf.Example: {error}") from error
     except ValueError as error:
