@@ -40,6 +40,8 @@ setup(
         "click",
         "dill",
         "grpcio",
+        "grpcio-health-checking",
+        "grpcio-reflection",
         "importlib-resources",
         "jinja2",
         "keras",

@@ -24,6 +24,8 @@ grep -vE '^(tensorflow|tensorboard|tf-keras)==' "$versions" > "$versions.tpu"
 lock "${image[@]}" --constraint "$versions.tpu" --override image_tpu_overrides.txt image_tpu.in \
   --output-file image_tpu.txt
 rm "$versions.tpu"
+# The name of a scratch file, another one each time.
+sed -i "\|$versions|d" image_*.txt
 
 for lane in a b; do
   bash constraints.sh "lane_$lane.txt" > "constraints_$lane.txt.new"

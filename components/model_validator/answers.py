@@ -23,7 +23,7 @@ CONTRACT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "generate": ("image_bytes", "tokens"),
         "generate_linear": ("image_bytes", "tokens"),
         "complete": ("image_bytes", "tokens"),
-        "score": ("log_likelihood", "bits_per_dim"),
+        "score": ("log_likelihood", "bits_per_token"),
         "features": ("features",),
         "serving_default": (),
     },
@@ -81,7 +81,7 @@ def _expected(name: str, tensor: tf.Tensor, metadata: Metadata) -> tuple[tf.DTyp
         "mu": (tf.float32, picture),
         "log_scale": (tf.float32, picture),
         "log_likelihood": (tf.float32, ()),
-        "bits_per_dim": (tf.float32, ()),
+        "bits_per_token": (tf.float32, ()),
         "logits": (tf.float32, (len(metadata.class_names),)),
         # [L, D] of all blocks for a Transformer (generator), [D] of the last layer otherwise.
         "features": (tf.float32, (None, None) if metadata.kind == "generator" else (None,)),

@@ -109,9 +109,16 @@ def export_generator(directory: str, model: tf.Module, generator: Generator) -> 
     save(directory, model, generator.metadata, signatures, default="generate")
     row = SamplingParams().inputs(np.zeros(1), np.zeros(1))
     image = grey_image(generator.metadata)
-    # One signature warms up all that sample: they share a graph, and sampling from a large model is slow.
+    # Each by itself, though they share a graph: TensorFlow specializes it for every caller, which takes seconds.
     write_warmup(
-        directory, {"generate": row, "score": {**image, "class_id": row["class_id"]}, "features": image}
+        directory,
+        {
+            "generate": row,
+            "generate_linear": row,
+            "complete": {**image, "kept_rows": np.zeros(1, np.int32), **row},
+            "score": {**image, "class_id": row["class_id"]},
+            "features": image,
+        },
     )
 
 
@@ -228,13 +235,12 @@ def _complete(generator: Generator, sample: _Sampler) -> Any:
 
 
 def _score(generator: Generator) -> Any:
-    values = CHANNELS * generator.metadata.image_size**2
+    count = generator.metadata.tokens
 
     @tf.function(autograph=False, input_signature=[IMAGE_BYTES, CLASS_ID])
     def score(image_bytes: tf.Tensor, class_id: tf.Tensor) -> Outputs:
         nats = generator.log_likelihood(generator.tokenize(image_bytes), generator.checked_class(class_id))
-        # Bits per dim: -log2 p(tokens), spread over the values of the image.
-        return {"log_likelihood": nats, "bits_per_dim": -nats / (tf.math.log(2.0) * values)}
+        return {"log_likelihood": nats, "bits_per_token": -nats / (tf.math.log(2.0) * count)}
 
     return score
 

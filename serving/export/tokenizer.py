@@ -47,7 +47,10 @@ def export_tokenizer(
 
     @tf.function(autograph=False, input_signature=[pixels_spec(metadata)])
     def encode_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"tokens": encode(pixels)}
+        # NaN is in no range, and would be the token 0 everywhere.
+        inside = tf.reduce_all((pixels >= 0.0) & (pixels <= 1.0))
+        with tf.control_dependencies([tf.debugging.Assert(inside, ["pixels must be in [0, 1]"])]):
+            return {"tokens": encode(tf.identity(pixels))}
 
     @tf.function(autograph=False, input_signature=[tokens_spec(metadata)])
     def decode_bytes(tokens: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -74,4 +77,14 @@ def export_tokenizer(
     save(directory, model, metadata, signatures, default="reconstruct")
     image = grey_image(metadata)
     tokens = {"tokens": np.zeros([1, metadata.tokens], np.int32)}
-    write_warmup(directory, {"encode": image, "decode": tokens, "reconstruct": image})
+    pixels = {"pixels": np.full([1, *pixels_spec(metadata).shape[1:]], 0.5, np.float32)}
+    write_warmup(
+        directory,
+        {
+            "encode": image,
+            "encode_pixels": pixels,
+            "decode": tokens,
+            "decode_pixels": tokens,
+            "reconstruct": image,
+        },
+    )

@@ -118,7 +118,7 @@ def test_version_swap_under_load_fails_no_request(folder):
         with connect(endpoint) as client:
             while not stop.is_set():
                 try:
-                    answers.append(client.predict("vim", "score", inputs)["bits_per_dim"].item())
+                    answers.append(client.predict("vim", "score", inputs)["bits_per_token"].item())
                 except Exception as error:
                     failures.append(error)
 
