@@ -109,7 +109,7 @@ def export_generator(directory: str, model: tf.Module, generator: Generator) -> 
     save(directory, model, generator.metadata, signatures, default="generate")
     row = SamplingParams().inputs(np.zeros(1), np.zeros(1))
     image = grey_image(generator.metadata)
-    # Each by itself, though they share a graph: TensorFlow specializes it for every caller, which takes seconds.
+    # Each by itself, though they share a graph: TensorFlow specializes it for every caller.
     write_warmup(
         directory,
         {
