@@ -15,7 +15,7 @@ from typing import Any
 import click
 import yaml
 
-from serving.cli.commands import COMMANDS
+from serving.cli import commands, operate
 from serving.cli.files import check_output
 from serving.cli.options import RUN
 from serving.export.atomic import atomic_path
@@ -270,7 +270,13 @@ def compare(runs: tuple[str, ...], output: str | None) -> None:
         click.echo(output, err=True)
 
 
-for command in (train.command, export_samples.command, *kubeflow.COMMANDS, *COMMANDS):
+for command in (
+    train.command,
+    export_samples.command,
+    *kubeflow.COMMANDS,
+    *operate.COMMANDS,
+    *commands.COMMANDS,
+):
     cli.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""Commands that query or serve models: serve, generate, complete, encode, decode, reconstruct.
+"""Commands that query models: generate, complete, encode, decode, reconstruct.
 
 What needs TensorFlow is imported by the command that runs, so that `--help` is fast.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,63 +20,9 @@ from serving.client import queries
 from serving.client.client import Client
 from serving.client.connect import connect, open_folder
 from serving.export.sampling_params import SamplingParams
-from serving.export.versions import model_names, no_model
-from serving.server import ports
-from serving.wire.errors import ServingError
 
 # The colour of what a completion did not keep, in the grid.
 _BLANK = 128
-
-
-@click.command(context_settings=options.SHOW_DEFAULTS)
-@click.option("--run", "run_dir", default=options.RUN, metavar="DIR", help="The run to serve.")
-@click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 accepts other machines.")
-@click.option("--port", type=options.PORT, default=8500, help="gRPC; 0 picks a free one.")
-@click.option("--rest-api-port", type=options.PORT, default=8501, help="REST; 0 picks a free one.")
-@click.option("--request-seconds", type=options.SECONDS, default=120.0, help="Time limit of a request.")
-@click.option(
-    "--enable-batching/--no-enable-batching", default=True, help="Rows of different requests share a call."
-)
-@click.option("--batching-parameters-file", metavar="FILE", help="TF Serving's: sizes, times, threads.")
-@click.option(
-    "--file-system-poll-wait-seconds",
-    type=options.SECONDS,
-    default=2.0,
-    help="Between looks at versions.",
-)
-def serve(
-    run_dir: str,
-    host: str,
-    port: int,
-    rest_api_port: int,
-    request_seconds: float,
-    enable_batching: bool,
-    batching_parameters_file: str | None,
-    file_system_poll_wait_seconds: float,
-) -> None:
-    """Serve a run's pushed models over TF Serving's gRPC and REST, until SIGTERM or Ctrl-C."""
-    with _one_line_errors():
-        for wanted in (port, rest_api_port):
-            ports.check_free(host, wanted)
-    if not model_names(_base(run_dir)):
-        raise click.ClickException(no_model(_base(run_dir)))
-    from serving.server import batching, server
-
-    if batching_parameters_file and not enable_batching:
-        raise click.UsageError(
-            "--batching-parameters-file must go with --enable-batching, got --no-enable-batching"
-        )
-    with _one_line_errors():
-        given = batching_parameters_file
-        rules = batching.read_parameters(given) if given else batching.Batching(enabled=enable_batching)
-        server.serve(
-            _base(run_dir),
-            host=host,
-            port=port,
-            rest_api_port=rest_api_port,
-            poll_seconds=file_system_poll_wait_seconds,
-            limits=server.Limits(request_seconds=request_seconds, batching=rules),
-        )
 
 
 @click.command(context_settings=options.SHOW_DEFAULTS)
@@ -97,7 +42,7 @@ def generate(
 ) -> None:
     """Sample images of the given classes."""
     params = SamplingParams(**sampling)
-    with _one_line_errors(), _client(run_dir, endpoint, output, options.IMAGE_SUFFIXES) as client:
+    with options.one_line_errors(), _client(run_dir, endpoint, output, options.IMAGE_SUFFIXES) as client:
         metadata = client.metadata(queries.GENERATOR)
         with _usage_errors():
             known = metadata.class_names
@@ -142,7 +87,7 @@ def complete(
 ) -> None:
     """Keep the upper part of images and sample the rest; a .png shows what was kept."""
     params = SamplingParams(**sampling)
-    with _one_line_errors(), _client(run_dir, endpoint, output, options.IMAGE_SUFFIXES) as client:
+    with options.one_line_errors(), _client(run_dir, endpoint, output, options.IMAGE_SUFFIXES) as client:
         metadata = client.metadata(queries.GENERATOR)
         with _usage_errors():
             class_id = queries.one_class(metadata, classes)
@@ -182,7 +127,7 @@ def complete(
 @options.output("Tokens as .npz or .json.")
 def encode(run_dir: str | None, endpoint: str | None, images: tuple[Path, ...], output: Path) -> None:
     """Encode images to tokens."""
-    with _one_line_errors(), _client(run_dir, endpoint, output, options.TOKEN_SUFFIXES) as client:
+    with options.one_line_errors(), _client(run_dir, endpoint, output, options.TOKEN_SUFFIXES) as client:
         tokens = queries.encode(client, [files.read_image(path) for path in images])
         files.write_tokens(output, tokens, [path.name for path in images])
     _report(output, len(tokens), "row")
@@ -194,7 +139,7 @@ def encode(run_dir: str | None, endpoint: str | None, images: tuple[Path, ...], 
 @options.images_output
 def decode(run_dir: str | None, endpoint: str | None, tokens_file: Path, output: Path) -> None:
     """Decode the tokens of an .npz or .json file to images."""
-    with _one_line_errors(), _client(run_dir, endpoint, output, options.IMAGE_SUFFIXES) as client:
+    with options.one_line_errors(), _client(run_dir, endpoint, output, options.IMAGE_SUFFIXES) as client:
         tokens, names = files.read_tokens(tokens_file)
         images = queries.decode(client, tokens)
         files.write_images(
@@ -213,7 +158,7 @@ def decode(run_dir: str | None, endpoint: str | None, tokens_file: Path, output:
 @options.images_output
 def reconstruct(run_dir: str | None, endpoint: str | None, images: tuple[Path, ...], output: Path) -> None:
     """Encode images and decode them again; a .png shows both side by side."""
-    with _one_line_errors(), _client(run_dir, endpoint, output, options.IMAGE_SUFFIXES) as client:
+    with options.one_line_errors(), _client(run_dir, endpoint, output, options.IMAGE_SUFFIXES) as client:
         originals = [files.read_image(path) for path in images]
         reconstructions = queries.reconstruct(client, originals)
         names = [path.name for path in images]
@@ -230,7 +175,7 @@ def reconstruct(run_dir: str | None, endpoint: str | None, images: tuple[Path, .
     _report(output, len(reconstructions), "image")
 
 
-COMMANDS = (serve, generate, complete, encode, decode, reconstruct)
+COMMANDS = (generate, complete, encode, decode, reconstruct)
 
 
 def _completion_rows(
@@ -261,9 +206,14 @@ def _client(
     except files.FileError as error:
         raise click.UsageError(str(error)) from error
     timeout = options.timeout(click.get_current_context())
-    base = _base(run_dir or options.RUN)
+    base = options.serving_folder(run_dir or options.RUN)
     say = partial(click.echo, err=True)
-    with connect(endpoint, timeout=timeout) if endpoint else open_folder(base, say) as client:
+    credentials = options.credentials(click.get_current_context())
+    with (
+        connect(endpoint, timeout=timeout, credentials=credentials)
+        if endpoint
+        else open_folder(base, say) as client
+    ):
         yield client
 
 
@@ -273,18 +223,6 @@ def _usage_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-
-
-@contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except ServingError as error:
-        raise click.ClickException(str(error)) from error
-
-
-def _base(run_dir: str) -> str:
-    return os.path.join(run_dir, "serving")
 
 
 def _report(output: Path, number: int, what: str) -> None:

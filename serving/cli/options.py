@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
 from serving.client.connect import TIMEOUT_SECONDS
+from serving.client.credentials import Credentials, read_token
 from serving.export.sampling_params import MAX_SEED, GuidanceSchedule
+from serving.wire.errors import ServingError
 
 Command = Callable[..., None]
 
@@ -30,7 +34,9 @@ def where(command: Command) -> Command:
         "--run", "run_dir", metavar="DIR", help=f"Load the models of this run.  [default: {RUN}]"
     )
     endpoint = click.option(
-        "--endpoint", metavar="URL", help="Query a server instead: grpc://host:port or http://host:port."
+        "--endpoint",
+        metavar="URL",
+        help="Query a server instead: grpc://host:port, http://host:port, grpcs:// or https://.",
     )
     seconds = click.option(
         "--timeout",
@@ -40,7 +46,32 @@ def where(command: Command) -> Command:
         callback=lambda context, _, value: context.meta.update({_TIMEOUT: value}),
         help="Seconds to wait for the server's answer.",
     )
-    return run(endpoint(seconds(command)))
+    token = click.option(
+        "--token-file",
+        metavar="FILE",
+        expose_value=False,
+        callback=_keep,
+        help="The bearer token of the server.",
+    )
+    roots = click.option(
+        "--root-certificates",
+        metavar="FILE",
+        expose_value=False,
+        callback=_keep,
+        help="PEM that the server's certificate comes from.  [default: the system's]",
+    )
+    return run(endpoint(seconds(token(roots(command)))))
+
+
+def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
+    context.meta[f"{__name__}.{option.name}"] = value
+
+
+def credentials(context: click.Context) -> Credentials:
+    """The values of --token-file and --root-certificates."""
+    given = {name: context.meta.get(f"{__name__}.{name}") for name in ("token_file", "root_certificates")}
+    token = read_token(given["token_file"]) if given["token_file"] else ""
+    return Credentials(token, given["root_certificates"] or "")
 
 
 def timeout(context: click.Context) -> float:
@@ -90,3 +121,17 @@ images = click.argument(
     "images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 images_output = output("A .png (labelled grid), an .npz, or a folder (a PNG each).")
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Show errors of serving as click shows its own."""
+    try:
+        yield
+    except ServingError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def serving_folder(run_dir: str) -> str:
+    """Where a run's pushed models are."""
+    return os.path.join(run_dir, "serving")

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from serving.export.metadata import Metadata
 from serving.wire.errors import ClientError
 
+# How often a busy server, or one that restarts, is asked; seconds before the second time, which then double.
+ATTEMPTS, BACKOFF = 4, 0.2
+
 # An array of any dtype; strings are object arrays of bytes.
 Array = NDArray[Any]
 

@@ -5,35 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from serving.client.client import Client
+from serving.client.credentials import NONE, Credentials
 from serving.wire.errors import ClientError
 
 # Above the servers' own limit, so that the server explains a slow answer.
 TIMEOUT_SECONDS = 150.0
 
 
-def connect(endpoint: str, *, timeout: float = TIMEOUT_SECONDS) -> Client:
+def connect(endpoint: str, *, timeout: float = TIMEOUT_SECONDS, credentials: Credentials = NONE) -> Client:
     """Create the client of a server, the embedded one or tensorflow/serving.
 
     Args:
-      endpoint: grpc://host:port or http://host:port (or https).
+      endpoint: grpc://host:port or http://host:port, over TLS grpcs:// or https://.
       timeout: seconds a request may take.
+      credentials: for servers that want them.
 
     Raises:
       ClientError: the endpoint has another form. Whether a server answers shows at the first request.
     """
     scheme, _, address = endpoint.partition("://")
     # Clients are imported when they are needed: gRPC's messages import TensorFlow.
-    if scheme == "grpc" and address:
+    if scheme in ("grpc", "grpcs") and address:
         from serving.client.grpc import GrpcClient
 
-        return GrpcClient(address, timeout)
+        return GrpcClient(endpoint, timeout, credentials)
     if scheme in ("http", "https") and address:
         from serving.client.rest import RestClient
 
-        return RestClient(endpoint, timeout)
-    raise ClientError(
-        f"endpoint must be grpc://host:port, http://host:port or https://host:port, got {endpoint!r}"
-    )
+        return RestClient(endpoint, timeout, credentials)
+    raise ClientError(f"endpoint must be grpc://host:port, grpcs://, http:// or https://, got {endpoint!r}")
 
 
 def open_folder(base: str, say: Callable[[str], None] | None = None) -> Client:

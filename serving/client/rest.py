@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
+import random
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -12,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from serving.client.client import Array, Client
+from serving.client.client import ATTEMPTS, BACKOFF, Array, Client
+from serving.client.credentials import NONE, Credentials
 from serving.wire.errors import ClientError, RequestError
 from serving.wire.json_tensors import decode, encode
 
@@ -33,9 +37,11 @@ _DTYPES = {
 class RestClient(Client):
     """Queries /v1/models at `endpoint` (http://host:port)."""
 
-    def __init__(self, endpoint: str, timeout: float):
+    def __init__(self, endpoint: str, timeout: float, credentials: Credentials = NONE):
         self._endpoint = endpoint.rstrip("/")
         self._timeout = timeout
+        self._headers = {"Content-Type": "application/json", **credentials.headers}
+        self._tls = credentials.http if endpoint.startswith("https://") else None
         self._signatures: dict[str, dict[str, Any]] = {}
 
     def predict(self, model: str, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -67,11 +73,10 @@ class RestClient(Client):
         request = urllib.request.Request(
             f"{self._endpoint}/v1/models/{urllib.parse.quote(path, safe=':/')}",
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
+            headers=self._headers,
         )
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as response:
-                answer = response.read(MAX_ANSWER_BYTES + 1)
+            answer = self._answer(request)
         except urllib.error.HTTPError as error:
             raise ClientError(f"{self._endpoint} refused: {_message(error)}") from error
         except TimeoutError as error:
@@ -86,6 +91,29 @@ class RestClient(Client):
             return json.loads(answer)
         except ValueError as error:
             raise ClientError(f"{self._endpoint} must answer with JSON; is it a model server?") from error
+
+    def _answer(self, request: urllib.request.Request) -> bytes:
+        """The body of an answer; a server that is busy or restarts is asked again, within the time limit."""
+        end = time.monotonic() + self._timeout
+        for attempt in itertools.count(1):
+            left = max(end - time.monotonic(), 0.001)
+            try:
+                with urllib.request.urlopen(request, timeout=left, context=self._tls) as response:
+                    answer: bytes = response.read(MAX_ANSWER_BYTES + 1)
+                    return answer
+            except urllib.error.URLError as error:
+                pause = BACKOFF * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)
+                if attempt == ATTEMPTS or not _passes(error) or time.monotonic() + pause > end:
+                    raise
+                time.sleep(pause)
+        raise AssertionError  # the loop ends only by a return or an error
+
+
+def _passes(error: urllib.error.URLError) -> bool:
+    """Whether the same request may be answered later."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code in (429, 503)
+    return isinstance(error.reason, ConnectionRefusedError)
 
 
 def _message(error: urllib.error.HTTPError) -> str:

@@ -7,20 +7,26 @@ for a fault of one request, each is asked alone, so that only the faulty one is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
+from serving.server import textproto
 from serving.server.servable import Servable, Signature
-from serving.wire.errors import ServingError, invalid, one_line
+from serving.wire.errors import ServingError, invalid
 
 Arrays = dict[str, np.ndarray]
 
-# Of session_bundle_config.proto, which the package of TF Serving's messages lacks.
 _FIELDS = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
+# Of session_bundle_config.proto.
+_FILE = {
+    **{name: {"value": int} for name in _FIELDS},
+    "thread_pool_name": {"value": str},
+    "allowed_batch_sizes": [int],
+    "pad_variable_length_inputs": bool,
+}
 
 
 @dataclass(frozen=True)
@@ -71,13 +77,9 @@ def read_parameters(path: str) -> Batching:
     Raises:
       ServingError: the file cannot be read, or holds something else.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            parsed = text_format.Parse(file.read(), _parameters_message()())
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise ServingError(f"{path} must hold BatchingParameters, got {one_line(error)}") from error
-    given = {name: getattr(parsed, name).value for name in _FIELDS if parsed.HasField(name)}
-    sizes = tuple(parsed.allowed_batch_sizes)
+    read = textproto.read(path, "BatchingParameters", _FILE)
+    given = {name: read[name].get("value", 0) for name in _FIELDS if name in read}
+    sizes = read.get("allowed_batch_sizes", ())
     if sizes:
         given.setdefault("max_batch_size", sizes[-1])
     return Batching(**given, allowed_batch_sizes=sizes)
@@ -165,33 +167,3 @@ def bytes_of(arrays: Mapping[str, np.ndarray]) -> int:
     return sum(array.nbytes for array in arrays.values()) + sum(
         len(one) for all in strings for one in all.flat
     )
-
-
-def _parameters_message() -> Callable[[], object]:
-    """The class of BatchingParameters, made from the names of its fields."""
-    kinds = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(
-        name="tfx_vim_batching_parameters.proto", package="tfx_vim", syntax="proto3"
-    )
-    value = file.message_type.add(name="Value")
-    value.field.add(name="value", number=1, type=kinds.TYPE_INT64, label=kinds.LABEL_OPTIONAL)
-    text = file.message_type.add(name="Text")
-    text.field.add(name="value", number=1, type=kinds.TYPE_STRING, label=kinds.LABEL_OPTIONAL)
-    parameters = file.message_type.add(name="BatchingParameters")
-    for number, name in enumerate((*_FIELDS, "thread_pool_name"), 1):
-        kind = ".tfx_vim.Text" if name == "thread_pool_name" else ".tfx_vim.Value"
-        parameters.field.add(
-            name=name, number=number, type=kinds.TYPE_MESSAGE, type_name=kind, label=kinds.LABEL_OPTIONAL
-        )
-    parameters.field.add(
-        name="allowed_batch_sizes", number=6, type=kinds.TYPE_INT64, label=kinds.LABEL_REPEATED
-    )
-    parameters.field.add(
-        name="pad_variable_length_inputs", number=7, type=kinds.TYPE_BOOL, label=kinds.LABEL_OPTIONAL
-    )
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    descriptor = pool.FindMessageTypeByName("tfx_vim.BatchingParameters")
-    if hasattr(message_factory, "GetMessageClass"):
-        return message_factory.GetMessageClass(descriptor)
-    return message_factory.MessageFactory(pool).GetPrototype(descriptor)  # protobuf 3, of lane A

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -11,28 +12,40 @@ from google.protobuf.message import DecodeError, Message
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
+    model_management_pb2,
     model_pb2,
     predict_pb2,
 )
 
+from serving.server import image_limit, model_config
 from serving.server.batching import Arrays, Call, bytes_of
-from serving.server.models import ModelRepository
+from serving.server.models import Model, ModelRepository
+from serving.server.observation import Observer, Seen
 from serving.server.scheduler import Scheduler
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
-from serving.wire.errors import RequestError, invalid
+from serving.wire.errors import RequestError, ServingError, invalid
 from serving.wire.tensor_protos import from_protos, specs_of, to_proto
 
 T = TypeVar("T")
 
 _STATUS = get_model_status_pb2.ModelVersionStatus
 _SIGNATURE_DEF = "signature_def"
+GRPC = "GRPC"
 # Larger messages are converted in a thread, so that others are answered meanwhile.
 _SMALL = 2**16
 
 
-def add_services(server: grpc.aio.Server, repository: ModelRepository, scheduler: Scheduler) -> None:
+def add_services(
+    server: grpc.aio.Server,
+    repository: ModelRepository,
+    scheduler: Scheduler,
+    observer: Observer,
+    *,
+    max_image_pixels: int,
+) -> None:
     """Add the services of the repository's models to `server`; older calls answer UNIMPLEMENTED."""
-    prediction, models = PredictionService(repository, scheduler), ModelService(repository)
+    prediction = PredictionService(repository, scheduler, observer, max_image_pixels)
+    models = ModelService(repository, observer)
     for service, methods in {
         "PredictionService": {
             "Predict": (prediction.Predict, predict_pb2.PredictRequest),
@@ -42,7 +55,11 @@ def add_services(server: grpc.aio.Server, repository: ModelRepository, scheduler
             ),
         },
         "ModelService": {
-            "GetModelStatus": (models.GetModelStatus, get_model_status_pb2.GetModelStatusRequest)
+            "GetModelStatus": (models.GetModelStatus, get_model_status_pb2.GetModelStatusRequest),
+            "HandleReloadConfigRequest": (
+                models.HandleReloadConfigRequest,
+                model_management_pb2.ReloadConfigRequest,
+            ),
         },
     }.items():
         handlers = {name: _handler(method, request) for name, (method, request) in methods.items()}
@@ -74,9 +91,13 @@ def _handler(
 class PredictionService:
     """Predict and GetModelMetadata."""
 
-    def __init__(self, repository: ModelRepository, scheduler: Scheduler):
+    def __init__(
+        self, repository: ModelRepository, scheduler: Scheduler, observer: Observer, max_image_pixels: int
+    ):
         self._repository = repository
         self._scheduler = scheduler
+        self._observer = observer
+        self._max_image_pixels = max_image_pixels
 
     async def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.aio.ServicerContext
@@ -84,16 +105,24 @@ class PredictionService:
         """Run one signature."""
         version, label = _choice(request.model_spec)
         async with _status(context):
-            model = self._repository.model(request.model_spec.name)
-            with model.lease(version, label) as servable:
-                size = request.ByteSize()
-                self._scheduler.hold(size)
-                try:
-                    call = await self._converted(size, lambda: _call(servable, request))
-                finally:
-                    self._scheduler.release(size)
-                outputs = await self._scheduler.run(call, seconds=context.time_remaining())
-                return await self._converted(bytes_of(outputs), lambda: _answer(call, outputs))
+            with self._observer.observe(GRPC, "Predict") as seen:
+                model = self._repository.model(request.model_spec.name)
+                seen.model, seen.signature = model.name, request.model_spec.signature_name
+                with model.lease(version, label) as servable:
+                    seen.version = servable.version
+                    return await self._predicted(request, servable, seen, context.time_remaining())
+
+    async def _predicted(
+        self, request: predict_pb2.PredictRequest, servable: Servable, seen: Seen, seconds: float | None
+    ) -> predict_pb2.PredictResponse:
+        size = request.ByteSize()
+        self._scheduler.hold(size)
+        try:
+            call = await self._converted(size, lambda: _call(servable, request, self._max_image_pixels))
+        finally:
+            self._scheduler.release(size)
+        outputs = await self._scheduler.run(call, seen, seconds)
+        return await self._converted(bytes_of(outputs), lambda: _answer(call, outputs))
 
     async def _converted(self, size: int, work: Callable[[], T]) -> T:
         return work() if size < _SMALL else await self._scheduler.in_thread(work)
@@ -104,20 +133,33 @@ class PredictionService:
         """Return the signatures, as stored in the SavedModel."""
         version, label = _choice(request.model_spec)
         async with _status(context):
-            if list(request.metadata_field) != [_SIGNATURE_DEF]:
-                given = ", ".join(request.metadata_field) or "none"
-                raise invalid(f"metadata_field must be {_SIGNATURE_DEF}, got {given}")
-            with self._repository.model(request.model_spec.name).lease(version, label) as servable:
-                response = get_model_metadata_pb2.GetModelMetadataResponse(model_spec=_spec(servable))
-                response.metadata[_SIGNATURE_DEF].Pack(signature_def_map(servable))
-                return response
+            with self._observer.observe(GRPC, "GetModelMetadata") as seen:
+                model = self._repository.model(request.model_spec.name)
+                seen.model = model.name
+                return self._metadata(model, version, label, request)
+
+    def _metadata(
+        self,
+        model: Model,
+        version: int | None,
+        label: str | None,
+        request: get_model_metadata_pb2.GetModelMetadataRequest,
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+        if list(request.metadata_field) != [_SIGNATURE_DEF]:
+            given = ", ".join(request.metadata_field) or "none"
+            raise invalid(f"metadata_field must be {_SIGNATURE_DEF}, got {given}")
+        with model.lease(version, label) as servable:
+            response = get_model_metadata_pb2.GetModelMetadataResponse(model_spec=_spec(servable))
+            response.metadata[_SIGNATURE_DEF].Pack(signature_def_map(servable))
+            return response
 
 
 class ModelService:
-    """GetModelStatus; there is no HandleReloadConfigRequest, as the folder is the configuration."""
+    """GetModelStatus and HandleReloadConfigRequest."""
 
-    def __init__(self, repository: ModelRepository):
+    def __init__(self, repository: ModelRepository, observer: Observer):
         self._repository = repository
+        self._observer = observer
 
     async def GetModelStatus(
         self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.aio.ServicerContext
@@ -125,8 +167,12 @@ class ModelService:
         """Return the state of every version, with the error of those that did not load."""
         version, label = _choice(request.model_spec)
         async with _status(context):
+            with self._observer.observe(GRPC, "GetModelStatus") as seen:
+                model = self._repository.model(request.model_spec.name)
+                seen.model = model.name
+                statuses = model.statuses(version, label)
             response = get_model_status_pb2.GetModelStatusResponse()
-            for status in self._repository.model(request.model_spec.name).statuses(version, label):
+            for status in statuses:
                 answer = response.model_version_status.add(
                     version=status.version, state=_STATUS.State.Value(status.state)
                 )
@@ -135,20 +181,43 @@ class ModelService:
                     answer.status.error_message = status.error.message
             return response
 
+    async def HandleReloadConfigRequest(
+        self, request: model_management_pb2.ReloadConfigRequest, context: grpc.aio.ServicerContext
+    ) -> model_management_pb2.ReloadConfigResponse:
+        """Serve other models, or other versions; answers when they are loaded.
+
+        As in TF Serving the error of a version is in the answer's own status.
+        """
+        async with _status(context):
+            with self._observer.observe(GRPC, "HandleReloadConfigRequest"):
+                try:
+                    configs = model_config.of_message(request.config, "config")
+                except ServingError as error:
+                    raise invalid(str(error)) from error
+                news = await asyncio.to_thread(self._repository.reload, configs)
+            response = model_management_pb2.ReloadConfigResponse()
+            failed = next((status.error for status in news if status.error), None)
+            if failed:
+                response.status.error_code = failed.code.value[0]
+                response.status.error_message = failed.message
+            return response
+
 
 def signature_def_map(servable: Servable) -> get_model_metadata_pb2.SignatureDefMap:
     """Return the signatures of a loaded version as TF Serving's SignatureDefMap."""
     return get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signature_defs)
 
 
-def _call(servable: Servable, request: predict_pb2.PredictRequest) -> Call:
+def _call(servable: Servable, request: predict_pb2.PredictRequest, max_image_pixels: int) -> Call:
     """The call of a request, checked before any of its tensors is expanded."""
     signature = servable.signature(request.model_spec.signature_name or DEFAULT_SIGNATURE)
     outputs = servable.wanted(signature, request.output_filter)
     # A message may hold any number of unknown inputs: their names are compared first.
     signature.check_names(request.inputs)
     signature.check_inputs(specs_of(request.inputs))
-    return Call(servable, signature, from_protos(request.inputs), outputs)
+    inputs = from_protos(request.inputs)
+    image_limit.check(inputs, max_image_pixels)
+    return Call(servable, signature, inputs, outputs)
 
 
 def _answer(call: Call, outputs: Arrays) -> predict_pb2.PredictResponse:

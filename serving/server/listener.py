@@ -6,6 +6,7 @@ aiohttp waits for it without end, and each such connection keeps a file descript
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import cast
 
 from aiohttp import web
@@ -15,8 +16,10 @@ from serving.server.ports import cannot_listen
 _END = b"\r\n\r\n"
 
 
-async def listen(runner: web.AppRunner, host: str, port: int, header_seconds: float) -> asyncio.Server:
-    """Listen for the requests of an application.
+async def listen(
+    runner: web.AppRunner, host: str, port: int, header_seconds: float, tls: ssl.SSLContext | None = None
+) -> asyncio.Server:
+    """Listen for the requests of an application, over TLS if a context is given.
 
     Raises:
       ServingError: the port is in use.
@@ -26,7 +29,7 @@ async def listen(runner: web.AppRunner, host: str, port: int, header_seconds: fl
         return FirstHeader(cast(asyncio.Protocol, runner.server()), header_seconds)  # type: ignore[misc]
 
     try:
-        return await asyncio.get_running_loop().create_server(connection, host, port)
+        return await asyncio.get_running_loop().create_server(connection, host, port, ssl=tls)
     except OSError as error:
         await runner.cleanup()
         raise cannot_listen(host, port, "it is in use") from error

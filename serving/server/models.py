@@ -1,8 +1,8 @@
 """Versions of models in a folder: discovery, loading and replacement under load.
 
 `<base>/<model>/<integer version>/saved_model.pb`, TF Serving's layout and policy: the newest version
-of each model serves. A new version is loaded beside the old one, which answers until its last request
-is done; a version that does not load is reported and skipped.
+of each model serves, unless a configuration file names others. A new version is loaded beside the old one,
+which answers until its last request is done; a version that does not load is reported and skipped.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from typing import Literal
 import grpc
 import tensorflow as tf
 
-from serving.export.versions import model_names, no_model, versions
+from serving.export.versions import no_model, versions
+from serving.server import model_config
+from serving.server.model_config import ModelConfig
 from serving.server.servable import Servable
 from serving.wire.errors import RequestError, ServingError, not_found, one_line
 
-# The label of every model's serving version.
+# The label of every model's newest version, unless its configuration gives it to another.
 STABLE = "stable"
 
 State = Literal["LOADING", "AVAILABLE", "UNLOADING", "END"]
@@ -52,42 +54,70 @@ class _Lease:
 class Model:
     """One model's folder. Thread-safe, except that only one thread may call `refresh`."""
 
-    def __init__(self, name: str, directory: str):
-        self._name = name
-        self._directory = directory
+    def __init__(self, config: ModelConfig):
+        self._config = config
         self._lock = threading.Lock()
-        self._serving: _Lease | None = None
+        self._serving: dict[int, _Lease] = {}
         self._statuses: dict[int, VersionStatus] = {}
         self._failed: dict[int, Fingerprint] = {}
         self._unloaded = False
 
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._config.name
+
+    def configure(self, config: ModelConfig) -> None:
+        """Follow another configuration from the next `refresh` on; labels count at once."""
+        with self._lock:
+            self._config = config
+
     def refresh(self) -> list[VersionStatus]:
-        """Serve the newest version that loads; return the versions that became available or failed."""
+        """Serve the versions that the policy names; return those that became available or failed.
+
+        A version is loaded before another one is given up, and without a new one the old ones stay.
+        """
         news = []
-        on_disk = versions(self._directory)
+        policy = self._config.policy
+        on_disk = versions(self._config.folder)
         self._forget(on_disk)
-        for version, path in on_disk.items():
-            if self._serving and version == self._serving.servable.version:
+        wanted: list[int] = []
+        for version in policy.candidates(on_disk):
+            if policy.most is not None and len(wanted) >= policy.most:
                 break
-            fingerprint = _fingerprint(path)
+            if version in self._serving:
+                wanted.append(version)
+                continue
+            fingerprint = _fingerprint(on_disk[version])
             if self._failed.get(version) == fingerprint:
                 continue
             before = self._statuses.get(version)
-            status = self._load(version, path)
+            status = self._load(version, on_disk[version])
             if status.error is None:
                 news.append(status)
-                break
+                wanted.append(version)
+                continue
             self._failed[version] = fingerprint
             if before is None or str(before.error) != str(status.error):
                 news.append(status)
+        if wanted:
+            self._retire(set(self._serving) - set(wanted))
         return news
+
+    def close(self) -> None:
+        """Give up all versions, each when its last request is done."""
+        self._retire(set(self._serving))
 
     @contextlib.contextmanager
     def lease(self, version: int | None, label: str | None) -> Iterator[Servable]:
-        """Yield the serving version, kept in memory until the context ends.
+        """Yield a version that is served, kept in memory until the context ends.
+
+        Args:
+          version: which one; the newest if None.
+          label: the name of one.
 
         Raises:
-          RequestError: NOT_FOUND if `version` or `label` asks for another one.
+          RequestError: NOT_FOUND if it is not served.
         """
         with self._lock:
             lease = self._find(version, label)
@@ -110,44 +140,52 @@ class Model:
                 if version is None or known == version
             ]
         if not found:
-            raise not_found(f"version {version} of {self._name} is unknown")
+            raise not_found(f"version {version} of {self.name} is unknown")
         return found
 
     def _find(self, version: int | None, label: str | None) -> _Lease:
-        if label not in (None, STABLE):
-            raise not_found(f"label must be {STABLE}, got {label!r}")
-        if self._serving is None:
-            raise not_found(f"no version of {self._name} is served")
-        allowed = self._serving.servable.version
-        if version not in (None, allowed):
-            raise not_found(f"version of {self._name} must be {allowed}, got {version}")
-        return self._serving
+        if not self._serving:
+            raise not_found(f"no version of {self.name} is served")
+        labels = {STABLE: max(self._serving), **self._config.labels}
+        if label is not None:
+            if label not in labels:
+                raise not_found(f"label must be one of {', '.join(sorted(labels))}, got {label!r}")
+            version = labels[label]
+        wanted = max(self._serving) if version is None else version
+        if wanted not in self._serving:
+            served = ", ".join(map(str, sorted(self._serving)))
+            raise not_found(f"version of {self.name} must be {served}, got {wanted}")
+        return self._serving[wanted]
 
     def _load(self, version: int, path: str) -> VersionStatus:
         with self._lock:
             self._note(version, "LOADING")
         try:
-            servable = Servable(self._name, version, path)
+            servable = Servable(self.name, version, path)
         # TensorFlow raises almost any exception on a broken folder; the old version must keep serving.
         except Exception as error:
-            message = f"version {version} of {self._name} does not load: {one_line(error)}"
+            message = f"version {version} of {self.name} does not load: {one_line(error)}"
             with self._lock:
                 return self._note(version, "END", RequestError(grpc.StatusCode.INVALID_ARGUMENT, message))
         with self._lock:
-            retired, self._serving = self._serving, _Lease(servable)
-            status = self._note(version, "AVAILABLE")
-            if retired:
-                self._note(retired.servable.version, "UNLOADING")
-                self._end_if_unused(retired)
-        return status
+            self._serving[version] = _Lease(servable)
+            return self._note(version, "AVAILABLE")
+
+    def _retire(self, old: Collection[int]) -> None:
+        with self._lock:
+            for version in old:
+                lease = self._serving.pop(version)
+                self._note(version, "UNLOADING")
+                self._end_if_unused(lease)
 
     def _end_if_unused(self, lease: _Lease) -> None:
-        if lease is not self._serving and not lease.requests:
-            self._note(lease.servable.version, "END")
+        version = lease.servable.version
+        if self._serving.get(version) is not lease and not lease.requests:
+            self._note(version, "END")
             self._unloaded = True
 
     def _note(self, version: int, state: State, error: RequestError | None = None) -> VersionStatus:
-        self._statuses[version] = VersionStatus(self._name, version, state, error)
+        self._statuses[version] = VersionStatus(self.name, version, state, error)
         return self._statuses[version]
 
     def _forget(self, on_disk: Collection[int]) -> None:
@@ -163,28 +201,85 @@ class Model:
 
 
 class ModelRepository:
-    """Every model below one base folder."""
+    """Every model below one folder, or of a configuration file, which may change."""
 
-    def __init__(self, base: str):
-        """Load the newest versions.
+    def __init__(self, source: str):
+        """Load the versions.
+
+        Args:
+          source: a folder, or a `--model_config_file`.
 
         Raises:
-          ServingError: the folder holds no model, or none that loads.
+          ServingError: there is no model, or none that loads, or the file is wrong.
         """
-        self._base = base
+        self._source = source
+        self._is_file = os.path.isfile(source)
+        self._read: tuple[int, int] | None = None
+        # What a file or HandleReloadConfigRequest has named; a folder names its own.
+        self._given: list[ModelConfig] = []
         self._models: dict[str, Model] = {}
+        # A look at the folder and a reload may come at the same time.
+        self._refreshing = threading.Lock()
         news = self.refresh()
         if not self._models:
-            raise ServingError(no_model(base))
+            raise ServingError(no_model(source))
         if not any(status.state == "AVAILABLE" for status in news):
-            raise ServingError(f"no model in {base} loads: {news[0].error}")
+            reason = news[0].error if news else "there is no version"
+            raise ServingError(f"no model in {source} loads: {reason}")
         self.first_news = news
 
     def refresh(self) -> list[VersionStatus]:
-        """Scan the folder again; return the versions that became available or failed."""
-        for name in model_names(self._base):
-            if name not in self._models:
-                self._models[name] = Model(name, os.path.join(self._base, name))
+        """Look at the folder or the file again; return the versions that became available or failed.
+
+        Raises:
+          ServingError: the file is wrong; what is served stays.
+        """
+        with self._refreshing:
+            return self._follow(self._named())
+
+    def reload(self, configs: list[ModelConfig]) -> list[VersionStatus]:
+        """Serve these models and no others, as HandleReloadConfigRequest asks, until the file changes.
+
+        Raises:
+          RequestError: PERMISSION_DENIED if a folder is in none that models are served from now: a client may
+            choose among models, and not read what else is on this machine.
+        """
+        with self._refreshing:
+            for config in configs:
+                if not any(_is_in(config.folder, root) for root in self._roots()):
+                    raise RequestError(
+                        grpc.StatusCode.PERMISSION_DENIED,
+                        f"base_path of {config.name} must be in a folder that is served, got {config.folder}",
+                    )
+            self._given = configs
+            return self._follow(configs)
+
+    def _roots(self) -> list[str]:
+        if not self._is_file:
+            return [self._source]
+        return [os.path.dirname(one.folder.rstrip("/")) for one in model_config.read(self._source)]
+
+    def _named(self) -> list[ModelConfig]:
+        if not self._is_file:
+            return self._given or model_config.below(self._source)
+        state = os.stat(self._source)
+        stamp = state.st_mtime_ns, state.st_ino
+        if stamp != self._read:
+            # Before it is read: a wrong file is reported once.
+            self._read = stamp
+            self._given = model_config.read(self._source)
+        return self._given
+
+    def _follow(self, configs: list[ModelConfig]) -> list[VersionStatus]:
+        for config in configs:
+            if config.name in self._models:
+                self._models[config.name].configure(config)
+            else:
+                self._models[config.name] = Model(config)
+        # A folder that is gone may come back; what a file no longer names does not.
+        if self._given:
+            for name in set(self._models) - {config.name for config in configs}:
+                self._models.pop(name).close()
         news: list[VersionStatus] = []
         for name, model in list(self._models.items()):
             try:
@@ -193,6 +288,10 @@ class ModelRepository:
             except (OSError, tf.errors.OpError) as error:
                 print(f"cannot look for versions of {name}: {one_line(error)}", file=sys.stderr, flush=True)
         return news
+
+    def models(self) -> list[Model]:
+        """All models."""
+        return list(self._models.values())
 
     def model(self, name: str) -> Model:
         """Return the model of that name.
@@ -203,6 +302,12 @@ class ModelRepository:
         if name not in self._models:
             raise not_found(f"model must be one of {', '.join(sorted(self._models))}, got {name!r}")
         return self._models[name]
+
+
+def _is_in(folder: str, root: str) -> bool:
+    if "://" in folder or "://" in root:
+        return ".." not in folder.split("/") and folder.startswith(f"{root.rstrip('/')}/")
+    return os.path.realpath(folder).startswith(f"{os.path.realpath(root)}{os.sep}")
 
 
 def _fingerprint(path: str) -> Fingerprint:

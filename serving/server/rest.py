@@ -16,9 +16,12 @@ from aiohttp.typedefs import Handler
 from google.protobuf import json_format
 
 from serving.export.versions import MAX_VERSION
+from serving.server import image_limit
+from serving.server.access import Access, token_middleware
 from serving.server.batching import Arrays, Call
 from serving.server.grpc import signature_def_map
 from serving.server.models import Model, ModelRepository
+from serving.server.observation import Observer, Seen
 from serving.server.scheduler import Scheduler
 from serving.server.servable import Servable, specs_of
 from serving.wire.errors import RequestError, invalid
@@ -27,6 +30,7 @@ from serving.wire.json_tensors import PredictBody
 # HTTP statuses of TF Serving's REST interface by gRPC status; 500 for all others.
 _HTTP_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
     grpc.StatusCode.NOT_FOUND: 404,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
     grpc.StatusCode.UNIMPLEMENTED: 501,
@@ -34,25 +38,37 @@ _HTTP_STATUS = {
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
 
+REST = "REST"
+METRICS = "/monitoring/prometheus/metrics"
+
 
 def application(
     repository: ModelRepository,
     scheduler: Scheduler,
+    observer: Observer,
     *,
+    access: Access,
     max_body_bytes: int,
     body_seconds: float,
+    max_image_pixels: int,
 ) -> web.Application:
     """Create the aiohttp application.
 
     Args:
       repository: the models to serve.
       scheduler: runs the models.
+      observer: is told of each request, and answers `METRICS`.
+      access: who may ask.
       max_body_bytes: a larger body is answered with 413.
       body_seconds: a body that takes longer to arrive is answered with 408.
+      max_image_pixels: an image with more is refused.
     """
     bodies = Bodies(scheduler, max_body_bytes, body_seconds)
-    service = RestService(repository, scheduler, bodies)
-    app = web.Application(client_max_size=max_body_bytes, middlewares=[_errors_as_json])
+    service = RestService(repository, scheduler, observer, bodies, max_image_pixels)
+    app = web.Application(
+        client_max_size=max_body_bytes, middlewares=[_errors_as_json, token_middleware(access)]
+    )
+    app.router.add_get(METRICS, service.metrics)
     for choice in ("", "/versions/{version:[^/:]+}", "/labels/{label:[^/:]+}"):
         prefix = "/v1/models/{model:[^/:]+}" + choice
         app.router.add_get(prefix, service.status)
@@ -105,16 +121,27 @@ class Bodies:
 
 
 class RestService:
-    """The handlers of status, metadata and :predict."""
+    """The handlers of status, metadata, :predict and the metrics."""
 
-    def __init__(self, repository: ModelRepository, scheduler: Scheduler, bodies: Bodies):
+    def __init__(
+        self,
+        repository: ModelRepository,
+        scheduler: Scheduler,
+        observer: Observer,
+        bodies: Bodies,
+        max_image_pixels: int,
+    ):
         self._repository = repository
         self._scheduler = scheduler
+        self._observer = observer
         self._bodies = bodies
+        self._max_image_pixels = max_image_pixels
 
     async def status(self, request: web.Request) -> web.Response:
         """GET /v1/models/M: the state of every version, with the error of those that did not load."""
-        model, version, label = self._choice(request)
+        with self._observer.observe(REST, "GetModelStatus") as seen:
+            model, version, label = self._choice(request, seen)
+            statuses = model.statuses(version, label)
         return web.json_response(
             {
                 "model_version_status": [
@@ -126,15 +153,17 @@ class RestService:
                             "error_message": status.error.message if status.error else "",
                         },
                     }
-                    for status in model.statuses(version, label)
+                    for status in statuses
                 ]
             }
         )
 
     async def metadata(self, request: web.Request) -> web.Response:
         """GET /v1/models/M/metadata: the signatures."""
-        model, version, label = self._choice(request)
-        with model.lease(version, label) as servable:
+        with contextlib.ExitStack() as stack:
+            seen = stack.enter_context(self._observer.observe(REST, "GetModelMetadata"))
+            model, version, label = self._choice(request, seen)
+            servable = stack.enter_context(model.lease(version, label))
             signatures = json_format.MessageToDict(
                 signature_def_map(servable), preserving_proto_field_name=True
             )
@@ -143,34 +172,47 @@ class RestService:
 
     async def predict(self, request: web.Request) -> web.Response:
         """POST /v1/models/M:predict: run one signature."""
-        model, version, label = self._choice(request)
-        with model.lease(version, label) as servable:
+        with contextlib.ExitStack() as stack:
+            seen = stack.enter_context(self._observer.observe(REST, "Predict"))
+            model, version, label = self._choice(request, seen)
+            servable = stack.enter_context(model.lease(version, label))
+            seen.version = servable.version
             asked, call = await self._read(request, servable)
-            outputs = await self._scheduler.run(call)
+            seen.signature = call.signature.name
+            outputs = await self._scheduler.run(call, seen)
             answer = await self._scheduler.in_thread(lambda: json.dumps(asked.answer(outputs)))
         return web.Response(text=answer, content_type="application/json")
 
     async def _read(self, request: web.Request, servable: Servable) -> tuple[PredictBody, Call]:
         async with self._bodies.read(request) as body:
-            return await self._scheduler.in_thread(functools.partial(_call, servable, body))
+            return await self._scheduler.in_thread(
+                functools.partial(_call, servable, body, self._max_image_pixels)
+            )
 
-    def _choice(self, request: web.Request) -> tuple[Model, int | None, str | None]:
+    async def metrics(self, request: web.Request) -> web.Response:
+        """GET /monitoring/prometheus/metrics, TF Serving's default path."""
+        del request
+        return web.Response(text=self._observer.exposition(), content_type="text/plain")
+
+    def _choice(self, request: web.Request, seen: Seen) -> tuple[Model, int | None, str | None]:
         version = request.match_info.get("version")
         if version is not None and not (
             version.isascii() and version.isdecimal() and len(version) < 20 and int(version) <= MAX_VERSION
         ):
             raise invalid(f"version must be an integer from 0 to 2^63 - 1, got {version!r}")
         model = self._repository.model(request.match_info["model"])
+        seen.model = model.name
         return model, None if version is None else int(version), request.match_info.get("label")
 
 
-def _call(servable: Servable, body: bytes) -> tuple[PredictBody, Call]:
+def _call(servable: Servable, body: bytes, max_image_pixels: int) -> tuple[PredictBody, Call]:
     request = PredictBody.from_json(body)
     signature = servable.signature(request.signature_name)
     inputs: Arrays = request.arrays(
         {name: spec.dtype.as_numpy_dtype for name, spec in signature.inputs.items()}
     )
     signature.check_inputs(specs_of(inputs))
+    image_limit.check(inputs, max_image_pixels)
     return request, Call(servable, signature, inputs, tuple(signature.outputs))
 
 

@@ -17,6 +17,7 @@ from tensorflow.python.eager.cancellation import CancellationManager
 from serving.server import batching
 from serving.server.batching import Arrays, Batching, Call
 from serving.server.cancellation import cancelled_by
+from serving.server.observation import Observer, Seen
 from serving.wire.errors import RequestError
 
 T = TypeVar("T")
@@ -36,7 +37,16 @@ class _Waiting:
     call: Call
     answer: asyncio.Future[Arrays]
     bytes: int
+    seen: Seen
     since: float = field(default_factory=time.monotonic)
+    # When its batch began.
+    began: float | None = None
+
+    def note(self) -> None:
+        """Tell how long it waited, and how long its batch has run."""
+        if self.began is not None:
+            self.seen.queue_seconds = self.began - self.since
+            self.seen.run_seconds = time.monotonic() - self.began
 
 
 @dataclass(eq=False)
@@ -54,15 +64,17 @@ class _Batch:
 class Scheduler:
     """Runs the requests of both protocols in batches."""
 
-    def __init__(self, rules: Batching, *, max_waiting_bytes: int, seconds: float):
+    def __init__(self, rules: Batching, observer: Observer, *, max_waiting_bytes: int, seconds: float):
         """Set the limits.
 
         Args:
           rules: of batches.
+          observer: is told of each batch.
           max_waiting_bytes: of all inputs that wait, and as many of all messages that are being read.
           seconds: time limit of a request, waiting included.
         """
         self._rules = rules
+        self._observer = observer
         self._max_bytes = max_waiting_bytes
         self._seconds = seconds
         self._queue: deque[_Waiting] = deque()
@@ -106,8 +118,8 @@ class Scheduler:
         """Forget bytes that were held."""
         self._converting -= size
 
-    async def run(self, call: Call, seconds: float | None = None) -> Arrays:
-        """Answer a call.
+    async def run(self, call: Call, seen: Seen, seconds: float | None = None) -> Arrays:
+        """Answer a call, and note in `seen` how long it waited and ran.
 
         What nobody waits for any more is dropped: a waiting call at once, a running batch as soon as
         TensorFlow comes to its next operation, once all of its callers have left.
@@ -116,10 +128,12 @@ class Scheduler:
           RequestError: RESOURCE_EXHAUSTED if too much waits; DEADLINE_EXCEEDED after the scheduler's time
             limit or `seconds`, whichever is less; or what the model raises.
         """
-        waiting = _Waiting(call, asyncio.get_running_loop().create_future(), call.bytes)
+        seen.rows = call.rows
+        waiting = _Waiting(call, asyncio.get_running_loop().create_future(), call.bytes, seen)
         self._check_room(waiting)
         self._queue.append(waiting)
         self._bytes += waiting.bytes
+        self._observer.waiting(sum(one.call.rows for one in self._queue))
         self._dispatch()
         limit = self._seconds if seconds is None else min(seconds, self._seconds)
         try:
@@ -128,6 +142,7 @@ class Scheduler:
             message = f"no answer within {limit:.0f} seconds"
             raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, message) from error
         finally:
+            waiting.note()
             self._leave(waiting)
 
     def close(self) -> None:
@@ -171,6 +186,9 @@ class Scheduler:
             for one in chosen:
                 self._queue.remove(one)
                 self._bytes -= one.bytes
+                one.began = time.monotonic()
+            self._observer.batch(sum(one.call.rows for one in chosen))
+            self._observer.waiting(sum(one.call.rows for one in self._queue))
             batch = _Batch(chosen)
             self._running.add(batch)
             task = asyncio.get_running_loop().run_in_executor(self._models, self._answers, batch)

@@ -9,26 +9,30 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import functools
+import dataclasses
 import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple, TextIO
 
 import grpc
 from aiohttp import web
 
+from serving.server.access import ANYONE, Access, TokenInterceptor
 from serving.server.batching import Batching
 from serving.server.grpc import add_services
+from serving.server.health import Health
 from serving.server.listener import listen
 from serving.server.models import ModelRepository, VersionStatus
+from serving.server.observation import Observer
 from serving.server.ports import bracketed, cannot_listen, check_free
 from serving.server.rest import application
 from serving.server.scheduler import Scheduler
 from serving.wire.errors import one_line
 
-# There is no authentication, so only this machine may connect unless the user sets another address.
+# Only this machine may connect unless the user sets another address.
 HOST = "127.0.0.1"
 # Seconds that the rest of a refused body is read for, so that its sender sees the answer.
 LINGERING = 1.0
@@ -43,6 +47,7 @@ class Limits:
 
     Attributes:
       max_message_bytes: of a request, and of an answer over gRPC.
+      max_image_pixels: of an image; it takes 15 bytes for each while it is decoded.
       max_waiting_bytes: of all messages that are being read, and of all inputs that wait for a model.
       request_seconds: from the last byte of a request to its answer.
       header_seconds: of a connection to REST, until its first header is there.
@@ -52,12 +57,36 @@ class Limits:
     """
 
     max_message_bytes: int = 64 * 2**20
+    max_image_pixels: int = 2**25
     max_waiting_bytes: int = 256 * 2**20
     request_seconds: float = 120.0
     header_seconds: float = 10.0
     body_seconds: float = 60.0
     grace_seconds: float = 15.0
     batching: Batching = field(default_factory=Batching)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a server listens and what it tells.
+
+    Attributes:
+      host: the address to listen on.
+      port: of gRPC; 0 picks a free one.
+      rest_api_port: of REST; 0 picks a free one.
+      poll_seconds: time between two looks for new versions.
+      limits: queue, sizes and times.
+      access: who may ask.
+      request_log: where a line for each request goes; None for nowhere.
+    """
+
+    host: str = HOST
+    port: int = 8500
+    rest_api_port: int = 8501
+    poll_seconds: float = 2.0
+    limits: Limits = Limits()
+    access: Access = ANYONE
+    request_log: TextIO | None = None
 
 
 @dataclass(frozen=True)
@@ -69,24 +98,13 @@ class Endpoints:
 
 
 def serve(
-    base: str,
-    *,
-    port: int = 8500,
-    rest_api_port: int = 8501,
-    host: str = HOST,
-    poll_seconds: float = 2.0,
-    limits: Limits = Limits(),
-    on_ready: Callable[[Endpoints], None] | None = None,
+    base: str, options: Options = Options(), *, on_ready: Callable[[Endpoints], None] | None = None
 ) -> None:
     """Serve every model below `base` until SIGTERM or SIGINT; call it from the main thread.
 
     Args:
       base: holds `<model>/<integer version>/saved_model.pb`.
-      port: of gRPC; 0 picks a free one.
-      rest_api_port: of REST; 0 picks a free one.
-      host: the address to listen on.
-      poll_seconds: time between two scans of the folder for new versions.
-      limits: queue, sizes and times.
+      options: how.
       on_ready: called once, when both ports answer.
 
     Raises:
@@ -97,17 +115,16 @@ def serve(
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await _serve(base, port, rest_api_port, host, poll_seconds, limits, on_ready or _ignore, stop)
+        await _serve(base, options, on_ready or _ignore, stop)
 
     asyncio.run(until_signalled())
 
 
 @contextlib.contextmanager
-def background_server(
-    base: str, *, poll_seconds: float = 2.0, limits: Limits = Limits()
-) -> Iterator[Endpoints]:
-    """Run the server in a thread, on free ports, until the context ends."""
+def background_server(base: str, options: Options = Options()) -> Iterator[Endpoints]:
+    """Run the server in a thread until the context ends, on free ports of this machine."""
     ready: concurrent.futures.Future[tuple[Endpoints, Callable[[], object]]] = concurrent.futures.Future()
+    options = dataclasses.replace(options, host=HOST, port=0, rest_api_port=0)
 
     async def until_left() -> None:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
@@ -115,7 +132,7 @@ def background_server(
         def tell(endpoints: Endpoints) -> None:
             ready.set_result((endpoints, lambda: loop.call_soon_threadsafe(stop.set)))
 
-        await _serve(base, 0, 0, HOST, poll_seconds, limits, tell, stop)
+        await _serve(base, options, tell, stop)
 
     def run() -> None:
         try:
@@ -138,46 +155,53 @@ def background_server(
 
 
 async def _serve(
-    base: str,
-    port: int,
-    rest_api_port: int,
-    host: str,
-    poll_seconds: float,
-    limits: Limits,
-    on_ready: Callable[[Endpoints], None],
-    stop: asyncio.Event,
+    base: str, options: Options, on_ready: Callable[[Endpoints], None], stop: asyncio.Event
 ) -> None:
-    for wanted in (port, rest_api_port):
-        check_free(host, wanted)
+    limits = options.limits
+    for wanted in (options.port, options.rest_api_port):
+        check_free(options.host, wanted)
     repository = await asyncio.to_thread(ModelRepository, base)
+    observer = Observer(options.request_log)
     scheduler = Scheduler(
-        limits.batching, max_waiting_bytes=limits.max_waiting_bytes, seconds=limits.request_seconds
+        limits.batching, observer, max_waiting_bytes=limits.max_waiting_bytes, seconds=limits.request_seconds
     )
+    service = _Service(repository, scheduler, observer, options)
     closers: list[Callable[[], Awaitable[None]]] = []
     try:
-        grpc_endpoint, close = await _start_grpc(repository, scheduler, limits, host, port)
+        grpc_endpoint, close = await _start_grpc(service)
         closers.append(close)
-        http_endpoint, close = await _start_rest(repository, scheduler, limits, host, rest_api_port)
+        http_endpoint, close = await _start_rest(service)
         closers.append(close)
         endpoints = Endpoints(grpc_endpoint, http_endpoint)
         for status in repository.first_news:
             _report(status, endpoints)
         on_ready(endpoints)
-        watcher = asyncio.create_task(_watch(repository, poll_seconds, endpoints))
+        watcher = asyncio.create_task(_watch(repository, options.poll_seconds, endpoints))
         await stop.wait()
         watcher.cancel()
     finally:
+        # aiohttp waits for its grace, and as long again for what it has cancelled: a model ends only by this.
+        asyncio.get_running_loop().call_later(limits.grace_seconds, scheduler.close)
         # Concurrently, so that neither protocol accepts requests while the other one shuts down.
         await asyncio.gather(*(close() for close in closers))
         scheduler.close()
 
 
-async def _start_grpc(
-    repository: ModelRepository, scheduler: Scheduler, limits: Limits, host: str, port: int
-) -> tuple[str, Callable[[], Awaitable[None]]]:
+class _Service(NamedTuple):
+    """What both protocols need."""
+
+    repository: ModelRepository
+    scheduler: Scheduler
+    observer: Observer
+    options: Options
+
+
+async def _start_grpc(service: _Service) -> tuple[str, Callable[[], Awaitable[None]]]:
+    options, limits = service.options, service.options.limits
     server = grpc.aio.server(
         # Each holds its message before it is counted; one more is RESOURCE_EXHAUSTED.
         maximum_concurrent_rpcs=MAX_RPCS,
+        interceptors=[TokenInterceptor(options.access)],
         options=[
             ("grpc.max_receive_message_length", limits.max_message_bytes),
             ("grpc.max_send_message_length", limits.max_message_bytes),
@@ -186,23 +210,40 @@ async def _start_grpc(
             ("grpc.server_handshake_timeout_ms", round(1000 * limits.header_seconds)),
         ],
     )
-    add_services(server, repository, scheduler)
+    add_services(
+        server,
+        service.repository,
+        service.scheduler,
+        service.observer,
+        max_image_pixels=limits.max_image_pixels,
+    )
+    health = Health(server)
+    address = f"{bracketed(options.host)}:{options.port}"
+    tls = options.access.tls
     try:
-        bound = server.add_insecure_port(f"{bracketed(host)}:{port}")
+        bound = server.add_secure_port(address, tls.grpc) if tls else server.add_insecure_port(address)
     except RuntimeError as error:
-        raise cannot_listen(host, port, "it is in use") from error
+        raise cannot_listen(options.host, options.port, "it is in use") from error
     await server.start()
-    return f"grpc://{bracketed(host)}:{bound}", functools.partial(server.stop, limits.grace_seconds)
+    await health.serving()
+
+    async def close() -> None:
+        await health.ending()
+        await server.stop(limits.grace_seconds)
+
+    return f"{'grpcs' if tls else 'grpc'}://{bracketed(options.host)}:{bound}", close
 
 
-async def _start_rest(
-    repository: ModelRepository, scheduler: Scheduler, limits: Limits, host: str, port: int
-) -> tuple[str, Callable[[], Awaitable[None]]]:
+async def _start_rest(service: _Service) -> tuple[str, Callable[[], Awaitable[None]]]:
+    options, limits = service.options, service.options.limits
     app = application(
-        repository,
-        scheduler,
+        service.repository,
+        service.scheduler,
+        service.observer,
+        access=options.access,
         max_body_bytes=limits.max_message_bytes,
         body_seconds=limits.body_seconds,
+        max_image_pixels=limits.max_image_pixels,
     )
     # With cancellation, so that what a client that has left had asked for does not run.
     runner = web.AppRunner(
@@ -214,13 +255,17 @@ async def _start_rest(
         keepalive_timeout=KEEP_ALIVE,
     )
     await runner.setup()
-    listener = await listen(runner, host, port, limits.header_seconds)
+    tls = options.access.tls
+    listener = await listen(
+        runner, options.host, options.rest_api_port, limits.header_seconds, tls.http if tls else None
+    )
 
     async def close() -> None:
         listener.close()
         await runner.cleanup()
 
-    return f"http://{bracketed(host)}:{listener.sockets[0].getsockname()[1]}", close
+    port = listener.sockets[0].getsockname()[1]
+    return f"{'https' if tls else 'http'}://{bracketed(options.host)}:{port}", close
 
 
 async def _watch(repository: ModelRepository, poll_seconds: float, endpoints: Endpoints) -> None:

@@ -7,15 +7,14 @@ import tensorflow as tf
 from click.testing import CliRunner
 from PIL import Image
 
-from serving.cli import commands, files, grid
-from serving.cli.commands import COMMANDS
+from serving.cli import commands, files, grid, operate
 from serving.client.connect import connect
 from serving.export.sampling_params import BatchSamplingParams, SamplingRequest
 from tests import stand_ins
 
 pytestmark = pytest.mark.slow
 
-cli = click.Group(commands={command.name: command for command in COMMANDS})
+cli = click.Group(commands={command.name: command for command in (*commands.COMMANDS, *operate.COMMANDS)})
 
 AT_TEMPERATURE_1 = BatchSamplingParams(*[tf.ones(4)] * len(BatchSamplingParams._fields))
 
@@ -247,7 +246,7 @@ def test_missing_run_or_server_is_named_in_the_error(tmp_path):
 def test_timeout_option_is_passed_to_the_client(base, server, tmp_path, monkeypatch):
     asked = []
 
-    def remember(endpoint: str, *, timeout: float):
+    def remember(endpoint: str, *, timeout: float, credentials: object):
         asked.append(timeout)
         return connect(endpoint, timeout=timeout)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import io
 import json
 import socket
 import threading
@@ -10,11 +11,14 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
-from serving.server.server import Limits, background_server
+from serving.client.connect import connect
+from serving.server.server import Limits, Options, background_server
+from serving.wire.errors import ClientError
 from tests import stand_ins
 
 pytestmark = pytest.mark.slow
@@ -126,7 +130,7 @@ def test_long_names_are_not_repeated_in_answers(server):
 
 def test_idle_sockets_by_the_hundred_lock_nobody_out_and_are_closed(base):
     limits = Limits(header_seconds=3.0, body_seconds=3.0)
-    with background_server(str(base), limits=limits) as server, contextlib.ExitStack() as stack:
+    with background_server(str(base), Options(limits=limits)) as server, contextlib.ExitStack() as stack:
         assert ask(server)[0] == 200
         idle = [stack.enter_context(socket.create_connection(address(server))) for _ in range(200)]
         for number, connection in enumerate(idle):
@@ -147,7 +151,7 @@ def test_idle_sockets_by_the_hundred_lock_nobody_out_and_are_closed(base):
 
 def test_bodies_that_are_being_read_are_bounded_together(base):
     limits = Limits(max_waiting_bytes=2**20, body_seconds=5.0)
-    with background_server(str(base), limits=limits) as server, contextlib.ExitStack() as stack:
+    with background_server(str(base), Options(limits=limits)) as server, contextlib.ExitStack() as stack:
         head = b"POST /v1/models/vim:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 800000\r\n\r\n"
         first, second = (stack.enter_context(socket.create_connection(address(server))) for _ in range(2))
         first.sendall(head + bytes(700_000))
@@ -159,9 +163,30 @@ def test_bodies_that_are_being_read_are_bounded_together(base):
         first.close()
 
 
+def bomb(side):
+    """A PNG of one colour: a bit a pixel, some kilobytes."""
+    buffer = io.BytesIO()
+    PIL.Image.new("1", (side, side)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_pictures_of_many_pixels_are_refused_by_their_headers(server, protocol):
+    allowed, larger = bomb(64), bomb(8192)
+    assert len(larger) < 20_000
+    with connect(getattr(server, protocol)) as client:
+        client.predict("vit_vqgan", "encode", {"image_bytes": np.array([allowed], object)})
+        with peak_memory() as peak:
+            pictures = {"image_bytes": np.array([allowed, larger, larger], object)}
+            message = "image_bytes must have at most 33554432 pixels, got 8192 x 8192 in row 1"
+            with pytest.raises(ClientError, match=message):
+                client.predict("vit_vqgan", "encode", pictures)
+        assert peak() < 100 * 2**20
+
+
 @pytest.fixture(scope="module")
-def slow(tmp_path_factory):
-    """A server whose model draws without end for class 0, until it is cancelled."""
+def endless(tmp_path_factory):
+    """The folder of a model that draws without end for class 0, until it is cancelled."""
 
     def sample(request):
         def spin(steps):
@@ -175,8 +200,41 @@ def slow(tmp_path_factory):
     stand_ins.write_generator(str(folder / "vim" / "1"), sample=sample)
     # The warm-up asks for class 0.
     (folder / "vim" / "1" / "assets.extra" / "tf_serving_warmup_requests").unlink()
-    with background_server(str(folder), limits=Limits(request_seconds=60.0)) as server:
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def slow(endless):
+    with background_server(endless, Options(limits=Limits(request_seconds=60.0))) as server:
         yield server
+
+
+def test_a_server_ends_within_its_grace_whatever_runs(endless):
+    errors = []
+
+    def until_refused(send, *arguments):
+        try:
+            errors.append(send(*arguments)[0])
+        except (OSError, http.client.HTTPException):
+            errors.append("closed")
+
+    with background_server(endless, Options(limits=Limits(grace_seconds=2.0))) as server:
+        body = {"signature_name": "generate", "instances": [{**ROW, "class_id": 0}]}
+        asked = [
+            (ask, server, body),
+            (call, server, "Predict", generate_bytes(class_id=0).SerializeToString()),
+        ]
+        threads = [threading.Thread(target=until_refused, args=one) for one in asked]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 4
+    for thread in threads:
+        thread.join(10)
+    assert len(errors) == 2
+    assert 200 not in errors
+    assert grpc.StatusCode.OK not in errors
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])

@@ -87,7 +87,7 @@ def test_the_parameters_file_of_tf_serving_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("max_batch_sizes { value: 1 }", r"must hold BatchingParameters, got .*max_batch_sizes"),
+        ("max_batch_sizes { value: 1 }", r"must hold a BatchingParameters, got .*max_batch_sizes"),
         ("max_batch_size { value: 0 }", r"max_batch_size must be at least 1, got 0"),
         (
             "max_batch_size { value: 9 } allowed_batch_sizes: 4",
@@ -100,5 +100,5 @@ def test_wrong_parameters_are_one_line(tmp_path, text, line):
     path.write_text(text)
     with pytest.raises(ServingError, match=line):
         read_parameters(str(path))
-    with pytest.raises(ServingError, match="must hold BatchingParameters, got"):
+    with pytest.raises(ServingError, match="must hold a BatchingParameters, got"):
         read_parameters(str(tmp_path / "missing.txt"))

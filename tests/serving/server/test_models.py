@@ -11,7 +11,7 @@ from serving.cli import files
 from serving.client.connect import connect
 from serving.export.warmup import write_warmup
 from serving.server.models import ModelRepository
-from serving.server.server import background_server
+from serving.server.server import Options, background_server
 from serving.wire.errors import RequestError, ServingError
 
 pytestmark = pytest.mark.slow
@@ -122,7 +122,7 @@ def test_version_swap_under_load_fails_no_request(folder):
                 except Exception as error:
                     failures.append(error)
 
-    with background_server(str(folder), poll_seconds=0.1) as server:
+    with background_server(str(folder), Options(poll_seconds=0.1)) as server:
         threads = [threading.Thread(target=load, args=[url]) for url in (server.grpc, server.http) * 2]
         for thread in threads:
             thread.start()

@@ -9,7 +9,7 @@ from PIL import Image
 
 from serving.export import images
 from serving.export.metadata import Metadata
-from serving.server.server import Limits, background_server
+from serving.server.server import Limits, Options, background_server
 from tests import stand_ins
 from tests.serving.export.image_files import FILES, encoded
 
@@ -176,6 +176,6 @@ def test_unknown_path_or_method_returns_an_error_object(server, method, path, ex
 
 
 def test_body_above_the_limit_is_413(base):
-    with background_server(str(base), limits=Limits(max_message_bytes=1000)) as server:
+    with background_server(str(base), Options(limits=Limits(max_message_bytes=1000))) as server:
         status, answer = predict(server, "vim", {"inputs": "x" * 1000})
     assert (status, answer) == (413, {"error": "body must be at most 1000 bytes"})

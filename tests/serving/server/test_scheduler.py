@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from serving.server.batching import Batching, Call
+from serving.server.observation import Observer, Seen
 from serving.server.scheduler import Scheduler
 from serving.server.servable import Signature
 from serving.wire.errors import RequestError, invalid
@@ -32,12 +33,12 @@ class Doubling:
 
 def scheduler(**options):
     limits = {"max_waiting_bytes": 2**20, "seconds": 20.0, **options}
-    return Scheduler(limits.pop("rules", Batching(max_batch_size=4)), **limits)
+    return Scheduler(limits.pop("rules", Batching(max_batch_size=4)), Observer(), **limits)
 
 
 async def answer(pool, model, *values, seconds=None):
     call = Call(model, ROWS, {"x": np.array(values, np.int32)}, ("y",))
-    return (await pool.run(call, seconds))["y"].tolist()
+    return (await pool.run(call, Seen("GRPC", "Predict"), seconds))["y"].tolist()
 
 
 def play(scenario):
@@ -208,7 +209,7 @@ def test_a_full_batch_of_one_signature_does_not_wait_for_an_older_one_of_another
         other = Signature("other", ROWS.inputs, ROWS.outputs)
         calls = [Call(model, other, {"x": np.array([value], np.int32)}, ("y",)) for value in (2, 3)]
         begin = time.monotonic()
-        answers = await asyncio.gather(*map(pool.run, calls))
+        answers = await asyncio.gather(*(pool.run(call, Seen("GRPC", "Predict")) for call in calls))
         taken = time.monotonic() - begin
         slow.cancel()
         pool.close()

@@ -12,7 +12,7 @@ import pytest
 
 from serving.client.connect import connect
 from serving.server.servable import MAX_ROWS
-from serving.server.server import background_server, serve
+from serving.server.server import Options, background_server, serve
 from serving.wire.errors import ServingError
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ def test_port_in_use_is_error(base, which):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ServingError, match=f"cannot listen on 127.0.0.1:{port}: address already in use"):
-            serve(str(base), **{"port": 0, "rest_api_port": 0, which: port})
+            serve(str(base), Options(**{"port": 0, "rest_api_port": 0, which: port}))
 
 
 def test_background_server_stops_with_its_context(base):
@@ -43,7 +43,10 @@ def test_background_server_stops_with_its_context(base):
 
 
 def test_sigterm_finishes_running_requests_and_exits_with_0(base):
-    program = f"from serving.server.server import serve; serve({str(base)!r}, port=0, rest_api_port=0)"
+    program = (
+        "from serving.server.server import Options, serve;"
+        f"serve({str(base)!r}, Options(port=0, rest_api_port=0))"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         cwd=ROOT,
