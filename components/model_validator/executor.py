@@ -1,18 +1,21 @@
 """ModelValidator's executor: queries every signature of a SavedModel and blesses it if all checks pass.
 
+First in this process, then of a server, which loads it with its warm-up, over both protocols.
+
 A model that fails is not a pipeline error: the run continues to its report, and Pusher refuses the model.
 Only infrastructure errors (storage, permissions, memory), which say nothing about the model, are raised.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import tensorflow as tf
 from absl import logging
@@ -21,7 +24,8 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from components.model_validator import answers, queries
+from components.model_validator import answers, queries, wire
+from serving.client.connect import connect
 from serving.export.atomic import write_atomic
 from serving.export.metadata import Metadata
 from serving.export.signatures import read_metadata
@@ -113,8 +117,18 @@ def validate(path: str) -> list[Check]:
     metadata = ask("metadata", functools.partial(_read_known_metadata, model))
     if metadata is None:
         return checks
-    for name in sorted({*answers.CONTRACT[metadata.kind], *model.signatures} - {"metadata"}):
-        ask(name, functools.partial(_query, model, name, metadata))
+    names = sorted({*answers.CONTRACT[metadata.kind], *model.signatures} - {"metadata"})
+    asked = {name: ask(name, functools.partial(_query, model, name, metadata)) for name in names}
+    known = {name: one for name, one in asked.items() if one}
+    if len(known) < len(names):
+        return checks
+    with contextlib.ExitStack() as server:
+        endpoints = ask("server", lambda: server.enter_context(wire.served(path)))
+        for endpoint in endpoints or ():
+            with connect(endpoint, timeout=wire.SECONDS) as client:
+                for name, one in known.items():
+                    protocol = endpoint.partition("://")[0]
+                    ask(f"{name} over {protocol}", functools.partial(wire.check, client, name, *one))
     return checks
 
 
@@ -125,8 +139,15 @@ def _read_known_metadata(model: Any) -> Metadata:
     return metadata
 
 
-def _query(model: Any, name: str, metadata: Metadata) -> None:
-    """Query one signature with a batch, and with the batch's last row alone."""
+class _Asked(NamedTuple):
+    """A question and its answer."""
+
+    rows: Mapping[str, tf.Tensor]
+    answer: Mapping[str, tf.Tensor]
+
+
+def _query(model: Any, name: str, metadata: Metadata) -> _Asked:
+    """Query one signature with a batch, and with the batch's last row alone; return the batch."""
     if name not in model.signatures:
         raise answers.WrongAnswerError(f"a {metadata.kind} must have this signature, got none")
     signature = model.signatures[name]
@@ -137,3 +158,4 @@ def _query(model: Any, name: str, metadata: Metadata) -> None:
     answers.check(name, alone, 1, metadata)
     if "seed" in rows:
         answers.check_same_draws(together, alone)
+    return _Asked(rows, together)

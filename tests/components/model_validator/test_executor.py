@@ -3,6 +3,7 @@
 import functools
 import json
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from tfx.components.util import model_utils
@@ -10,6 +11,7 @@ from tfx.types import standard_artifacts
 
 from components.model_validator import executor
 from serving.export.tokenizer import export_tokenizer
+from serving.export.warmup import write_warmup
 from tests import stand_ins
 
 pytestmark = pytest.mark.slow
@@ -78,8 +80,22 @@ def test_valid_model_is_blessed_after_every_signature_is_queried(tmp_path, write
     assert model_utils.is_infra_validated(blessing)
     assert (tmp_path / "blessing" / "INFRA_BLESSED").exists()
     assert checked["blessed"]
-    assert [check["name"] for check in checked["checks"]] == ["load", "metadata", *signatures]
+    asked = [f"{name} over {protocol}" for protocol in ("grpc", "http") for name in signatures]
+    names = [check["name"] for check in checked["checks"]]
+    assert names == ["load", "metadata", *signatures, "server", *asked]
     assert all(check["milliseconds"] > 0 and check["reason"] is None for check in checked["checks"])
+
+
+def test_a_model_whose_warm_up_a_server_refuses_is_not_blessed(tmp_path):
+    def write(directory):
+        stand_ins.write_generator(directory)
+        write_warmup(directory, {"features": {"image_bytes": np.array([b"no picture"], object)}})
+
+    blessing, checked = _validated(tmp_path, write)
+    assert not model_utils.is_infra_validated(blessing)
+    reasons = {check["name"]: check["reason"] for check in checked["checks"] if check["reason"]}
+    assert list(reasons) == ["server"]
+    assert "version 1 of model does not load: image must be a JPEG, PNG or BMP" in reasons["server"]
 
 
 def test_unconditional_generator_is_blessed(tmp_path):

@@ -1,0 +1,72 @@
+"""The same questions as in this process, asked of a server: it loads, warms up, and answers alike."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from components.model_validator.answers import WrongAnswerError
+from serving.client.client import Client
+from serving.client.process import Endpoints, started
+from serving.export.atomic import copy_file, is_remote, make_folder
+
+MODEL = "model"
+# To load and warm up, and for each request: a large model draws for minutes on a CPU.
+SECONDS = 3600.0
+# Threads of another process may sum in another order.
+_RELATIVE, _ABSOLUTE = 1e-4, 1e-5
+
+
+@contextlib.contextmanager
+def served(path: str) -> Iterator[Endpoints]:
+    """Serve the SavedModel in a folder from a process of its own.
+
+    Raises:
+      ServingError: it does not load, or refuses its own warm-up.
+    """
+    with tempfile.TemporaryDirectory() as base:
+        os.makedirs(os.path.join(base, MODEL))
+        version = os.path.join(base, MODEL, "1")
+        if is_remote(path):
+            _copy(path, version)
+        else:
+            os.symlink(os.path.abspath(path), version)
+        with started(base, seconds=SECONDS) as endpoints:
+            yield endpoints
+
+
+def check(
+    client: Client, signature: str, rows: Mapping[str, tf.Tensor], answer: Mapping[str, tf.Tensor]
+) -> None:
+    """Check that a server's answer is that of this process.
+
+    Raises:
+      ClientError: the server refuses.
+      WrongAnswerError: it answers something else.
+    """
+    inputs = {name: np.asarray(values.numpy()) for name, values in rows.items()}
+    got = client.predict(MODEL, signature, inputs)
+    if got.keys() != answer.keys():
+        raise WrongAnswerError(f"outputs must be {sorted(answer)} from a server too, got {sorted(got)}")
+    for name, expected in answer.items():
+        wanted = expected.numpy()
+        alike = (
+            got[name].shape == wanted.shape and np.allclose(got[name], wanted, _RELATIVE, _ABSOLUTE)
+            if expected.dtype.is_floating
+            else np.array_equal(got[name], wanted)
+        )
+        if not alike:
+            raise WrongAnswerError(f"{name} from a server must be that of this process, got another")
+
+
+def _copy(source: str, target: str) -> None:
+    for folder, _, names in tf.io.gfile.walk(source):
+        place = os.path.join(target, folder[len(source) :].strip("/"))
+        make_folder(place)
+        for name in names:
+            copy_file(os.path.join(folder, name), os.path.join(place, name))
