@@ -30,7 +30,7 @@ setup(
         "components": ["py.typed"],
         "components.run_report": ["*.html"],
         "trainers": ["py.typed"],
-        "serving": ["py.typed", "deploy/*", "deploy/k8s/*"],
+        "serving": ["py.typed", "deploy/*", "deploy/k8s/*/*.yaml", "deploy/k8s/overlays/*/*.yaml"],
     },
     python_requires=">=3.10,<3.14",
     # requirements/common.in, lane_a.in (Python 3.10) and lane_b.in (newer ones) hold the same, for the locks.

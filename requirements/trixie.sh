@@ -18,7 +18,7 @@ root=$PWD/build/trixie
 if [ ! -f "$root.made" ]; then
   echo "make $target in lane B: making a Debian 13 root in $root"
   rm -rf "$root" && mkdir -p "$root"
-  debootstrap --variant=minbase --include=ca-certificates,g++,git,libgl1,make,python3-dev,python3-venv trixie "$root" \
+  debootstrap --variant=minbase --include=ca-certificates,curl,g++,git,libgl1,make,python3-dev,python3-venv trixie "$root" \
     "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" > "$root.log" 2>&1 || { tail -n 5 "$root.log" >&2; exit 1; }
   touch "$root.made"
 fi

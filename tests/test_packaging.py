@@ -73,7 +73,8 @@ def test_wheel_holds_presets_templates_and_deployment_files(installed):
         "components/run_report/charts.html",
         "serving/deploy/models.config",
         "serving/deploy/compose.yaml",
-        "serving/deploy/k8s/serving.yaml",
+        "serving/deploy/k8s/base/deployment.yaml",
+        "serving/deploy/k8s/overlays/official/deployment.yaml",
         "serving/py.typed",
     ):
         assert (installed / name).is_file(), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from serving.client.client import Client
@@ -34,6 +35,20 @@ def connect(endpoint: str, *, timeout: float = TIMEOUT_SECONDS, credentials: Cre
 
         return RestClient(endpoint, timeout, credentials)
     raise ClientError(f"endpoint must be grpc://host:port, grpcs://, http:// or https://, got {endpoint!r}")
+
+
+def open_run(run_dir: str) -> Client:
+    """Create a client that loads the pushed models of a run, without TensorFlow's lines on standard error.
+
+    Args:
+      run_dir: the folder of a run, such as runs/digits.
+
+    Raises:
+      ClientError: the run has pushed no model.
+    """
+    # Read when TensorFlow is imported, at the first query.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return open_folder(os.path.join(run_dir, "serving"))
 
 
 def open_folder(base: str, say: Callable[[str], None] | None = None) -> Client:

@@ -3,11 +3,15 @@
 import re
 from pathlib import Path
 
+import kubernetes_validate
+import pytest
 import yaml
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from serving.cli import operate
 from serving.client.queries import GENERATOR, TOKENIZER
+from serving.server.rest import METRICS
 
 DEPLOY = Path(__file__).resolve().parents[3] / "serving" / "deploy"
 
@@ -48,14 +52,75 @@ def test_compose_mounts_every_file_its_flags_name():
     assert plain["services"]["serving"]["command"][0] in batching["services"]["serving"]["command"]
 
 
-def test_kubernetes_service_selects_the_deployment():
-    deployment, service = read_yaml("k8s/serving.yaml")
-    pod = deployment["spec"]["template"]
-    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
-    assert deployment["spec"]["selector"]["matchLabels"] == pod["metadata"]["labels"]
-    (container,) = pod["spec"]["containers"]
+KUBERNETES = "1.31"
+NAME = {"app.kubernetes.io/name": "tfx-vim-serving"}
+BASE = ("deployment", "service", "horizontalpodautoscaler", "poddisruptionbudget", "networkpolicy")
+
+
+def labelled(manifest):
+    """A manifest with the labels and selectors that kustomize writes into it."""
+    spec = manifest["spec"]
+    if manifest["kind"] == "Deployment":
+        spec["selector"]["matchLabels"] = NAME
+        spec["template"]["metadata"]["labels"] = NAME
+    elif manifest["kind"] == "Service":
+        spec["selector"] = NAME
+    elif "selector" in spec:
+        spec["selector"]["matchLabels"] = NAME
+    return manifest
+
+
+@pytest.mark.parametrize("name", BASE)
+def test_every_manifest_fits_kubernetes_schema_strictly(name):
+    (manifest,) = read_yaml(f"k8s/base/{name}.yaml")
+    kubernetes_validate.validate(labelled(manifest), KUBERNETES, strict=True)
+
+
+def test_the_base_has_every_manifest():
+    (base,) = read_yaml("k8s/base/kustomization.yaml")
+    assert base["resources"] == [f"{name}.yaml" for name in BASE]
+    (overlay,) = read_yaml("k8s/overlays/official/kustomization.yaml")
+    assert [patch["path"] for patch in overlay["patches"]] == ["deployment.yaml"]
+
+
+def containers():
+    (deployment,) = read_yaml("k8s/base/deployment.yaml")
+    (inference,) = read_yaml("k8s/overlays/kserve/inferenceservice.yaml")
+    return deployment["spec"]["template"]["spec"], inference["spec"]["predictor"]
+
+
+@pytest.mark.parametrize("pod", containers(), ids=["base", "kserve"])
+def test_pods_run_without_rights_and_with_a_command_that_exists(pod):
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["command"] == ["tfx-vim", "serve"]
+    known = {option for parameter in operate.serve.params for option in parameter.opts}
+    assert {argument.partition("=")[0] for argument in container["args"]} <= known
+    assert "--insecure" not in container["args"]
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_service_and_the_probes_name_the_servers_ports():
+    (deployment,), (service,) = read_yaml("k8s/base/deployment.yaml"), read_yaml("k8s/base/service.yaml")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"grpc": 8500, "http": 8501}
     assert {port["targetPort"] for port in service["spec"]["ports"]} == set(ports)
-    volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
-    assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["grpc"]["port"] == ports["grpc"]
+    annotations = deployment["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/path"] == METRICS
+    assert annotations["prometheus.io/port"] == str(ports["http"])
+
+
+def test_the_official_server_gets_no_flag_of_ours_and_no_token():
+    (patch,) = read_yaml("k8s/overlays/official/deployment.yaml")
+    pod = patch["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["command"] == ["tensorflow_model_server"]
+    assert not any("-" in argument.partition("=")[0].removeprefix("--") for argument in container["args"])
+    assert pod["volumes"] == [{"name": "token", "$patch": "delete"}]
