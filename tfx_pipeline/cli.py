@@ -21,7 +21,7 @@ from serving.cli.options import RUN
 from serving.export.atomic import atomic_path
 from serving.wire.errors import ServingError, one_line
 from tfx_pipeline import config as configuration
-from tfx_pipeline import console, export_samples, preflight, train
+from tfx_pipeline import console, evaluate, export_samples, preflight, train
 from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
 from tfx_pipeline.kubeflow import commands as kubeflow
 from tfx_pipeline.options import configured, one_line_errors
@@ -273,6 +273,7 @@ def compare(runs: tuple[str, ...], output: str | None) -> None:
 for command in (
     train.command,
     export_samples.command,
+    evaluate.evaluate,
     *kubeflow.COMMANDS,
     *operate.COMMANDS,
     *commands.COMMANDS,

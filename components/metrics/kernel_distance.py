@@ -39,7 +39,8 @@ def kernel_distance(
       subset_size: vectors of each set in one, or all of the smaller set.
 
     Returns:
-      NaN where a set has fewer than two vectors or a feature is not finite.
+      NaN where a set has fewer than two vectors or a feature is not finite. The deviation is NaN where every
+      subset would be the whole set.
     """
     size = min(len(a), len(b), subset_size)
     if size < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
@@ -51,7 +52,8 @@ def kernel_distance(
         )
         for _ in range(subsets)
     ]
-    return KernelDistance(float(np.mean(values)), float(np.std(values)))
+    whole = size == len(a) == len(b)
+    return KernelDistance(float(np.mean(values)), float("nan") if whole else float(np.std(values)))
 
 
 def _unbiased(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:

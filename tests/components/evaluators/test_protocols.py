@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.evaluators.protocols import ProtocolError, open_protocol
+from tests import stand_ins
+
+pytestmark = pytest.mark.slow
+
+LEVELS = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+
+
+def frozen(path, *, pool="pool_3", bias=True):
+    """A graph with the nodes of the frozen Inception: mean colour as features, two classes."""
+    with tf.Graph().as_default() as graph:
+        images = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "ExpandDims")
+        pooled = tf.reduce_mean(images, axis=[1, 2], keepdims=True, name=pool)
+        kernel = tf.constant([[0.02, -0.01], [0.0, 0.01], [-0.01, 0.0]], name="softmax/weights")
+        logits = tf.matmul(tf.squeeze(pooled, [1, 2]), kernel, name="softmax/logits/MatMul")
+        if bias:
+            tf.nn.softmax(tf.add(logits, [5.0, -5.0]), name="softmax")
+    path.write_bytes(graph.as_graph_def().SerializeToString())
+    return str(path)
+
+
+def saved_model(path, dtype=tf.uint8):
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], dtype, "images")])
+    def features(images):
+        mean = tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2])
+        return {"mean": mean, "map": tf.cast(images, tf.float32)}
+
+    tf.saved_model.save(tf.Module(), str(path), signatures={"features": features})
+    return str(path)
+
+
+def test_the_frozen_inception_gives_pooled_features_and_softmax_without_bias(tmp_path):
+    network = open_protocol(f"inception_2015:{frozen(tmp_path / 'graph.pb')}")
+    answer = network.extract(LEVELS)
+    mean = LEVELS.mean(axis=(1, 2))
+    np.testing.assert_allclose(answer.features, mean, rtol=1e-5)
+    logits = mean @ [[0.02, -0.01], [0.0, 0.01], [-0.01, 0.0]]
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(answer.probabilities, expected, rtol=1e-4)
+    assert network.name == "inception_2015"
+    assert len(network.digest) == 16
+
+
+def test_any_saved_model_gives_the_output_that_is_named(tmp_path):
+    network = open_protocol(f"savedmodel:{saved_model(tmp_path / 'model')}#mean")
+    answer = network.extract(LEVELS)
+    np.testing.assert_allclose(answer.features, LEVELS.mean(axis=(1, 2)), rtol=1e-5)
+    assert answer.probabilities.shape == (3, 0)
+    assert network.name == "savedmodel#mean"
+
+
+def test_a_classifier_of_a_run_gives_its_features(tmp_path):
+    stand_ins.write_classifier(str(tmp_path / "classifier"))
+    network = open_protocol(f"classifier:{tmp_path / 'classifier'}")
+    answer = network.extract(LEVELS)
+    np.testing.assert_allclose(answer.probabilities.sum(axis=1), 1.0, rtol=1e-5)
+    assert "8 pixels a side" in network.resize
+
+
+def test_the_digest_is_of_the_weights(tmp_path):
+    first = open_protocol(f"inception_2015:{frozen(tmp_path / 'a.pb')}")
+    second = open_protocol(f"inception_2015:{frozen(tmp_path / 'b.pb', bias=False)}")
+    assert first.digest != second.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "inception",
+            "features must be one of classifier:PATH, inception_2015:FILE.pb, savedmodel:PATH#OUTPUT",
+        ),
+        ("dinov3:/x", "features must be one of"),
+        ("inception_2015:/nowhere.pb", "must be the file of the frozen graph"),
+        ("classifier:/nowhere", "must be the folder of a SavedModel, got /nowhere"),
+        ("savedmodel:/nowhere", "features must be savedmodel:PATH#OUTPUT"),
+        ("savedmodel:/nowhere#x", "must be the folder of a SavedModel, got /nowhere"),
+    ],
+)
+def test_a_network_that_is_not_there_is_one_line_and_none_stands_in(text, message):
+    with pytest.raises(ProtocolError, match=message):
+        open_protocol(text)
+
+
+def test_other_networks_are_refused(tmp_path):
+    with pytest.raises(ProtocolError, match="must have the node pool_3 of Inception of 2015"):
+        open_protocol(f"inception_2015:{frozen(tmp_path / 'other.pb', pool='pool_4')}")
+    (tmp_path / "text.pb").write_text("no graph")
+    with pytest.raises(ProtocolError, match="cannot be loaded"):
+        open_protocol(f"inception_2015:{tmp_path / 'text.pb'}")
+    model = saved_model(tmp_path / "model")
+    with pytest.raises(ProtocolError, match="must be one of map, mean, got 'deep'"):
+        open_protocol(f"savedmodel:{model}#deep")
+    with pytest.raises(ProtocolError, match=r"features must be \[B, D\], got \[3, 8, 8, 3\]"):
+        open_protocol(f"savedmodel:{model}#map").extract(LEVELS)
+    floats = saved_model(tmp_path / "floats", tf.float32)
+    with pytest.raises(ProtocolError, match="must be uint8, got float32"):
+        open_protocol(f"savedmodel:{floats}#mean")
