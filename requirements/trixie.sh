@@ -24,6 +24,8 @@ if [ ! -f "$root.made" ]; then
 fi
 # Names and certificates as on this machine, and below the settings of pip, uv and a proxy.
 cp --dereference /etc/resolv.conf "$root/etc/resolv.conf"
+# Beam's workers connect to this machine by its own name.
+cp --dereference /etc/hosts "$root/etc/hosts"
 cp --dereference /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 mkdir -p "$root/root/tfx-vim"
 # What an earlier checkout had, but for its environment.
