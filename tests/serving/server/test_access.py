@@ -31,8 +31,10 @@ def certificates(tmp_path_factory):
 
     new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     root = ("-keyout", "root.key", "-out", "root.pem", "-subj", "/CN=root", "-days", "2")
-    openssl("req", "-x509", *new, *root)
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
+    # With the extensions that Python 3.13 asks for.
+    openssl("req", "-x509", *new, *root, "-addext", "keyUsage=critical,keyCertSign")
+    extensions = ("subjectAltName=IP:127.0.0.1", "basicConstraints=CA:FALSE", "authorityKeyIdentifier=keyid")
+    (folder / "names").write_text("\n".join(extensions))
     for name in ("server", "client"):
         openssl("req", *new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         signed = ("-CA", "root.pem", "-CAkey", "root.key", "-CAcreateserial", "-days", "2")

@@ -5,7 +5,7 @@ import shutil
 import grpc
 import numpy as np
 import pytest
-from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
+from tensorflow_serving.apis import model_management_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving.client.connect import connect
@@ -138,13 +138,14 @@ def test_a_reload_is_answered_when_it_is_done_and_stays_in_the_served_folder(fol
         background_server(str(folder), Options(poll_seconds=0.1)) as server,
         grpc.insecure_channel(server.grpc.removeprefix("grpc://")) as channel,
     ):
-        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        send = channel.unary_unary("/tensorflow.serving.ModelService/HandleReloadConfigRequest")
 
         def reload(base_path):
             config = model_server_config_pb2.ModelServerConfig()
             config.model_config_list.config.add(name="other", base_path=str(base_path))
-            return stub.HandleReloadConfigRequest(
-                model_management_pb2.ReloadConfigRequest(config=config), timeout=60
+            request = model_management_pb2.ReloadConfigRequest(config=config)
+            return model_management_pb2.ReloadConfigResponse.FromString(
+                send(request.SerializeToString(), timeout=60)
             )
 
         for outside in (base / "vim", folder / ".." / "x", "/etc"):
