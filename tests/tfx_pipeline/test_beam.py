@@ -107,6 +107,7 @@ def made(folder, *options):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(" " in sys.executable, reason="Beam's multi_processing needs a path without spaces")
 def test_images_tokens_samples_and_scores_are_the_same_wherever_they_are_made(tmp_path):
     """The portable runner with workers of its own, and the in-process runner with two worker processes."""
     here = made(tmp_path / "here")
