@@ -19,7 +19,7 @@ from serving.server import textproto
 from serving.wire.errors import RequestError, ServingError, one_line
 
 # Probes have no credentials, and health says nothing but whether models are served.
-OPEN = "/grpc.health.v1.Health/"
+OPEN = "/grpc.health.v1.Health/Check"
 _FEWEST = 16
 # Of ssl_config.proto: the contents of PEM files.
 _SSL = {"server_key": str, "server_cert": str, "custom_ca": str, "client_verify": bool}
@@ -32,7 +32,7 @@ class Tls:
     Attributes:
       key: the server's private key.
       certificate: the server's, with those between it and its root.
-      client_ca: roots of clients' certificates; the system's if empty.
+      client_ca: roots of clients' certificates; needed to verify them.
       verify_clients: whether a client must have one (mTLS).
     """
 
@@ -96,7 +96,9 @@ class Access:
     def allows(self, authorization: str) -> bool:
         """Whether a request with this header may be answered."""
         wanted = f"Bearer {self.token}"
-        return not self.token or hmac.compare_digest(authorization.encode(), wanted.encode())
+        return not self.token or hmac.compare_digest(
+            authorization.encode(errors="surrogateescape"), wanted.encode()
+        )
 
 
 ANYONE = Access()
@@ -134,6 +136,8 @@ def read_tls(path: str) -> Tls:
         given.get("custom_ca", ""),
         given.get("client_verify", False),
     )
+    if tls.verify_clients and not tls.client_ca:
+        raise ServingError(f"{path} must have custom_ca with client_verify, got none")
     tls.http  # noqa: B018 - checks that the certificate and the key are readable and belong together
     return tls
 
@@ -164,7 +168,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, access: Access):
         self._access = access
-        self._refusal = grpc.unary_unary_rpc_method_handler(_refuse)
+        self._refusal = grpc.stream_unary_rpc_method_handler(_refuse)
 
     async def intercept_service(
         self,

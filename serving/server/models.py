@@ -181,7 +181,9 @@ class Model:
     def _end_if_unused(self, lease: _Lease) -> None:
         version = lease.servable.version
         if self._serving.get(version) is not lease and not lease.requests:
-            self._note(version, "END")
+            # It may have been loaded again meanwhile.
+            if version not in self._serving:
+                self._note(version, "END")
             self._unloaded = True
 
     def _note(self, version: int, state: State, error: RequestError | None = None) -> VersionStatus:

@@ -171,6 +171,7 @@ class Scheduler:
         if waiting in self._queue:
             self._queue.remove(waiting)
             self._bytes -= waiting.bytes
+            self._observer.waiting(sum(one.call.rows for one in self._queue))
         if not waiting.answer.done():
             waiting.answer.cancel()
         for batch in self._running:

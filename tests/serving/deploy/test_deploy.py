@@ -65,8 +65,6 @@ def labelled(manifest):
         spec["template"]["metadata"]["labels"] = NAME
     elif manifest["kind"] == "Service":
         spec["selector"] = NAME
-    elif "selector" in spec:
-        spec["selector"]["matchLabels"] = NAME
     return manifest
 
 
