@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from components.evaluators.features import inception_splits
-from components.evaluators.files import read_arrays, write_arrays
-from components.evaluators.image_sets import ImageSet, ImageSetError
+from components.evaluators.files import write_arrays
+from components.evaluators.image_sets import ImageSet, ImageSetError, has_images
 from components.evaluators.protocols import FeatureProtocol
 from components.metrics.frechet import frechet_distance
 from components.metrics.inception import inception_score
@@ -64,10 +64,10 @@ def read_reference(path: str, network: FeatureProtocol, image_size: int | None, 
       ImageSetError: it cannot be read, or its moments are of another network.
     """
     stored = _stored(path)
-    if stored is None:
-        features, _, about = _features(path, network, image_size, batch_size)
-        return Reference(moments(features), features, about)
-    about = json.loads(stored["about"].item()) if "about" in stored else {"path": path}
+    if not {"mu", "sigma"} <= stored.keys():
+        read, _, about = _features(path, network, image_size, batch_size)
+        return Reference(moments(read), read, about)
+    about = json.loads(stored["about"].item()) if "about" in stored else {"path": os.path.basename(path)}
     known = about.pop("features", None)
     if known not in (None, [network.name, network.digest]):
         raise ImageSetError(
@@ -75,10 +75,14 @@ def read_reference(path: str, network: FeatureProtocol, image_size: int | None, 
         )
     mean, covariance = (np.asarray(stored[name], np.float64) for name in ("mu", "sigma"))
     if covariance.shape != (len(mean), len(mean)):
-        raise ImageSetError(
-            f"sigma of {path} must be [D, D] for mu [D], got {covariance.shape}, {mean.shape}"
-        )
-    return Reference(Moments(int(about.get("count", 2)), mean, covariance), None, about)
+        shapes = f"{list(covariance.shape)} and {list(mean.shape)}"
+        raise ImageSetError(f"sigma and mu of {path} must be [D, D] and [D], got {shapes}")
+    features: np.ndarray | None = None
+    if has_images(path):
+        # ADM's: moments of the whole data set, and 10,000 of its images for precision and recall.
+        features, _, images = _features(path, network, image_size, batch_size)
+        about |= {"images": images["count"], "fingerprint": images["fingerprint"]}
+    return Reference(Moments(int(about.get("count", 2)), mean, covariance), features, about)
 
 
 def write_statistics(path: str, reference: Reference, network: FeatureProtocol) -> None:
@@ -149,15 +153,12 @@ def _features(
     return features, probabilities, about
 
 
-def _stored(path: str) -> dict[str, np.ndarray] | None:
-    """The arrays of a file that holds moments and no images."""
+def _stored(path: str) -> dict[str, np.ndarray]:
+    """Moments in a file, and what they are of; empty if it has none. Images stay unread."""
     if not os.path.isfile(path) or not zipfile.is_zipfile(path):
-        return None
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if "arr_0.npy" in names or not {"mu.npy", "sigma.npy"} <= set(names):
-            return None
-    return read_arrays(path)
+        return {}
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in ("mu", "sigma", "about") if name in arrays}
 
 
 def _warnings(count: int, reference: Reference, dimensions: int) -> tuple[str, ...]:

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from components.evaluators.features import to_8_bits
 from serving.export import images
-from serving.export.standard_image import SUFFIXES, UnreadableImage, to_pixels
+from serving.export.standard_image import ALL_SUFFIXES, UnreadableImage, to_pixels
 
-_SUFFIXES = frozenset(suffix for own in SUFFIXES.values() for suffix in own)
 _ARRAY = "arr_0.npy"
 
 Levels = NDArray[np.uint8]
@@ -77,9 +76,15 @@ class ImageSet:
             raise ImageSetError(f"{self.path} must have an image, got none")
 
 
+def has_images(path: str) -> bool:
+    """Whether an .npz has images."""
+    with zipfile.ZipFile(path) as archive:
+        return _ARRAY in archive.namelist()
+
+
 def _images(path: str) -> Iterator[Levels]:
     if os.path.isdir(path):
-        files = sorted(one for one in Path(path).rglob("*") if one.suffix.lower() in _SUFFIXES)
+        files = sorted(one for one in Path(path).rglob("*") if one.suffix.lower() in ALL_SUFFIXES)
         for file in files:
             try:
                 yield np.asarray(to_pixels(file.read_bytes()), np.uint8)

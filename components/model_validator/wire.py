@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from components.model_validator.answers import WrongAnswerError
 from serving.client.client import Client
-from serving.client.process import Endpoints, started
-from serving.export.atomic import copy_file, is_remote, make_folder
+from serving.client.process import started
+from serving.export.atomic import is_remote
+from serving.export.versions import push
 
 MODEL = "model"
 # To load and warm up, and for each request: a large model draws for minutes on a CPU.
@@ -23,19 +24,20 @@ _RELATIVE, _ABSOLUTE = 1e-4, 1e-5
 
 
 @contextlib.contextmanager
-def served(path: str) -> Iterator[Endpoints]:
-    """Serve the SavedModel in a folder from a process of its own.
+def served(path: str) -> Iterator[tuple[str, str]]:
+    """Serve the SavedModel in a folder from a process of its own; yield its addresses, gRPC and REST.
 
     Raises:
       ServingError: it does not load, or refuses its own warm-up.
+      MemoryError: the process was killed.
     """
     with tempfile.TemporaryDirectory() as base:
-        os.makedirs(os.path.join(base, MODEL))
-        version = os.path.join(base, MODEL, "1")
+        versions = os.path.join(base, MODEL)
         if is_remote(path):
-            _copy(path, version)
+            push(path, versions)
         else:
-            os.symlink(os.path.abspath(path), version)
+            os.makedirs(versions)
+            os.symlink(os.path.abspath(path), os.path.join(versions, "1"))
         with started(base, seconds=SECONDS) as endpoints:
             yield endpoints
 
@@ -62,11 +64,3 @@ def check(
         )
         if not alike:
             raise WrongAnswerError(f"{name} from a server must be that of this process, got another")
-
-
-def _copy(source: str, target: str) -> None:
-    for folder, _, names in tf.io.gfile.walk(source):
-        place = os.path.join(target, folder[len(source) :].strip("/"))
-        make_folder(place)
-        for name in names:
-            copy_file(os.path.join(folder, name), os.path.join(place, name))

@@ -25,11 +25,9 @@ SECONDS = click.FloatRange(0, min_open=True)
 IMAGE_SUFFIXES = (".png", ".npz", "")
 TOKEN_SUFFIXES = (".npz", ".json")
 
-_TIMEOUT = "serving.cli.options.timeout"  # in click's context
-
 
 def where(command: Command) -> Command:
-    """--run, --endpoint and --timeout: which models answer."""
+    """--run, --endpoint and how to reach it: which models answer."""
     run = click.option(
         "--run", "run_dir", metavar="DIR", help=f"Load the models of this run.  [default: {RUN}]"
     )
@@ -38,45 +36,44 @@ def where(command: Command) -> Command:
         metavar="URL",
         help="Query a server instead: grpc://host:port, http://host:port, grpcs:// or https://.",
     )
-    seconds = click.option(
+    seconds = _kept(
         "--timeout",
         type=SECONDS,
         default=TIMEOUT_SECONDS,
-        expose_value=False,
-        callback=lambda context, _, value: context.meta.update({_TIMEOUT: value}),
         help="Seconds to wait for the server's answer.",
     )
-    token = click.option(
-        "--token-file",
-        metavar="FILE",
-        expose_value=False,
-        callback=_keep,
-        help="The bearer token of the server.",
-    )
-    roots = click.option(
+    token = _kept("--token-file", metavar="FILE", help="The bearer token of the server.")
+    roots = _kept(
         "--root-certificates",
         metavar="FILE",
-        expose_value=False,
-        callback=_keep,
         help="PEM that the server's certificate comes from.  [default: the system's]",
     )
     return run(endpoint(seconds(token(roots(command)))))
 
 
-def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
-    context.meta[f"{__name__}.{option.name}"] = value
+def _kept(flag: str, **attributes: Any) -> Callable[[Command], Command]:
+    """An option that is no argument of the command: `_value` reads it."""
+
+    def keep(context: click.Context, option: click.Parameter, value: Any) -> None:
+        del option
+        context.meta[f"{__name__}{flag}"] = value
+
+    return click.option(flag, expose_value=False, callback=keep, **attributes)
+
+
+def _value(context: click.Context, flag: str) -> Any:
+    return context.meta[f"{__name__}{flag}"]
 
 
 def credentials(context: click.Context) -> Credentials:
     """The values of --token-file and --root-certificates."""
-    given = {name: context.meta.get(f"{__name__}.{name}") for name in ("token_file", "root_certificates")}
-    token = read_token(given["token_file"]) if given["token_file"] else ""
-    return Credentials(token, given["root_certificates"] or "")
+    token_file, roots = _value(context, "--token-file"), _value(context, "--root-certificates")
+    return Credentials(read_token(token_file) if token_file else "", roots or "")
 
 
 def timeout(context: click.Context) -> float:
     """The value of --timeout, in seconds."""
-    return context.meta[_TIMEOUT]
+    return _value(context, "--timeout")
 
 
 def sampling(command: Command) -> Command:

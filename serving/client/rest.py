@@ -40,7 +40,7 @@ class RestClient(Client):
     def __init__(self, endpoint: str, timeout: float, credentials: Credentials = NONE):
         self._endpoint = endpoint.rstrip("/")
         self._timeout = timeout
-        self._headers = {"Content-Type": "application/json", **credentials.headers}
+        self._credentials = credentials.headers
         self._tls = credentials.http if endpoint.startswith("https://") else None
         self._signatures: dict[str, dict[str, Any]] = {}
 
@@ -73,8 +73,11 @@ class RestClient(Client):
         request = urllib.request.Request(
             f"{self._endpoint}/v1/models/{urllib.parse.quote(path, safe=':/')}",
             data=None if body is None else json.dumps(body).encode(),
-            headers=self._headers,
+            headers={"Content-Type": "application/json"},
         )
+        # Not to where a redirect may lead.
+        for name, value in self._credentials.items():
+            request.add_unredirected_header(name, value)
         try:
             answer = self._answer(request)
         except urllib.error.HTTPError as error:

@@ -35,6 +35,7 @@ SUFFIXES = {
     "PPM": (".ppm", ".pgm", ".pbm"),
 }
 FORMATS = tuple(SUFFIXES)
+ALL_SUFFIXES = frozenset(suffix for own in SUFFIXES.values() for suffix in own)
 # A few kilobytes can decode to gigabytes.
 MAX_PIXELS = 2**26
 

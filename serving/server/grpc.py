@@ -42,30 +42,34 @@ def add_services(
     observer: Observer,
     *,
     max_image_pixels: int,
-) -> None:
-    """Add the services of the repository's models to `server`; older calls answer UNIMPLEMENTED."""
+) -> list[str]:
+    """Add the services of the repository's models to `server`, and return their names.
+
+    Older calls answer UNIMPLEMENTED.
+    """
     prediction = PredictionService(repository, scheduler, observer, max_image_pixels)
     models = ModelService(repository, observer)
-    for service, methods in {
-        "PredictionService": {
+    # By their names: protobuf 6, of lane B, refuses `model_service_pb2` of TF Serving's package.
+    services: dict[str, dict[str, tuple[Any, type[Message]]]] = {
+        "tensorflow.serving.PredictionService": {
             "Predict": (prediction.Predict, predict_pb2.PredictRequest),
             "GetModelMetadata": (
                 prediction.GetModelMetadata,
                 get_model_metadata_pb2.GetModelMetadataRequest,
             ),
         },
-        "ModelService": {
+        "tensorflow.serving.ModelService": {
             "GetModelStatus": (models.GetModelStatus, get_model_status_pb2.GetModelStatusRequest),
             "HandleReloadConfigRequest": (
                 models.HandleReloadConfigRequest,
                 model_management_pb2.ReloadConfigRequest,
             ),
         },
-    }.items():
+    }
+    for service, methods in services.items():
         handlers = {name: _handler(method, request) for name, (method, request) in methods.items()}
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", handlers),)
-        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    return list(services)
 
 
 def _handler(

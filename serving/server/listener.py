@@ -29,7 +29,9 @@ async def listen(
         return FirstHeader(cast(asyncio.Protocol, runner.server()), header_seconds)  # type: ignore[misc]
 
     try:
-        return await asyncio.get_running_loop().create_server(connection, host, port, ssl=tls)
+        return await asyncio.get_running_loop().create_server(
+            connection, host, port, ssl=tls, ssl_handshake_timeout=header_seconds if tls else None
+        )
     except OSError as error:
         await runner.cleanup()
         raise cannot_listen(host, port, "it is in use") from error

@@ -108,6 +108,16 @@ class Model:
         """Give up all versions, each when its last request is done."""
         self._retire(set(self._serving))
 
+    def collected(self) -> bool:
+        """Free versions whose last request is done; whether none is left."""
+        with self._lock:
+            unloaded, self._unloaded = self._unloaded, False
+            left = any(one.state == "UNLOADING" for one in self._statuses.values())
+        # A SavedModel has reference cycles: without a collection its weights stay after the last request.
+        if unloaded:
+            gc.collect()
+        return not left and not self._serving
+
     @contextlib.contextmanager
     def lease(self, version: int | None, label: str | None) -> Iterator[Servable]:
         """Yield a version that is served, kept in memory until the context ends.
@@ -196,10 +206,7 @@ class Model:
                 if status.state == "END" and version not in on_disk:
                     del self._statuses[version]
                     self._failed.pop(version, None)
-            unloaded, self._unloaded = self._unloaded, False
-        # A SavedModel has reference cycles: without a collection its weights stay after the last request.
-        if unloaded:
-            gc.collect()
+        self.collected()
 
 
 class ModelRepository:
@@ -219,7 +226,11 @@ class ModelRepository:
         self._read: tuple[int, int] | None = None
         # What a file or HandleReloadConfigRequest has named; a folder names its own.
         self._given: list[ModelConfig] = []
+        # Where models may be, as whoever started the server has said: a client may not name others.
+        self._folders = [] if self._is_file else [source]
         self._models: dict[str, Model] = {}
+        # No longer named, and in memory until their last requests are done.
+        self._closed: list[Model] = []
         # A look at the folder and a reload may come at the same time.
         self._refreshing = threading.Lock()
         news = self.refresh()
@@ -243,23 +254,18 @@ class ModelRepository:
         """Serve these models and no others, as HandleReloadConfigRequest asks, until the file changes.
 
         Raises:
-          RequestError: PERMISSION_DENIED if a folder is in none that models are served from now: a client may
-            choose among models, and not read what else is on this machine.
+          RequestError: PERMISSION_DENIED if a folder is none of the file's, and in none of these or of the
+            served folder: a client may choose among models, and not read what else is on this machine.
         """
         with self._refreshing:
             for config in configs:
-                if not any(_is_in(config.folder, root) for root in self._roots()):
+                if not any(_is_in(config.folder, folder) for folder in self._folders):
                     raise RequestError(
                         grpc.StatusCode.PERMISSION_DENIED,
                         f"base_path of {config.name} must be in a folder that is served, got {config.folder}",
                     )
             self._given = configs
             return self._follow(configs)
-
-    def _roots(self) -> list[str]:
-        if not self._is_file:
-            return [self._source]
-        return [os.path.dirname(one.folder.rstrip("/")) for one in model_config.read(self._source)]
 
     def _named(self) -> list[ModelConfig]:
         if not self._is_file:
@@ -270,6 +276,7 @@ class ModelRepository:
             # Before it is read: a wrong file is reported once.
             self._read = stamp
             self._given = model_config.read(self._source)
+            self._folders = [one.folder for one in self._given]
         return self._given
 
     def _follow(self, configs: list[ModelConfig]) -> list[VersionStatus]:
@@ -281,7 +288,9 @@ class ModelRepository:
         # A folder that is gone may come back; what a file no longer names does not.
         if self._given:
             for name in set(self._models) - {config.name for config in configs}:
-                self._models.pop(name).close()
+                self._closed.append(self._models.pop(name))
+                self._closed[-1].close()
+        self._closed = [model for model in self._closed if not model.collected()]
         news: list[VersionStatus] = []
         for name, model in list(self._models.items()):
             try:
@@ -290,10 +299,6 @@ class ModelRepository:
             except (OSError, tf.errors.OpError) as error:
                 print(f"cannot look for versions of {name}: {one_line(error)}", file=sys.stderr, flush=True)
         return news
-
-    def models(self) -> list[Model]:
-        """All models."""
-        return list(self._models.values())
 
     def model(self, name: str) -> Model:
         """Return the model of that name.
@@ -308,8 +313,8 @@ class ModelRepository:
 
 def _is_in(folder: str, root: str) -> bool:
     if "://" in folder or "://" in root:
-        return ".." not in folder.split("/") and folder.startswith(f"{root.rstrip('/')}/")
-    return os.path.realpath(folder).startswith(f"{os.path.realpath(root)}{os.sep}")
+        return ".." not in folder.split("/") and f"{folder}/".startswith(f"{root.rstrip('/')}/")
+    return f"{os.path.realpath(folder)}{os.sep}".startswith(f"{os.path.realpath(root)}{os.sep}")
 
 
 def _fingerprint(path: str) -> Fingerprint:

@@ -48,6 +48,11 @@ def promote(path: str, model: str, label: str, version: int | None = None) -> Mo
     """
 
     def move(labels: dict[str, int], on_disk: list[int]) -> int:
+        if label == CANARY and STABLE not in labels:
+            # All labelled versions are served, and no others: the one that is served now would be given up.
+            raise ServingError(
+                f"{model} must have a label {STABLE} before a {CANARY}: promote with --version"
+            )
         wanted = version
         if wanted is None and label == STABLE:
             if CANARY not in labels:

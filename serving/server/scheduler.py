@@ -133,7 +133,7 @@ class Scheduler:
         self._check_room(waiting)
         self._queue.append(waiting)
         self._bytes += waiting.bytes
-        self._observer.waiting(sum(one.call.rows for one in self._queue))
+        self._observer.waiting(self._waiting_rows)
         self._dispatch()
         limit = self._seconds if seconds is None else min(seconds, self._seconds)
         try:
@@ -154,8 +154,12 @@ class Scheduler:
         for pool in (self._models, self._codec):
             pool.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def _waiting_rows(self) -> int:
+        return sum(one.call.rows for one in self._queue)
+
     def _check_room(self, new: _Waiting) -> None:
-        rows, most = sum(one.call.rows for one in self._queue), self._rules.max_waiting_rows
+        rows, most = self._waiting_rows, self._rules.max_waiting_rows
         if self._queue and rows + new.call.rows > most:
             raise RequestError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -171,7 +175,7 @@ class Scheduler:
         if waiting in self._queue:
             self._queue.remove(waiting)
             self._bytes -= waiting.bytes
-            self._observer.waiting(sum(one.call.rows for one in self._queue))
+            self._observer.waiting(self._waiting_rows)
         if not waiting.answer.done():
             waiting.answer.cancel()
         for batch in self._running:
@@ -189,7 +193,7 @@ class Scheduler:
                 self._bytes -= one.bytes
                 one.began = time.monotonic()
             self._observer.batch(sum(one.call.rows for one in chosen))
-            self._observer.waiting(sum(one.call.rows for one in self._queue))
+            self._observer.waiting(self._waiting_rows)
             batch = _Batch(chosen)
             self._running.add(batch)
             task = asyncio.get_running_loop().run_in_executor(self._models, self._answers, batch)

@@ -210,14 +210,14 @@ async def _start_grpc(service: _Service) -> tuple[str, Callable[[], Awaitable[No
             ("grpc.server_handshake_timeout_ms", round(1000 * limits.header_seconds)),
         ],
     )
-    add_services(
+    services = add_services(
         server,
         service.repository,
         service.scheduler,
         service.observer,
         max_image_pixels=limits.max_image_pixels,
     )
-    health = Health(server)
+    health = Health(server, services)
     address = f"{bracketed(options.host)}:{options.port}"
     tls = options.access.tls
     try:

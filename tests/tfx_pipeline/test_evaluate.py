@@ -78,6 +78,21 @@ def test_saved_statistics_give_the_same_fid_without_the_images(place, tmp_path):
     assert "must have moments in inception_2015" in other.output
 
 
+def test_a_batch_of_adm_gives_fid_by_its_moments_and_all_else_by_its_images(place, tmp_path):
+    network = f"savedmodel:{place / 'model'}#mean"
+    images, of_more = np.load(place / "real.npz")["arr_0"], np.random.default_rng(9).normal(100, 20, (500, 3))
+    whole = moments(of_more)
+    np.savez(tmp_path / "adm.npz", images, mu=whole.mean, sigma=whole.covariance)
+    done = evaluate(
+        place / "samples.npz", tmp_path / "adm.npz", "--features", network, "--output", tmp_path / "o.json"
+    )
+    assert done.exit_code == 0, done.output
+    scores = json.loads((tmp_path / "o.json").read_text())["scores"]
+    samples = means(place / "samples.npz")
+    assert scores["fid"] == pytest.approx(frechet_distance(moments(samples), whole), rel=1e-4)
+    assert scores["kid"] == pytest.approx(kernel_distance(samples, means(place / "real.npz")).mean, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -15,10 +15,10 @@ from components.image_example_gen.sources import lists
 from components.image_example_gen.sources.base import LeftAside, Shard, SourceError
 from components.image_example_gen.splits import EVAL_NAMES, choose_splits, word_in_path
 from serving.export.atomic import is_remote
-from serving.export.standard_image import SUFFIXES, UnreadableImage, read_header
+from serving.export.standard_image import ALL_SUFFIXES, UnreadableImage, read_header
 from serving.wire.errors import one_line
 
-IMAGE_SUFFIXES = frozenset(suffix for own in SUFFIXES.values() for suffix in own)
+IMAGE_SUFFIXES = ALL_SUFFIXES
 # What archives and file managers leave behind.
 _SYSTEM = {"__macosx", "thumbs.db", "desktop.ini"}
 

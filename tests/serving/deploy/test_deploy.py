@@ -122,3 +122,11 @@ def test_the_official_server_gets_no_flag_of_ours_and_no_token():
     assert container["command"] == ["tensorflow_model_server"]
     assert not any("-" in argument.partition("=")[0].removeprefix("--") for argument in container["args"])
     assert pod["volumes"] == [{"name": "token", "$patch": "delete"}]
+
+
+@pytest.mark.parametrize("name", ["networkpolicy", "poddisruptionbudget"])
+def test_what_selects_pods_selects_the_servers_and_no_others(name):
+    # Kustomize writes selectors of deployments and services, and of nothing else.
+    (manifest,) = read_yaml(f"k8s/base/{name}.yaml")
+    spec = manifest["spec"]
+    assert spec.get("podSelector", spec.get("selector")) == {"matchLabels": NAME}

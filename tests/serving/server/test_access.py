@@ -105,6 +105,19 @@ def test_a_wrong_certificate_is_one_line_before_anything_is_served(certificates,
     assert "\n" not in str(error.value)
 
 
+def test_clients_certificates_need_their_roots(certificates):
+    with pytest.raises(ServingError, match="must have custom_ca with client_verify, got none"):
+        access.read_tls(ssl_config(certificates, client_verify=True))
+
+
+@pytest.mark.slow
+def test_bytes_that_are_no_text_are_no_token(base):
+    with background_server(str(base), Options(access=Access(token=TOKEN))) as server:
+        connection = http.client.HTTPConnection(server.http.removeprefix("http://"), timeout=20)
+        connection.request("GET", "/v1/models/vim", headers={"Authorization": b"Bearer \xff\xfe"})
+        assert connection.getresponse().status == 401
+
+
 def test_a_config_without_a_key_is_refused(tmp_path):
     (tmp_path / "ssl.txt").write_text('server_cert: "x"')
     with pytest.raises(ServingError, match="must have server_key, got none"):

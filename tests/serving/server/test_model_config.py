@@ -121,6 +121,17 @@ def test_labels_and_versions_of_a_file_are_served_and_followed(folder):
 
 
 @pytest.mark.slow
+def test_a_client_may_name_the_folders_of_a_file_and_not_what_lies_beside_them(folder):
+    path = folder / "models.config"
+    path.write_text(f'model_config_list {{ config {{ name: "vim" base_path: "{folder}/vim" }} }}')
+    repository = ModelRepository(str(path))
+    with pytest.raises(RequestError, match="base_path of other must be in a folder that is served"):
+        repository.reload([ModelConfig("other", str(folder / "vit_vqgan"))])
+    repository.reload([ModelConfig("other", str(folder / "vim"), Policy(specific=(17,)))])
+    assert version_of(repository, "other") == 17
+
+
+@pytest.mark.slow
 def test_a_file_that_becomes_wrong_is_said_once_and_what_is_served_stays(folder):
     path = folder / "models.config"
     path.write_text(TEXT.format(folder))

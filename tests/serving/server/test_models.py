@@ -46,6 +46,18 @@ def test_old_version_unloads_after_its_requests_finish(folder):
         pass
 
 
+def test_a_version_that_is_served_again_is_available_when_its_old_requests_end(folder):
+    repository = ModelRepository(str(folder))
+    model = repository.model("vim")
+    shutil.copytree(folder / "vim" / "17", folder / "vim" / "18")
+    with model.lease(None, None):
+        repository.refresh()
+        shutil.rmtree(folder / "vim" / "18")
+        repository.refresh()
+        assert states(model)[17] == "AVAILABLE"
+    assert states(model)[17] == "AVAILABLE"
+
+
 def test_incomplete_version_is_reported_once_and_served_when_complete(folder):
     repository = ModelRepository(str(folder))
     half = folder / "vim" / "18"

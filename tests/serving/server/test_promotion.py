@@ -54,6 +54,7 @@ def test_a_link_to_the_file_stays_a_link(config):
     ("model", "label", "version", "message"),
     [
         ("vim", "stable", None, "version must be given: vim has no label canary"),
+        ("vim", "canary", 7, "vim must have a label stable before a canary"),
         ("vim", "stable", 8, "version of vim must be one of 7, 6, 5, got 8"),
         ("tokens", "stable", 5, "model must be one of vim in .*, got 'tokens'"),
     ],

@@ -259,3 +259,25 @@ def test_a_request_that_waits_too_long_is_dropped_before_it_runs():
         return model.batches
 
     assert play(scenario) == [[1], [3]]
+
+
+def test_no_row_waits_when_its_caller_has_left():
+    async def scenario():
+        model, observer = Doubling(), Observer()
+        pool = Scheduler(Batching(max_batch_size=4), observer, max_waiting_bytes=2**20, seconds=20.0)
+        running = asyncio.create_task(answer(pool, model, 1))
+        await asyncio.sleep(0.05)
+        left = asyncio.create_task(answer(pool, model, 2))
+        await asyncio.sleep(0.05)
+        waiting = observer.exposition()
+        left.cancel()
+        await asyncio.sleep(0.05)
+        nobody = observer.exposition()
+        model.go.set()
+        await running
+        pool.close()
+        return waiting, nobody
+
+    waiting, nobody = play(scenario)
+    assert ":tfx_vim:serving:waiting_rows 1" in waiting
+    assert ":tfx_vim:serving:waiting_rows 0" in nobody
