@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 @click.command(context_settings=options.SHOW_DEFAULTS)
 @click.option("--run", "run_dir", default=options.RUN, metavar="DIR", help="The run to serve.")
-@click.option("--model-config-file", metavar="FILE", help="TF Serving's, in place of --run; it may change.")
+@click.option(
+    "--model-config-file", type=options.FILE, help="TF Serving's, in place of --run; it may change."
+)
 @click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 accepts other machines.")
-@click.option("--token-file", metavar="FILE", help="A bearer token that every request must carry.")
-@click.option("--ssl-config-file", metavar="FILE", help="TF Serving's: key, certificate, mTLS.")
+@click.option("--token-file", type=options.FILE, help="A bearer token that every request must carry.")
+@click.option("--ssl-config-file", type=options.FILE, help="TF Serving's: key, certificate, mTLS.")
 @click.option("--insecure", is_flag=True, help="Let other machines ask without a token or mTLS.")
 @click.option(
     "--request-log", type=click.File("a"), metavar="FILE", help="A line of JSON a request; - is stdout."
@@ -100,7 +102,7 @@ _config_file = click.option(
     "--model-config-file",
     "config_file",
     required=True,
-    metavar="FILE",
+    type=options.FILE,
     help="What a server follows.",
 )
 

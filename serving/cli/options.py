@@ -21,6 +21,7 @@ RUN = "runs/digits"
 SHOW_DEFAULTS = {"show_default": True}
 PORT = click.IntRange(0, 65535)
 SECONDS = click.FloatRange(0, min_open=True)
+FILE = click.Path(exists=True, dir_okay=False)
 # What --output may end in; "" is a folder.
 IMAGE_SUFFIXES = (".png", ".npz", "")
 TOKEN_SUFFIXES = (".npz", ".json")
@@ -42,10 +43,10 @@ def where(command: Command) -> Command:
         default=TIMEOUT_SECONDS,
         help="Seconds to wait for the server's answer.",
     )
-    token = _kept("--token-file", metavar="FILE", help="The bearer token of the server.")
+    token = _kept("--token-file", type=FILE, help="The bearer token of the server.")
     roots = _kept(
         "--root-certificates",
-        metavar="FILE",
+        type=FILE,
         help="PEM that the server's certificate comes from.  [default: the system's]",
     )
     return run(endpoint(seconds(token(roots(command)))))
