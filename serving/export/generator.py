@@ -118,6 +118,7 @@ def export_generator(directory: str, model: tf.Module, generator: Generator) -> 
             "complete": {**image, "kept_rows": np.zeros(1, np.int32), **row},
             "score": {**image, "class_id": row["class_id"]},
             "features": image,
+            "serving_default": row,
         },
     )
 

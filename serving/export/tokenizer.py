@@ -86,5 +86,6 @@ def export_tokenizer(
             "decode": tokens,
             "decode_pixels": tokens,
             "reconstruct": image,
+            "serving_default": image,
         },
     )
