@@ -41,3 +41,19 @@ def test_another_answer_is_a_reason(change, reason):
     answer = {name: tensor.numpy() for name, tensor in ANSWER.items()} | change
     with pytest.raises(WrongAnswerError, match=reason):
         wire.check(Answering(answer), "encode", ROWS, ANSWER)
+
+
+def picture(level):
+    return tf.io.encode_png(tf.fill([2, 2, 3], tf.constant(level, tf.uint8))).numpy()
+
+
+@pytest.mark.parametrize(("level", "alike"), [(8, True), (9, True), (7, True), (10, False), (None, False)])
+def test_a_pixel_may_be_rounded_to_the_next_level(level, alike):
+    got = b"no picture" if level is None else picture(level)
+    answer = {"image_bytes": tf.constant([picture(8)])}
+    client = Answering({"image_bytes": np.array([got], object)})
+    if alike:
+        wire.check(client, "encode", ROWS, answer)
+    else:
+        with pytest.raises(WrongAnswerError, match="image_bytes from a server must be that of this process"):
+            wire.check(client, "encode", ROWS, answer)
