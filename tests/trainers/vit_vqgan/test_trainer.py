@@ -13,6 +13,8 @@ pytestmark = pytest.mark.slow
 CONVOLUTIONS = {"channels": 8, "multipliers": [1, 2], "residual_blocks": 1}
 
 
+# The validator's server optimizes graphs, by which bfloat16 rounds otherwise.
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     ("tower", "precision"),
     [(TOWER, "bfloat16"), (CONVOLUTIONS, "float32")],
