@@ -1,22 +1,23 @@
-"""KV caches of a causal Transformer, and attention over them, one query at a time.
+"""KV caches of a causal Transformer, and attention over them.
 
 `ChunkedCache` is for TensorFlow's graph: it is written in place, and each query is multiplied with its own
 row's keys in products of fixed shape, [1, d] with [d, T], a chunk at a time. A chunk that is masked as a
 whole adds exact zeros. So an output depends, to the last bit, on its own query and positions alone: not on
 the batch, nor on how many chunks are read, nor on the queries beside it.
 
-`FlatCache` is for XLA, which has no such write, and whose shapes are fixed anyway.
+`FlatCache` is for XLA, which has no such write, and where all shapes are fixed anyway.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
 # TensorFlow exports XLA's operations under no public name.
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+from tensorflow.compiler.xla import xla_data_pb2
 
 # Positions that are read together: fewer read less that is masked, more make fewer products.
 CHUNK = 64
@@ -24,6 +25,10 @@ CHUNK = 64
 REGISTER = 16
 # XLA compiles a loop for each number of chunks.
 MOST_CHUNKS = 8
+# A slice [H, W, d] for each row, from its first head and its own position on.
+_SLICES = xla_data_pb2.ScatterDimensionNumbers(
+    update_window_dims=[1, 2, 3], scatter_dims_to_operand_dims=[0, 1], index_vector_dim=1
+).SerializeToString()
 
 
 class KVCache(NamedTuple):
@@ -59,7 +64,7 @@ class Cache(Protocol):
     chunks: int
 
     def empty(self) -> KVCache:
-        """A cache of zeros: what is masked must be finite."""
+        """A cache to begin with, of zeros: what is masked must be finite."""
 
     def filled(self, keys: tf.Tensor, values: tf.Tensor) -> KVCache:
         """A cache of all positions of all rows, [B, N, H, d] each."""
@@ -156,45 +161,82 @@ class ChunkedCache:
 
 
 class FlatCache:
-    """A cache [B, H, N, d] for XLA, written at the same position of all rows: W is 1."""
+    """A cache [B H, n, d] for XLA, of n positions, which grows: a part of it would be copied to be read.
 
-    def __init__(self, shape: Shape):
+    Args:
+      shape: of the cache when it is full.
+      window: W, the positions of a write, consecutive. With all chunks n is N + W - 1, since the last of a
+        row may be behind N.
+    """
+
+    def __init__(self, shape: Shape, window: tf.Tensor | int = 1):
         self._shape = shape
+        self._beyond = window - 1
         self.chunk = min(shape.positions, max(CHUNK, -(-shape.positions // MOST_CHUNKS)))
         self.chunks = -(-shape.positions // self.chunk)
 
     def empty(self) -> KVCache:
         """See `Cache`."""
         shape = self._shape
-        size = [shape.rows, shape.heads, shape.positions, shape.head_dim]
+        size = [shape.rows * shape.heads, 0, shape.head_dim]
         return KVCache(tf.zeros(size, shape.dtype), tf.zeros(size, shape.dtype))
 
+    def grown(self, cache: KVCache, chunks: int) -> KVCache:
+        """Add positions, of zeros, up to so many chunks."""
+        whole = chunks == self.chunks
+        positions = self._shape.positions + self._beyond if whole else chunks * self.chunk
+
+        def longer(cached: tf.Tensor) -> tf.Tensor:
+            return tf.pad(cached, [[0, 0], [0, positions - cached.shape[1]], [0, 0]])
+
+        return KVCache(*map(longer, cache))
+
     def filled(self, keys: tf.Tensor, values: tf.Tensor) -> KVCache:
-        """See `Cache`."""
-        by_head = (tf.transpose(tf.cast(each, self._shape.dtype), [0, 2, 1, 3]) for each in (keys, values))
-        return KVCache(*by_head)
+        """See `Cache`; it may grow by what a write needs behind N."""
+        shape = self._shape
+
+        def by_head(of_rows: tf.Tensor) -> tf.Tensor:
+            turned = tf.transpose(tf.cast(of_rows, shape.dtype), [0, 2, 1, 3])
+            return tf.reshape(turned, [-1, shape.positions, shape.head_dim])
+
+        return KVCache(by_head(keys), by_head(values))
 
     def addresses(self, position: tf.Tensor) -> tf.Tensor:
-        """See `Cache`; int32 [4], the start of a slice."""
-        return tf.stack([0, 0, position[0, 0], 0])
+        """See `Cache`; int32 [B, 2], each row's first head and position."""
+        return tf.stack([tf.range(tf.shape(position)[0]) * self._shape.heads, position[:, 0]], axis=1)
 
     def write(self, cache: KVCache, keys: tf.Tensor, values: tf.Tensor, addresses: tf.Tensor) -> KVCache:
         """See `Cache`."""
 
         def written(cached: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
-            by_head = tf.cast(tf.transpose(new, [0, 2, 1, 3]), self._shape.dtype)
-            return gen_xla_ops.xla_dynamic_update_slice(input=cached, update=by_head, indices=addresses)
+            return gen_xla_ops.xla_scatter(
+                operand=cached,
+                scatter_indices=addresses,
+                updates=tf.cast(tf.transpose(new, [0, 2, 1, 3]), self._shape.dtype),
+                update_computation=_replacement(self._shape.dtype),
+                dimension_numbers=_SLICES,
+                indices_are_sorted=True,
+            )
 
         return KVCache(written(cache.keys, keys), written(cache.values, values))
 
     def attend(
         self, cache: KVCache, queries: tf.Tensor, position: tf.Tensor, chunks: tf.Tensor | int
     ) -> tf.Tensor:
-        """See `Cache`."""
-        keys, values = (cached[:, :, : chunks * self.chunk] for cached in cache)
-        by_head = tf.cast(tf.transpose(queries, [0, 2, 1, 3]), self._shape.dtype)
-        scores = tf.cast(tf.matmul(by_head, keys, transpose_b=True), tf.float32)
-        visible = tf.range(tf.shape(keys)[2]) <= position[0, 0]
+        """See `Cache`; the cache must have grown to so many chunks, and all of it is read."""
+        keys, values = cache
+        shape, window, positions = self._shape, tf.shape(position)[1], tf.shape(keys)[1]
+        by_head = tf.cast(tf.transpose(queries, [0, 2, 1, 3]), shape.dtype)
+        scores = tf.matmul(tf.reshape(by_head, [-1, window, shape.head_dim]), keys, transpose_b=True)
+        scores = tf.reshape(tf.cast(scores, tf.float32), [-1, shape.heads, window, positions])
+        visible = tf.range(positions) <= position[:, tf.newaxis, :, tf.newaxis]
         shares = tf.nn.softmax(tf.where(visible, scores, scores.dtype.min))
-        mixed = tf.matmul(tf.cast(shares, self._shape.dtype), values)
+        mixed = tf.matmul(tf.reshape(tf.cast(shares, shape.dtype), [-1, window, positions]), values)
+        mixed = tf.reshape(mixed, [-1, shape.heads, window, shape.head_dim])
         return tf.cast(tf.transpose(mixed, [0, 2, 1, 3]), tf.float32)
+
+
+def _replacement(dtype: tf.DType) -> Any:
+    """What a scatter of XLA combines old and new numbers by: it takes the new one."""
+    number = tf.TensorSpec([], dtype)
+    return tf.function(lambda old, new: new, autograph=False).get_concrete_function(number, number)

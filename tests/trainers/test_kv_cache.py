@@ -48,30 +48,32 @@ def test_queries_attend_to_positions_up_to_their_own(positions, written):
 
 
 @pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("positions", [5, 9 * CHUNK - 7])
-def test_the_cache_for_xla_attends_likewise_at_one_place_of_all_rows(positions, written):
-    rows, place = 3, positions - 2
-    cached = FlatCache(shape(rows, positions))
+def test_the_cache_for_xla_attends_likewise_at_each_row_s_own_places(positions, window, written):
+    rows = 3
+    cached = FlatCache(shape(rows, positions), window)
     keys, values = (normal(rows, positions, HEADS, HEAD_DIM, seed=seed) for seed in (1, 2))
-    queries = normal(rows, 1, HEADS, HEAD_DIM, seed=3)
+    queries = normal(rows, window, HEADS, HEAD_DIM, seed=3)
+    # At the end of a row its last place fills the window.
+    first = np.array([0, positions - 2, positions - 1], np.int32)
+    position = np.minimum(first[:, np.newaxis] + np.arange(window, dtype=np.int32), positions - 1)
 
     @tf.function(jit_compile=True)
-    def run(keys, values, queries):
-        position = tf.fill([rows, 1], place)
-        filled = cached.filled(keys, values)
+    def run(keys, values, queries, position):
+        addresses = cached.addresses(position)
+        filled = cached.grown(cached.filled(keys, values), cached.chunks)
         if written:
-            zeroed = cached.write(
-                filled, *(tf.zeros_like(keys[:, :1]) for _ in range(2)), cached.addresses(position)
-            )
-            filled = cached.write(
-                zeroed, keys[:, place : place + 1], values[:, place : place + 1], cached.addresses(position)
-            )
+            new = [tf.gather(each, position, batch_dims=1) for each in (keys, values)]
+            zeroed = cached.write(filled, *map(tf.zeros_like, new), addresses)
+            filled = cached.write(zeroed, *new, addresses)
         return cached.attend(filled, queries, position, cached.chunks)
 
-    mixed = run(keys, values, queries).numpy()
+    mixed = run(keys, values, queries, position).numpy()
     for row in range(rows):
-        expected = plain(queries[row, 0], keys[row], values[row], place)
-        np.testing.assert_allclose(mixed[row, 0], expected, atol=1e-5)
+        for place in range(window):
+            expected = plain(queries[row, place], keys[row], values[row], position[row, place])
+            np.testing.assert_allclose(mixed[row, place], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("layout", [ChunkedCache, FlatCache])
@@ -81,6 +83,8 @@ def test_a_write_replaces_what_is_there_and_calls_do_not_share_a_buffer(layout):
     @tf.function(jit_compile=layout is FlatCache)
     def run(value):
         cache = cached.empty()
+        if layout is FlatCache:
+            cache = cached.grown(cache, 1)
         before = tf.reduce_sum(cache.keys)
         with tf.control_dependencies([before]):
             for factor in (1.0, 5.0):

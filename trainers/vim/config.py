@@ -56,6 +56,7 @@ class Sampler(Section):
       weights: precision of the blocks' products. `bfloat16` reads half as many bytes.
       cache: precision of keys and values.
       compiled: export beside the model the program that draws on TPUs, and on GPUs by XLA; as large again.
+      compiled_slots: rows of a pass of that program with which places of few images are filled up.
     """
 
     engine: Literal["jacobi", "sequential"] = "jacobi"
@@ -64,6 +65,7 @@ class Sampler(Section):
     weights: Precision = "float32"
     cache: Precision = "float32"
     compiled: bool = False
+    compiled_slots: PositiveInt = 128
 
 
 class Stage2(Section):

@@ -84,22 +84,36 @@ class Sampler:
         return Drawn(tokens[:images], passes[:images])
 
 
-class CompiledSampler:
-    """Samples from a VIM under XLA: all rows at the same place, and all with or all without guidance.
+class Program(NamedTuple):
+    """What is fixed when XLA compiles.
 
-    Prompts are gone through place by place. The rows of a program are fixed, so that here too a row is the
-    same whatever the others are.
+    Attributes:
+      guided: whether all images are guided, or none.
+      prompted: whether images may have prompts.
     """
 
-    def __init__(self, model: VIM, options: config.Sampler = config.Sampler(), *, guided: bool):
+    guided: bool
+    prompted: bool = False
+
+
+class CompiledSampler:
+    """Samples from a VIM under XLA, all rows at once.
+
+    The rows of a program are fixed, and with them the places of each in a pass. So here too a row is the same
+    whatever the others are.
+    """
+
+    def __init__(self, model: VIM, program: Program, options: config.Sampler = config.Sampler()):
         self._model = model
+        self._program = program
         self._options = options
-        self._guided = guided
 
     def __call__(self, request: SamplingRequest) -> Drawn:
         """Draw the images of a request, whose number must be known when the program is compiled."""
         weights = Weights.of(self._model, tf.as_dtype(self._options.weights))
-        return Drawing(self._model, self._options, weights, request, self._guided, window=1).run()
+        rows = tf.shape(request.seed)[0] * (2 if self._program.guided else 1)
+        window = slots.compiled_window(self._model, self._options, rows)
+        return Drawing(self._model, self._options, weights, request, self._program, window).run()
 
 
 class _State(NamedTuple):
@@ -129,7 +143,7 @@ class Drawing:
         options: config.Sampler,
         weights: Weights,
         request: SamplingRequest,
-        guided: tf.Tensor | bool,
+        guided: tf.Tensor | Program,
         window: tf.Tensor | int,
     ):
         """Prepare.
@@ -139,14 +153,14 @@ class Drawing:
           options: the precision of the cache.
           weights: of the model.
           request: R images.
-          guided: whether any image is; a Python value is for XLA, which has no shapes that depend on one.
-          window: W, at most N.
+          guided: whether any image is, a bool scalar; or, for XLA, the program.
+          window: W, at most N; for XLA it may depend on shapes alone.
         """
         self._model = model
         self._request = request
-        self._guided = guided
+        self._program = guided if isinstance(guided, Program) else None
+        self._guided = guided.guided if isinstance(guided, Program) else guided
         self._window = window
-        self._compiled = isinstance(guided, bool)
         self._rows = tf.shape(request.seed)[0]
         self._keys = gumbel.keys(request.seed, model.tokens)
         classes = model.start(request.class_id)
@@ -164,22 +178,27 @@ class Drawing:
             model,
             weights,
             tf.gather(model.class_embedding, starts),
-            FlatCache(shape) if self._compiled else ChunkedCache(shape),
+            FlatCache(shape, window) if self._program else ChunkedCache(shape),
         )
 
     def run(self) -> Drawn:
         """Draw."""
         prompt, length = self._request.prompt, self._request.prompt_length
+        cache, program = self._forward.cache, self._program
         state = _State(
             passes=tf.constant(0),
-            position=tf.zeros_like(length) if self._compiled else length,
+            position=length,
             tokens=tf.where(tf.range(self._model.tokens) < length[:, tf.newaxis], prompt, 0),
             ended=tf.zeros([self._rows], tf.int32),
-            caches=self._forward.empty() if self._compiled else self._prefilled(),
+            caches=self._prefilled(),
         )
-        # For XLA a loop for each number of chunks: its shapes do not grow.
-        for chunks in range(1, self._forward.cache.chunks + 1) if self._compiled else [None]:
-            state = self._passes(state, chunks)
+        if program and isinstance(cache, FlatCache):
+            # A loop for each number of chunks: within one, shapes do not grow.
+            for chunks in range(cache.chunks if program.prompted else 1, cache.chunks + 1):
+                grown = [cache.grown(own, chunks) for own in state.caches]
+                state = self._passes(state._replace(caches=grown), chunks)
+        else:
+            state = self._passes(state, None)
         return Drawn(state.tokens, state.ended)
 
     def _passes(self, state: _State, chunks: int | None) -> _State:
@@ -189,8 +208,8 @@ class Drawing:
             incomplete = tf.reduce_any(state.position < self._model.tokens)
             if chunks is None:
                 return incomplete
-            within = tf.reduce_max(state.position) + self._window <= chunks * self._forward.cache.chunk
-            return incomplete & within
+            end = tf.minimum(tf.reduce_max(state.position) + self._window, self._model.tokens)
+            return incomplete & (end <= chunks * self._forward.cache.chunk)
 
         def body(state: _State) -> list[_State]:
             after = self._one_pass(state, chunks)
@@ -200,11 +219,13 @@ class Drawing:
 
     def _prefilled(self) -> list[KVCache]:
         """Caches after the prompts; empty ones if there are none."""
-        return tf.cond(
-            tf.reduce_any(self._request.prompt_length > 0),
-            lambda: self._forward.prefilled(self._for_all(self._request.prompt)),
-            self._forward.empty,
-        )
+
+        def prefilled() -> list[KVCache]:
+            return self._forward.prefilled(self._for_all(self._request.prompt))
+
+        if self._program:
+            return prefilled() if self._program.prompted else self._forward.empty()
+        return tf.cond(tf.reduce_any(self._request.prompt_length > 0), prefilled, self._forward.empty)
 
     def _one_pass(self, state: _State, chunks: int | None) -> _State:
         model, window = self._model, self._window

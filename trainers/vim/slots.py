@@ -60,6 +60,12 @@ def plan(model: VIM, weights: Weights, options: config.Sampler, rows: tf.Tensor)
     return Plan(slots // window, window)
 
 
+def compiled_window(model: VIM, options: config.Sampler, rows: tf.Tensor) -> tf.Tensor:
+    """Choose the places of each row in a pass of XLA's program, which has so many rows, int32 scalars."""
+    places = options.compiled_slots // rows if options.engine == "jacobi" else tf.constant(1)
+    return tf.clip_by_value(places, 1, model.tokens)
+
+
 def _same_bits(model: VIM, weights: Weights, size: tf.Tensor) -> tf.Tensor:
     """Whether products of `size` rows have the bits of those of `REFERENCE` rows, a bool scalar."""
     block = model.blocks[0]

@@ -22,7 +22,7 @@ from trainers.training.train_state import TrainState
 from trainers.vim.config import Stage2
 from trainers.vim.model import VIM
 from trainers.vim.rows import row_augmentation
-from trainers.vim.sampler import CompiledSampler, Sampler
+from trainers.vim.sampler import CompiledSampler, Program, Sampler
 
 # Held-out rows that are evaluated during training.
 EVALUATION_ROWS = 512
@@ -123,7 +123,7 @@ def run_fn(fn_args: Any) -> None:
                     job.exportable(model, tokenizer=tokenizer),
                     generator.metadata,
                     sample=lambda request, guided: (
-                        CompiledSampler(model, stage.sampler, guided=guided)(request).tokens
+                        CompiledSampler(model, Program(guided), stage.sampler)(request).tokens
                     ),
                     decode=decode,
                 )
