@@ -42,8 +42,11 @@ class RequestError(Exception):
     """
 
     def __init__(self, code: grpc.StatusCode, message: str):
-        # What was given may be megabytes: nobody reads them, and a log would be filled with them.
+        # What was given may be megabytes: nobody reads them, and a log would be filled with them. And it may
+        # have line breaks, which a log would take for entries of its own.
         shown = message if len(message) <= LONGEST else f"{message[:LONGEST]}..."
+        if not shown.isprintable():
+            shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in shown)
         super().__init__(shown)
         self.code = code
         self.message = shown

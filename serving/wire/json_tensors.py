@@ -112,7 +112,8 @@ def decode(name: str, value: Any, dtype: Any) -> np.ndarray:
             raise invalid(
                 f"{name} must be from {limits.min} to {limits.max}, got {given.min()} to {given.max()}"
             )
-    return given.astype(dtype)
+    with np.errstate(over="ignore"):  # to infinity, which signatures refuse
+        return given.astype(dtype)
 
 
 def _strings(name: str, value: Any) -> np.ndarray:

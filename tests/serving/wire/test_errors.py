@@ -3,7 +3,7 @@ import re
 import pytest
 import tensorflow as tf
 
-from serving.wire.errors import one_line
+from serving.wire.errors import LONGEST, invalid, one_line
 
 
 @tf.function
@@ -50,3 +50,10 @@ def test_error_of_a_beam_worker_is_reduced_to_its_reason():
     error = RuntimeError(f"{wrapped} [while running 'Write/ParDo(_Write)']")
     assert one_line(error) == "/x; No space left on device"
     assert one_line(ValueError("image: x.y")) == "image: x.y"
+
+
+def test_an_answered_error_is_one_line_of_bounded_length_whatever_was_given():
+    message = invalid("got 'a\nb\ud800\x00é'").message
+    assert message == r"got 'a\nb\ud800\x00é'"
+    message.encode()
+    assert len(invalid("x" * 10**6).message) < LONGEST + 9
