@@ -1,5 +1,8 @@
+import contextlib
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -149,6 +152,29 @@ def test_version_swap_under_load_fails_no_request(folder):
             thread.join()
     assert failures == []
     assert len(set(answers)) == 1
+
+
+def test_a_push_that_is_killed_at_any_moment_is_never_loaded(folder, tmp_path_factory, capfd):
+    model = tmp_path_factory.mktemp("model") / "large"
+    shutil.copytree(folder / "vim" / "17", model)
+    (model / "assets.extra").mkdir(exist_ok=True)
+    with (model / "assets.extra" / "large").open("wb") as file:
+        file.truncate(2**28)
+    command = "import sys; from serving.export.versions import push; print(push(*sys.argv[1:]))"
+    push = [sys.executable, "-c", command, str(model), str(folder / "vim")]
+    cut = 0
+    with background_server(str(folder), Options(poll_seconds=0.05)) as server:
+        for tenths in range(1, 9):
+            process = subprocess.Popen(push, stdout=subprocess.PIPE, text=True)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=tenths / 10)
+            process.kill()
+            cut += not process.communicate()[0]
+        whole = subprocess.run(push, capture_output=True, text=True, check=True).stdout.strip()
+        wait_for_version(server, whole.rpartition("/")[2])
+    assert cut, "no push was cut off"
+    assert "does not load" not in capfd.readouterr().err
+    assert not list((folder / "vim").glob(".draft-*"))
 
 
 def wait_for_version(server, version):
