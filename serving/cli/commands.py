@@ -205,12 +205,17 @@ def _client(
         files.check_output(output, suffixes)
     except files.FileError as error:
         raise click.UsageError(str(error)) from error
-    timeout = options.timeout(click.get_current_context())
+    context = click.get_current_context()
+    version = options.version(context)
+    if version is not None and not endpoint:
+        raise click.UsageError(
+            "--model-version must be given with --endpoint: a run's newest models are loaded"
+        )
+    timeout, credentials = options.timeout(context), options.credentials(context)
     base = options.serving_folder(run_dir or options.RUN)
     say = partial(click.echo, err=True)
-    credentials = options.credentials(click.get_current_context())
     with (
-        connect(endpoint, timeout=timeout, credentials=credentials)
+        connect(endpoint, version=version, timeout=timeout, credentials=credentials)
         if endpoint
         else open_folder(base, say) as client
     ):

@@ -49,15 +49,23 @@ def where(command: Command) -> Command:
         type=FILE,
         help="PEM that the server's certificate comes from.  [default: the system's]",
     )
-    return run(endpoint(seconds(token(roots(command)))))
+    version = _kept(
+        "--model-version",
+        metavar="VERSION",
+        callback=lambda value: int(value) if value and value.isdecimal() else value,
+        help="The number or the label of the version that the server is asked for.  [default: the newest]",
+    )
+    return run(endpoint(version(seconds(token(roots(command))))))
 
 
-def _kept(flag: str, **attributes: Any) -> Callable[[Command], Command]:
-    """An option that is no argument of the command: `_value` reads it."""
+def _kept(
+    flag: str, *, callback: Callable[[Any], Any] = lambda value: value, **attributes: Any
+) -> Callable[[Command], Command]:
+    """An option that is no argument of the command: `_value` reads what the callback makes of it."""
 
     def keep(context: click.Context, option: click.Parameter, value: Any) -> None:
         del option
-        context.meta[f"{__name__}{flag}"] = value
+        context.meta[f"{__name__}{flag}"] = callback(value)
 
     return click.option(flag, expose_value=False, callback=keep, **attributes)
 
@@ -70,6 +78,11 @@ def credentials(context: click.Context) -> Credentials:
     """The values of --token-file and --root-certificates."""
     token_file, roots = _value(context, "--token-file"), _value(context, "--root-certificates")
     return Credentials(read_token(token_file) if token_file else "", roots or "")
+
+
+def version(context: click.Context) -> int | str | None:
+    """The value of --model-version: a number, or a label."""
+    return _value(context, "--model-version")
 
 
 def timeout(context: click.Context) -> float:

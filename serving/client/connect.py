@@ -13,11 +13,18 @@ from serving.wire.errors import ClientError
 TIMEOUT_SECONDS = 150.0
 
 
-def connect(endpoint: str, *, timeout: float = TIMEOUT_SECONDS, credentials: Credentials = NONE) -> Client:
+def connect(
+    endpoint: str,
+    *,
+    version: int | str | None = None,
+    timeout: float = TIMEOUT_SECONDS,
+    credentials: Credentials = NONE,
+) -> Client:
     """Create the client of a server, the embedded one or tensorflow/serving.
 
     Args:
       endpoint: grpc://host:port or http://host:port, over TLS grpcs:// or https://.
+      version: of every model that is asked, a number or a label such as "canary"; None for the newest.
       timeout: seconds a request may take.
       credentials: for servers that want them.
 
@@ -29,11 +36,11 @@ def connect(endpoint: str, *, timeout: float = TIMEOUT_SECONDS, credentials: Cre
     if scheme in ("grpc", "grpcs") and address:
         from serving.client.grpc import GrpcClient
 
-        return GrpcClient(endpoint, timeout, credentials)
+        return GrpcClient(endpoint, timeout, credentials, version)
     if scheme in ("http", "https") and address:
         from serving.client.rest import RestClient
 
-        return RestClient(endpoint, timeout, credentials)
+        return RestClient(endpoint, timeout, credentials, version)
     raise ClientError(f"endpoint must be grpc://host:port, grpcs://, http:// or https://, got {endpoint!r}")
 
 

@@ -39,9 +39,16 @@ _RETRIES = json.dumps(
 class GrpcClient(Client):
     """Queries PredictionService at `endpoint` (grpc://host:port, or grpcs:// over TLS)."""
 
-    def __init__(self, endpoint: str, timeout: float, credentials: Credentials = NONE):
+    def __init__(
+        self,
+        endpoint: str,
+        timeout: float,
+        credentials: Credentials = NONE,
+        version: int | str | None = None,
+    ):
         self._endpoint = endpoint
         self._timeout = timeout
+        self._version = version
         scheme, _, address = endpoint.partition("://")
         options = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -61,6 +68,10 @@ class GrpcClient(Client):
         request = predict_pb2.PredictRequest()
         request.model_spec.name = model
         request.model_spec.signature_name = signature
+        if isinstance(self._version, int):
+            request.model_spec.version.value = self._version
+        elif self._version is not None:
+            request.model_spec.version_label = self._version
         for name, array in inputs.items():
             request.inputs[name].CopyFrom(to_proto(array))
         try:

@@ -37,18 +37,26 @@ _DTYPES = {
 class RestClient(Client):
     """Queries /v1/models at `endpoint` (http://host:port)."""
 
-    def __init__(self, endpoint: str, timeout: float, credentials: Credentials = NONE):
+    def __init__(
+        self,
+        endpoint: str,
+        timeout: float,
+        credentials: Credentials = NONE,
+        version: int | str | None = None,
+    ):
         self._endpoint = endpoint.rstrip("/")
         self._timeout = timeout
         self._credentials = credentials.headers
         self._tls = credentials.http if endpoint.startswith("https://") else None
+        kind = "versions" if isinstance(version, int) else "labels"
+        self._version = "" if version is None else f"/{kind}/{urllib.parse.quote(str(version), safe='')}"
         self._signatures: dict[str, dict[str, Any]] = {}
 
     def predict(self, model: str, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """As `Client.predict`."""
         dtypes = self._output_dtypes(model, signature)
         values = {name: encode(name, array) for name, array in inputs.items()}
-        answer = self._ask(f"{model}:predict", {"signature_name": signature, "inputs": values})
+        answer = self._ask(model, ":predict", {"signature_name": signature, "inputs": values})
         try:
             outputs = answer["outputs"] if len(dtypes) > 1 else dict.fromkeys(dtypes, answer["outputs"])
             return {name: decode(name, outputs[name], dtype) for name, dtype in dtypes.items()}
@@ -57,7 +65,7 @@ class RestClient(Client):
 
     def _output_dtypes(self, model: str, signature: str) -> dict[str, Any]:
         if model not in self._signatures:
-            answer = self._ask(f"{model}/metadata")
+            answer = self._ask(model, "/metadata")
             try:
                 self._signatures[model] = answer["metadata"]["signature_def"]["signature_def"]
             except (KeyError, TypeError) as error:
@@ -68,10 +76,10 @@ class RestClient(Client):
             raise ClientError(f"signature of {model} must be one of {known}, got {signature!r}")
         return {name: _DTYPES[info["dtype"]] for name, info in signatures[signature]["outputs"].items()}
 
-    def _ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def _ask(self, model: str, what: str, body: Mapping[str, Any] | None = None) -> Any:
         # With a body it is a POST.
         request = urllib.request.Request(
-            f"{self._endpoint}/v1/models/{urllib.parse.quote(path, safe=':/')}",
+            f"{self._endpoint}/v1/models/{urllib.parse.quote(model)}{self._version}{what}",
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )

@@ -208,6 +208,7 @@ def error_line(result, code):
         (["generate", "--count", "0", "--output", "x.png"], 2, "--count"),
         (["generate", "--top-p", "0", "--output", "x.png"], 2, "--top-p"),
         (["generate", "--endpoint", "http://x:1", "--output", "x.png"], 2, "must be given, got both"),
+        (["generate", "--model-version", "canary", "--output", "x.png"], 2, "must be given with --endpoint"),
         (["generate", "--guidance-schedule", "x", "--output", "x.png"], 2, "'constant', 'linear'"),
         (["complete", "--output", "x.png"], 2, "IMAGES"),
         (["complete", "text.txt", "--output", "x.png"], 2, "class must be exactly one of id:0 to id:2"),

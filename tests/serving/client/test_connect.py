@@ -10,6 +10,7 @@ import pytest
 
 from serving.cli import files
 from serving.client.connect import connect, open_folder
+from serving.server.server import background_server
 from serving.wire.errors import ClientError
 from tests import stand_ins
 
@@ -167,3 +168,28 @@ def test_without_the_file_the_model_tells_its_metadata(tmp_path, content):
         file.write_text(content)
     with open_folder(base) as client:
         assert client.metadata("vim").class_names == ("a", "b")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_version_is_chosen_by_number_or_label(tmp_path, protocol):
+    for version in (1, 2):
+        stand_ins.write_generator(str(tmp_path / "vim" / str(version)), (f"of {version}",))
+    config = tmp_path / "models.config"
+    config.write_text(
+        f"""model_config_list {{ config {{
+            name: "vim" base_path: "{tmp_path}/vim"
+            model_version_policy {{ all {{}} }}
+            version_labels {{ key: "old one" value: 1 }}
+        }} }}"""
+    )
+    inputs = {"class_id": np.zeros(1, np.int32), "image_bytes": np.array([GREY], object)}
+    with background_server(str(config)) as server:
+        endpoint = getattr(server, protocol)
+        for version, expected in ((None, 2), (1, 1), (2, 2), ("old one", 1), ("stable", 2)):
+            with connect(endpoint, version=version) as client:
+                assert client.metadata("vim").class_names == (f"of {expected}",)
+                assert client.predict("vim", "score", inputs)["bits_per_token"].shape == (1,)
+        for version, said in ((3, "version of vim must be 1, 2|unknown"), ("none", "label must be one of")):
+            with connect(endpoint, version=version) as client, pytest.raises(ClientError, match=said):
+                client.predict("vim", "score", inputs)
