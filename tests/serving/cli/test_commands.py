@@ -244,15 +244,15 @@ def test_missing_run_or_server_is_named_in_the_error(tmp_path):
     assert str(tmp_path) in error_line(run("serve", "--run", tmp_path, "--port", 0, "--rest-api-port", 0), 1)
 
 
-def test_timeout_option_is_passed_to_the_client(base, server, tmp_path, monkeypatch):
+def test_version_and_timeout_are_passed_to_the_client(base, server, tmp_path, monkeypatch):
     asked = []
 
-    def remember(endpoint: str, *, timeout: float, credentials: object):
-        asked.append(timeout)
+    def remember(endpoint: str, *, version: int | str | None, timeout: float, credentials: object):
+        asked.append((version, timeout))
         return connect(endpoint, timeout=timeout)
 
     monkeypatch.setattr(commands, "connect", remember)
-    for options in ([], ["--timeout", 7]):
+    for options in ([], ["--timeout", 7], ["--model-version", "17"], ["--model-version", "stable"]):
         result = run("generate", "--endpoint", server.grpc, *options, "--output", tmp_path / "x.png")
         assert result.exit_code == 0, result.output
-    assert asked == [150.0, 7.0]
+    assert asked == [(None, 150.0), (None, 7.0), (17, 150.0), ("stable", 150.0)]
