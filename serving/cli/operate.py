@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 @click.option("--grace", type=click.FloatRange(0), default=15.0, help="Seconds for what runs at the end.")
 @click.option("--port", type=options.PORT, default=8500, help="gRPC; 0 picks a free one.")
 @click.option("--rest-api-port", type=options.PORT, default=8501, help="REST; 0 picks a free one.")
+@click.option(
+    "--grpc-channel-arguments",
+    metavar="NAME=VALUE,...",
+    callback=lambda context, option, value: _channel_arguments(value),
+    help="Of gRPC, such as grpc.max_connection_age_ms=60000.",
+)
 @click.option("--request-seconds", type=options.SECONDS, default=120.0, help="Time limit of a request.")
 @click.option(
     "--enable-batching/--no-enable-batching", default=True, help="Rows of different requests share a call."
@@ -56,6 +62,7 @@ def serve(
     grace: float,
     port: int,
     rest_api_port: int,
+    grpc_channel_arguments: tuple[tuple[str, int | str], ...],
     request_seconds: float,
     enable_batching: bool,
     batching_parameters_file: str | None,
@@ -94,8 +101,21 @@ def serve(
             ),
             access=who,
             request_log=request_log,
+            grpc_arguments=grpc_channel_arguments,
         )
         server.serve(model_config_file or options.serving_folder(run_dir), chosen)
+
+
+def _channel_arguments(given: str | None) -> tuple[tuple[str, int | str], ...]:
+    """Parse `name=value,name=value` as TF Serving does: what reads as a whole number is one."""
+    found = []
+    for part in (given or "").split(","):
+        name, _, value = part.strip().partition("=")
+        if given and not (name and value):
+            raise click.BadParameter(f"must be NAME=VALUE, separated by commas, got {part!r}")
+        if name:
+            found.append((name, int(value) if value.lstrip("-").isdecimal() else value))
+    return tuple(found)
 
 
 _config_file = click.option(

@@ -78,6 +78,7 @@ class Options:
       limits: queue, sizes and times.
       access: who may ask.
       request_log: where a line for each request goes; None for nowhere.
+      grpc_arguments: of gRPC's channels by name, over the server's own.
     """
 
     host: str = HOST
@@ -87,6 +88,7 @@ class Options:
     limits: Limits = Limits()
     access: Access = ANYONE
     request_log: TextIO | None = None
+    grpc_arguments: tuple[tuple[str, int | str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -198,17 +200,18 @@ class _Service(NamedTuple):
 
 async def _start_grpc(service: _Service) -> tuple[str, Callable[[], Awaitable[None]]]:
     options, limits = service.options, service.options.limits
+    own: dict[str, int | str] = {
+        "grpc.max_receive_message_length": limits.max_message_bytes,
+        "grpc.max_send_message_length": limits.max_message_bytes,
+        # Otherwise two servers can share a port, and each gets half of the requests.
+        "grpc.so_reuseport": 0,
+        "grpc.server_handshake_timeout_ms": round(1000 * limits.header_seconds),
+    }
     server = grpc.aio.server(
         # Each holds its message before it is counted; one more is RESOURCE_EXHAUSTED.
         maximum_concurrent_rpcs=MAX_RPCS,
         interceptors=[TokenInterceptor(options.access)],
-        options=[
-            ("grpc.max_receive_message_length", limits.max_message_bytes),
-            ("grpc.max_send_message_length", limits.max_message_bytes),
-            # Otherwise two servers can share a port, and each gets half of the requests.
-            ("grpc.so_reuseport", 0),
-            ("grpc.server_handshake_timeout_ms", round(1000 * limits.header_seconds)),
-        ],
+        options=list({**own, **dict(options.grpc_arguments)}.items()),
     )
     services = add_services(
         server,

@@ -208,6 +208,7 @@ def error_line(result, code):
         (["generate", "--count", "0", "--output", "x.png"], 2, "--count"),
         (["generate", "--top-p", "0", "--output", "x.png"], 2, "--top-p"),
         (["generate", "--endpoint", "http://x:1", "--output", "x.png"], 2, "must be given, got both"),
+        (["serve", "--grpc-channel-arguments", "grpc.x"], 2, "must be NAME=VALUE"),
         (["generate", "--model-version", "canary", "--output", "x.png"], 2, "must be given with --endpoint"),
         (["generate", "--guidance-schedule", "x", "--output", "x.png"], 2, "'constant', 'linear'"),
         (["complete", "--output", "x.png"], 2, "IMAGES"),
@@ -256,3 +257,9 @@ def test_version_and_timeout_are_passed_to_the_client(base, server, tmp_path, mo
         result = run("generate", "--endpoint", server.grpc, *options, "--output", tmp_path / "x.png")
         assert result.exit_code == 0, result.output
     assert asked == [(None, 150.0), (None, 7.0), (17, 150.0), ("stable", 150.0)]
+
+
+def test_channel_arguments_are_numbers_where_they_read_as_such():
+    parsed = operate._channel_arguments("grpc.max_connection_age_ms=2000, grpc.x=-1,grpc.lb_policy_name=a=b")
+    assert parsed == (("grpc.max_connection_age_ms", 2000), ("grpc.x", -1), ("grpc.lb_policy_name", "a=b"))
+    assert operate._channel_arguments(None) == ()

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import grpc
 import pytest
 
 from serving.client.connect import connect
@@ -73,3 +74,15 @@ def test_sigterm_finishes_running_requests_and_exits_with_0(base):
     finally:
         process.kill()
         process.stdout.close()
+
+
+def test_arguments_of_grpc_win_over_the_server_s_own(base):
+    options = Options(grpc_arguments=(("grpc.max_receive_message_length", 1000),))
+    with (
+        background_server(str(base), options) as server,
+        grpc.insecure_channel(server.grpc.removeprefix("grpc://")) as channel,
+    ):
+        ask = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        with pytest.raises(grpc.RpcError) as refused:
+            ask(b"x" * 2000, timeout=20)
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
