@@ -1,7 +1,7 @@
 """KV caches of a causal Transformer, and attention over them.
 
 `ChunkedCache` is for TensorFlow's graph: it is written in place, and each query is multiplied with its own
-row's keys in products of fixed shape, [1, d] with [d, T], a chunk at a time. A chunk that is masked as a
+row's keys in products of fixed shape, [T, d] with [d, 1], a chunk at a time. A chunk that is masked as a
 whole adds exact zeros. So an output depends, to the last bit, on its own query and positions alone: not on
 the batch, nor on how many chunks are read, nor on the queries beside it.
 

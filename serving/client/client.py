@@ -25,7 +25,7 @@ class Client(abc.ABC):
 
     @abc.abstractmethod
     def predict(self, model: str, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run one signature of the newest version of a model.
+        """Run one signature of a model, of the version that was asked for, or of the newest.
 
         Args:
           model: "vit_vqgan" or "vim".

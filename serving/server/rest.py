@@ -24,7 +24,7 @@ from serving.server.models import Model, ModelRepository
 from serving.server.observation import Observer, Seen
 from serving.server.scheduler import Scheduler
 from serving.server.servable import Servable, specs_of
-from serving.wire.errors import RequestError, invalid
+from serving.wire.errors import RequestError, invalid, printable
 from serving.wire.json_tensors import PredictBody
 
 # HTTP statuses of TF Serving's REST interface by gRPC status; 500 for all others.
@@ -233,9 +233,9 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     except web.HTTPRequestEntityTooLarge:
         return _error(413, f"body must be at most {request.client_max_size} bytes")
     except web.HTTPException as error:
-        return _error(error.status, f"{error.reason}: {request.method} {request.path}")
+        return _error(error.status, printable(f"{error.reason}: {request.method} {request.path}"))
     except Exception:
-        logging.getLogger(__name__).exception("%s %s", request.method, request.path)
+        logging.getLogger(__name__).exception("%s %s", request.method, printable(request.path))
         return _error(500, "internal error")
 
 

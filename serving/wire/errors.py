@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 import grpc
 
-# Characters of an error that is answered.
+# Bytes of an error that is answered. gRPC writes one of UTF-8 as up to three, and a client refuses a header
+# of more than 8 KiB as RESOURCE_EXHAUSTED, which means that the server is busy.
 LONGEST = 2000
 
 # TensorFlow puts the failed node and its source line in front of the reason, Keras the layer.
@@ -42,14 +43,20 @@ class RequestError(Exception):
     """
 
     def __init__(self, code: grpc.StatusCode, message: str):
-        # What was given may be megabytes: nobody reads them, and a log would be filled with them. And it may
-        # have line breaks, which a log would take for entries of its own.
-        shown = message if len(message) <= LONGEST else f"{message[:LONGEST]}..."
-        if not shown.isprintable():
-            shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in shown)
-        super().__init__(shown)
         self.code = code
-        self.message = shown
+        self.message = printable(message)
+        super().__init__(self.message)
+
+
+def printable(message: str) -> str:
+    """A message in one line of at most `LONGEST` bytes and an ellipsis.
+
+    What was given may be megabytes: nobody reads them, and a log would be filled with them. And it may have
+    line breaks, which a log would take for entries of its own.
+    """
+    shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in message[: LONGEST + 1])
+    whole = shown.encode()
+    return shown if len(whole) <= LONGEST else f"{whole[:LONGEST].decode(errors='ignore')}..."
 
 
 def invalid(message: str) -> RequestError:

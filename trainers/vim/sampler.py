@@ -89,7 +89,7 @@ class Program(NamedTuple):
 
     Attributes:
       guided: whether all images are guided, or none.
-      prompted: whether images may have prompts.
+      prompted: whether images may have prompts; otherwise what is given is not read.
     """
 
     guided: bool
@@ -99,8 +99,8 @@ class Program(NamedTuple):
 class CompiledSampler:
     """Samples from a VIM under XLA, all rows at once.
 
-    The rows of a program are fixed, and with them the places of each in a pass. So here too a row is the same
-    whatever the others are.
+    The rows of a program are fixed, and with them the places of each in a pass. How much of the cache is read
+    follows from the row that is farthest. On a CPU a row's bits do not depend on that, nor on the others.
     """
 
     def __init__(self, model: VIM, program: Program, options: config.Sampler = config.Sampler()):
@@ -157,8 +157,10 @@ class Drawing:
           window: W, at most N; for XLA it may depend on shapes alone.
         """
         self._model = model
-        self._request = request
         self._program = guided if isinstance(guided, Program) else None
+        if self._program and not self._program.prompted:
+            request = request._replace(prompt_length=tf.zeros_like(request.prompt_length))
+        self._request = request
         self._guided = guided.guided if isinstance(guided, Program) else guided
         self._window = window
         self._rows = tf.shape(request.seed)[0]

@@ -170,7 +170,13 @@ def test_without_the_file_the_model_tells_its_metadata(tmp_path, content):
         assert client.metadata("vim").class_names == ("a", "b")
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+@pytest.mark.parametrize("version", [-1, 2**63, "", "a:b", "a/b", "a\ud800"])
+def test_version_that_no_server_can_have_is_refused(protocol, version):
+    with pytest.raises(ClientError, match="version must be"):
+        connect(f"{protocol}://localhost:1", version=version)
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_version_is_chosen_by_number_or_label(tmp_path, protocol):
     for version in (1, 2):

@@ -28,6 +28,7 @@ from tests.serving.server.test_attacks import ROW, address, peak_memory
 pytestmark = pytest.mark.slow
 
 REST, GRPC = 6_000, 4_000
+PREDICTION = "tensorflow.serving.PredictionService"
 # Above the paths, what a client may be told: TF Serving's codes for what is wrong with a request.
 STATUSES = {200, 400, 404, 405, 411, 413, 415, 429, 501}
 CODES = {
@@ -151,7 +152,21 @@ def path_of(body: dict[str, Any], draw: random.Random) -> str:
     if draw.random() < 0.7:
         return path
     odd = draw.choice(
-        ["..", "%2e%2e/%2e%2e", "%00", "9" * 40, "-1", "%F0%9F%98%80", "a" * 4000, "//", ":", "?x=1"]
+        [
+            "%0a",
+            "%0d%0a",
+            "%e2%80%a8",
+            "..",
+            "%2e%2e/%2e%2e",
+            "%00",
+            "9" * 40,
+            "-1",
+            "%F0%9F%98%80",
+            "a" * 4000,
+            "//",
+            ":",
+            "?x=1",
+        ]
     )
     # What does not begin as a path is no HTTP, and answered before there is a request.
     place = draw.randrange(1, len(path))
@@ -213,7 +228,17 @@ def test_broken_requests_over_grpc_are_the_client_s_fault(server):
     still_answers(server)
 
 
-PREDICTION = "tensorflow.serving.PredictionService"
+@pytest.mark.parametrize("given", ["x", "é", "\U0001f600", "\x00", "\U000e0001"])
+def test_a_long_name_is_not_found_whatever_it_is_made_of(server, given):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = given * 9000
+    with (
+        grpc.insecure_channel(server.grpc.removeprefix("grpc://")) as channel,
+        pytest.raises(grpc.RpcError) as refused,
+    ):
+        channel.unary_unary(f"/{PREDICTION}/Predict")(request.SerializeToString(), timeout=60)
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert is_one_line(refused.value.details())
 
 
 def predicts() -> list[predict_pb2.PredictRequest]:
@@ -239,7 +264,8 @@ def predicts() -> list[predict_pb2.PredictRequest]:
 
 
 def is_one_line(message: str) -> bool:
-    return 0 < len(message) < 3 * LONGEST and "\n" not in message and "Traceback" not in message
+    short = 0 < len(message.encode()) < LONGEST + 9
+    return short and len(message.splitlines()) == 1 and "Traceback" not in message
 
 
 def still_answers(server) -> None:

@@ -56,4 +56,7 @@ def test_an_answered_error_is_one_line_of_bounded_length_whatever_was_given():
     message = invalid("got 'a\nb\ud800\x00é'").message
     assert message == r"got 'a\nb\ud800\x00é'"
     message.encode()
-    assert len(invalid("x" * 10**6).message) < LONGEST + 9
+    for given in ("x", "é", "\U0001f600", "\x00", "\U000e0001"):
+        answered = invalid(given * 10**6).message
+        assert LONGEST - 9 < len(answered.encode()) < LONGEST + 9
+        assert answered.endswith("...")

@@ -212,13 +212,16 @@ def test_the_sampler_for_xla_draws_the_same_tokens(guidance, options, kept):
 
 
 @pytest.mark.slow
-def test_an_image_that_xla_draws_does_not_depend_on_the_others():
+@pytest.mark.parametrize("prompted", [False, True])
+def test_an_image_that_xla_draws_does_not_depend_on_the_others(prompted):
     long = longer()
-    draw = compiled(long, Program(guided=False, prompted=True), Options(compiled_slots=16))
+    draw = compiled(long, Program(guided=False, prompted=prompted), Options(compiled_slots=16))
     wanted: dict[tuple[int, int, int], np.ndarray] = {}
     given = prompts(long, 1)[0]
     for seed in range(100):
-        chosen = np.random.default_rng(seed).integers(0, [CLASSES, 6, 4], [4, 3])
+        chosen = np.random.default_rng(seed).integers(
+            0, [CLASSES, 6, 4] if prompted else [CLASSES, 30, 1], [4, 3]
+        )
         kept = chosen[:, 2] * 20
         drawn = draw(
             *request(long, chosen[:, 0], chosen[:, 1], given=tf.tile(given[tf.newaxis], [4, 1]), kept=kept)
