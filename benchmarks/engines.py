@@ -87,8 +87,11 @@ def main(
 
 
 def restored(run: Path, options: Model) -> tuple[VIM, str]:
-    """The image model of a run's newest checkpoint, and the checkpoint's name."""
-    index = max(run.glob("checkpoints/vim/*/ckpt-*.index"), key=lambda path: path.stat().st_mtime)
+    """The image model of a run's newest checkpoint, without an EMA, and the checkpoint's name."""
+    found = list(run.glob("checkpoints/vim/*/ckpt-*.index"))
+    if not found:
+        raise click.ClickException(f"{run} must hold checkpoints of an image model, got none")
+    index = max(found, key=lambda path: path.stat().st_mtime)
     values = tf.train.load_checkpoint(str(index.with_suffix("")))
 
     def value(number: int) -> np.ndarray:

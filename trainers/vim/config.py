@@ -61,7 +61,7 @@ class Sampler(Section):
 
     engine: Literal["jacobi", "sequential"] = "jacobi"
     max_slots: Literal[16, 32, 64, 128] = 64
-    jacobi_slots: Literal[8, 16, 32] = 16
+    jacobi_slots: Literal[8, 16, 32] = 8
     weights: Precision = "float32"
     cache: Precision = "float32"
     compiled: bool = False
