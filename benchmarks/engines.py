@@ -20,8 +20,8 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.ablations import configured
 from serving.export.sampling_params import BatchSamplingParams, SamplingRequest
-from tfx_pipeline import config as configuration
 from trainers.vim.config import Model
 from trainers.vim.config import Sampler as Options
 from trainers.vim.model import VIM
@@ -64,7 +64,7 @@ def main(
     guidance_scale: float,
 ) -> None:
     """Draw images of a run's image model with each engine."""
-    model, checkpoint = restored(run, configuration.load(preset, overrides).stage2.model)
+    model, checkpoint = restored(run, configured(preset, overrides, small=False).stage2.model)
     table = Table("images", "engine", "passes", "ms a pass", "first / last image, ms", "images/s", "others")
     for together in batch:
         firsts = range(0, max(images, together), together)
@@ -87,7 +87,11 @@ def main(
 
 
 def restored(run: Path, options: Model) -> tuple[VIM, str]:
-    """The image model of a run's newest checkpoint, without an EMA, and the checkpoint's name."""
+    """The image model of a run's newest checkpoint, without an EMA, and the checkpoint's name.
+
+    Raises:
+      click.ClickException: there is none, or one of another model.
+    """
     found = list(run.glob("checkpoints/vim/*/ckpt-*.index"))
     if not found:
         raise click.ClickException(f"{run} must hold checkpoints of an image model, got none")
@@ -99,8 +103,13 @@ def restored(run: Path, options: Model) -> tuple[VIM, str]:
 
     codes, starts, tokens = (len(value(number)) for number in range(3))
     model = VIM(options, tokens=tokens, codebook_size=codes, classes=starts - 1)
-    for number, variable in enumerate(model.variables):
-        variable.assign(value(number))
+    try:
+        for number, variable in enumerate(model.variables):
+            variable.assign(value(number))
+    except (ValueError, tf.errors.NotFoundError) as error:
+        raise click.ClickException(
+            f"--preset and --set must be those of {run}, got an image model of another size"
+        ) from error
     return model, index.stem
 
 

@@ -173,6 +173,8 @@ class FlatCache:
     def __init__(self, shape: Shape, window: tf.Tensor | int = 1):
         self._shape = shape
         self._beyond = window - 1
+        # A function, which an export holds as often as it is made.
+        self._replacement = _replacement(shape.dtype)
         self.chunk = min(shape.positions, max(CHUNK, -(-shape.positions // MOST_CHUNKS)))
         self.chunks = -(-shape.positions // self.chunk)
 
@@ -214,7 +216,7 @@ class FlatCache:
                 operand=cached,
                 scatter_indices=addresses,
                 updates=tf.cast(tf.transpose(new, [0, 2, 1, 3]), self._shape.dtype),
-                update_computation=_replacement(self._shape.dtype),
+                update_computation=self._replacement,
                 dimension_numbers=_SLICES,
                 indices_are_sorted=True,
             )

@@ -109,12 +109,11 @@ def serve(
 def _channel_arguments(given: str | None) -> tuple[tuple[str, int | str], ...]:
     """Parse `name=value,name=value` as TF Serving does: what reads as a whole number is one."""
     found = []
-    for part in (given or "").split(","):
+    for part in given.split(",") if given else ():
         name, _, value = part.strip().partition("=")
-        if given and not (name and value):
+        if not (name and value):
             raise click.BadParameter(f"must be NAME=VALUE, separated by commas, got {part!r}")
-        if name:
-            found.append((name, int(value) if value.lstrip("-").isdecimal() else value))
+        found.append((name, int(value) if value.lstrip("-").isdecimal() else value))
     return tuple(found)
 
 

@@ -18,6 +18,8 @@ ATTEMPTS, BACKOFF = 4, 0.2
 
 # An array of any dtype; strings are object arrays of bytes.
 Array = NDArray[Any]
+# Of a model: its number, a label, or None for the newest.
+Version = int | str | None
 
 
 class Client(abc.ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from serving.client.client import Client
+from serving.client.client import Client, Version
 from serving.client.credentials import NONE, Credentials
 from serving.export.versions import MAX_VERSION
 from serving.wire.errors import ClientError
@@ -17,7 +17,7 @@ TIMEOUT_SECONDS = 150.0
 def connect(
     endpoint: str,
     *,
-    version: int | str | None = None,
+    version: Version = None,
     timeout: float = TIMEOUT_SECONDS,
     credentials: Credentials = NONE,
 ) -> Client:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import grpc
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from serving.client.client import ATTEMPTS, BACKOFF, Array, Client
-from serving.client.credentials import NONE, Credentials
+from serving.client.client import ATTEMPTS, BACKOFF, Array, Client, Version
+from serving.client.credentials import Credentials
 from serving.wire.errors import ClientError, RequestError
 from serving.wire.tensor_protos import from_protos, to_proto
 
@@ -39,13 +39,7 @@ _RETRIES = json.dumps(
 class GrpcClient(Client):
     """Queries PredictionService at `endpoint` (grpc://host:port, or grpcs:// over TLS)."""
 
-    def __init__(
-        self,
-        endpoint: str,
-        timeout: float,
-        credentials: Credentials = NONE,
-        version: int | str | None = None,
-    ):
+    def __init__(self, endpoint: str, timeout: float, credentials: Credentials, version: Version):
         self._endpoint = endpoint
         self._timeout = timeout
         self._version = version

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from serving.client.client import ATTEMPTS, BACKOFF, Array, Client
-from serving.client.credentials import NONE, Credentials
+from serving.client.client import ATTEMPTS, BACKOFF, Array, Client, Version
+from serving.client.credentials import Credentials
 from serving.wire.errors import ClientError, RequestError
 from serving.wire.json_tensors import decode, encode
 
@@ -37,13 +37,7 @@ _DTYPES = {
 class RestClient(Client):
     """Queries /v1/models at `endpoint` (http://host:port)."""
 
-    def __init__(
-        self,
-        endpoint: str,
-        timeout: float,
-        credentials: Credentials = NONE,
-        version: int | str | None = None,
-    ):
+    def __init__(self, endpoint: str, timeout: float, credentials: Credentials, version: Version):
         self._endpoint = endpoint.rstrip("/")
         self._timeout = timeout
         self._credentials = credentials.headers

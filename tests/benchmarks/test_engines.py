@@ -1,3 +1,4 @@
+import click
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
@@ -49,3 +50,19 @@ def test_model_is_that_of_the_newest_checkpoint(run):
     assert (name, model.tokens, model.codebook_size, model.classes) == ("ckpt-7", 9, 8, 3)
     for ours, saved in zip(model.variables, run[1], strict=True):
         tf.debugging.assert_equal(ours.value, saved)
+
+
+@pytest.mark.parametrize("other", ["stage2.model.transformer.width=36", "stage2.model.transformer.blocks=2"])
+def test_a_configuration_of_another_model_is_one_line(run, other):
+    with pytest.raises(click.ClickException, match="must be those of"):
+        restored(run[0], config.load("digits", [*SMALL, other]).stage2.model)
+
+
+def test_an_invalid_configuration_and_a_run_without_checkpoints_are_one_line(tmp_path):
+    for more, said in (
+        (["--set", "stage2.sampler.jacobi_slots=9"], "8, 16 or 32"),
+        ([], "must hold checkpoints"),
+    ):
+        result = CliRunner().invoke(main, [str(tmp_path), *more])
+        assert isinstance(result.exception, SystemExit)
+        assert said in result.output

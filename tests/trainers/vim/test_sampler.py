@@ -211,6 +211,13 @@ def test_the_sampler_for_xla_draws_the_same_tokens(guidance, options, kept):
         assert int(drawn.passes[0]) < 0.7 * long.tokens
 
 
+def test_xla_draws_the_last_places_of_an_image_that_fills_all_chunks():
+    whole = longer(tokens=64)
+    inputs = request(whole, [0, 1, 2], [4, 5, 6])
+    drawn = compiled(whole, Program(guided=False), Options(compiled_slots=32))(*inputs)
+    np.testing.assert_array_equal(drawn.tokens, drawing(whole, "jacobi")(*inputs).tokens)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("prompted", [False, True])
 def test_an_image_that_xla_draws_does_not_depend_on_the_others(prompted):
@@ -254,11 +261,11 @@ def prompts(vim: VIM, count: int) -> tf.Tensor:
 
 
 @functools.cache
-def longer() -> VIM:
-    """A model whose cache has two chunks, in the graph and under XLA."""
+def longer(tokens: int = 81) -> VIM:
+    """A model whose cache has two chunks, in the graph and under XLA, or one of 64 tokens."""
     keras.utils.set_random_seed(0)
     size = Transformer(blocks=2, heads=2, width=16, hidden=32)
-    return shaken(VIM(Model(transformer=size), tokens=81, codebook_size=CODES, classes=CLASSES))
+    return shaken(VIM(Model(transformer=size), tokens=tokens, codebook_size=CODES, classes=CLASSES))
 
 
 def test_bfloat16_weights_and_cache_draw_other_but_likely_tokens():
