@@ -198,9 +198,9 @@ class ModelService:
                     configs = model_config.of_message(request.config, "config")
                 except ServingError as error:
                     raise invalid(str(error)) from error
-                news = await asyncio.to_thread(self._repository.reload, configs)
+                refused = await asyncio.to_thread(self._repository.reload, configs)
             response = model_management_pb2.ReloadConfigResponse()
-            failed = next((status.error for status in news if status.error), None)
+            failed = next((status.error for status in refused if status.error), None)
             if failed:
                 response.status.error_code = failed.code.value[0]
                 response.status.error_message = failed.message

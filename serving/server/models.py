@@ -60,6 +60,8 @@ class Model:
         self._serving: dict[int, _Lease] = {}
         self._statuses: dict[int, VersionStatus] = {}
         self._failed: dict[int, Fingerprint] = {}
+        # Asked for by the policy at the last look, and not to be loaded.
+        self._refused: list[int] = []
         self._unloaded = False
 
     @property
@@ -78,6 +80,7 @@ class Model:
         A version is loaded before another one is given up, and without a new one the old ones stay.
         """
         news = []
+        self._refused = []
         policy = self._config.policy
         on_disk = versions(self._config.folder)
         self._forget(on_disk)
@@ -90,6 +93,7 @@ class Model:
                 continue
             fingerprint = _fingerprint(on_disk[version])
             if self._failed.get(version) == fingerprint:
+                self._refused.append(version)
                 continue
             before = self._statuses.get(version)
             status = self._load(version, on_disk[version])
@@ -98,11 +102,17 @@ class Model:
                 wanted.append(version)
                 continue
             self._failed[version] = fingerprint
+            self._refused.append(version)
             if before is None or str(before.error) != str(status.error):
                 news.append(status)
         if wanted:
             self._retire(set(self._serving) - set(wanted))
         return news
+
+    def refused(self) -> list[VersionStatus]:
+        """Return the versions that the policy asked for at the last `refresh` and that do not load."""
+        with self._lock:
+            return [self._statuses[version] for version in self._refused]
 
     def close(self) -> None:
         """Give up all versions, each when its last request is done."""
@@ -253,6 +263,10 @@ class ModelRepository:
     def reload(self, configs: list[ModelConfig]) -> list[VersionStatus]:
         """Serve these models and no others, as HandleReloadConfigRequest asks, until the file changes.
 
+        Returns:
+          The versions asked for that do not load, also those that an earlier look has found: which of the
+          two comes first must not decide what the caller reads.
+
         Raises:
           RequestError: PERMISSION_DENIED if a folder is none of the file's, and in none of these or of the
             served folder: a client may choose among models, and not read what else is on this machine.
@@ -265,7 +279,8 @@ class ModelRepository:
                         f"base_path of {config.name} must be in a folder that is served, got {config.folder}",
                     )
             self._given = configs
-            return self._follow(configs)
+            self._follow(configs)
+            return [status for config in configs for status in self._models[config.name].refused()]
 
     def _named(self) -> list[ModelConfig]:
         if not self._is_file:
