@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.export.metadata import Metadata
+from serving.export.versions import MAX_VERSION
 from serving.wire.errors import ClientError
 
 # How often a busy server, or one that restarts, is asked; seconds before the second time, which then double.
@@ -20,6 +21,8 @@ ATTEMPTS, BACKOFF = 4, 0.2
 Array = NDArray[Any]
 # Of a model: its number, a label, or None for the newest.
 Version = int | str | None
+
+METADATA_INPUTS: Mapping[str, Array] = {"rows": np.zeros(1, np.int32)}
 
 
 class Client(abc.ABC):
@@ -44,16 +47,12 @@ class Client(abc.ABC):
     def metadata(self, model: str) -> Metadata:
         """The model's metadata; raises ClientError as `predict` does."""
         try:
-            answer = self.predict(model, "metadata", {"rows": np.zeros(1, np.int32)})
+            answer = self.predict(model, "metadata", METADATA_INPUTS)
         except ClientError as error:
-            if "rows" not in str(error):
+            if not has_no_rows(error):
                 raise
-            # Of an older model, or another's: its signature has no inputs.
             answer = self.predict(model, "metadata", {})
-        try:
-            return Metadata.from_json(answer["metadata"].item())
-        except (KeyError, TypeError, ValueError) as error:
-            raise ClientError(f"{model} must have tfx-vim's metadata; is it a tfx-vim model?") from error
+        return metadata_of(model, answer)
 
     def close(self) -> None:  # noqa: B027 - a folder has nothing to close
         """Close the connection, if there is one."""
@@ -65,3 +64,29 @@ class Client(abc.ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def has_no_rows(error: ClientError) -> bool:
+    """Whether `METADATA_INPUTS` were refused: the signature of older models has no inputs."""
+    return "rows" in str(error)
+
+
+def metadata_of(model: str, answer: Mapping[str, Array]) -> Metadata:
+    """Read the answer of a model's signature `metadata`.
+
+    Raises:
+      ClientError: it is another's.
+    """
+    try:
+        return Metadata.from_json(answer["metadata"].item())
+    except (KeyError, TypeError, ValueError) as error:
+        raise ClientError(f"{model} must have tfx-vim's metadata; is it a tfx-vim model?") from error
+
+
+def check_version(version: Version) -> None:
+    """Raise a ClientError unless a model can have this version."""
+    if isinstance(version, int) and not 0 <= version <= MAX_VERSION:
+        raise ClientError(f"version must be from 0 to {MAX_VERSION}, got {version}")
+    # What REST has no path for.
+    if isinstance(version, str) and (not version.isprintable() or set(version) & set(":/") or not version):
+        raise ClientError(f"version must be a number, or a label without : and /, got {version!r}")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from serving.client.client import Client, Version
+from serving.client.client import Client, Version, check_version
 from serving.client.credentials import NONE, Credentials
-from serving.export.versions import MAX_VERSION
 from serving.wire.errors import ClientError
 
 # Above the servers' own limit, so that the server explains a slow answer.
@@ -33,11 +32,7 @@ def connect(
       ClientError: the endpoint or the version has another form. Whether a server answers shows at the first
         request.
     """
-    if isinstance(version, int) and not 0 <= version <= MAX_VERSION:
-        raise ClientError(f"version must be from 0 to {MAX_VERSION}, got {version}")
-    # What REST has no path for.
-    if isinstance(version, str) and (not version.isprintable() or set(version) & set(":/") or not version):
-        raise ClientError(f"version must be a number, or a label without : and /, got {version!r}")
+    check_version(version)
     scheme, _, address = endpoint.partition("://")
     # Clients are imported when they are needed: gRPC's messages import TensorFlow.
     if scheme in ("grpc", "grpcs") and address:

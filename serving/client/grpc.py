@@ -1,13 +1,15 @@
-"""The gRPC client."""
+"""The clients over gRPC."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import grpc
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+from serving.client.aio import AsyncClient
 from serving.client.client import ATTEMPTS, BACKOFF, Array, Client, Version
 from serving.client.credentials import Credentials
 from serving.wire.errors import ClientError, RequestError
@@ -35,56 +37,94 @@ _RETRIES = json.dumps(
     }
 )
 
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", KEEP_ALIVE_MS),
+    ("grpc.service_config", _RETRIES),
+)
+
 
 class GrpcClient(Client):
     """Queries PredictionService at `endpoint` (grpc://host:port, or grpcs:// over TLS)."""
 
     def __init__(self, endpoint: str, timeout: float, credentials: Credentials, version: Version):
-        self._endpoint = endpoint
-        self._timeout = timeout
-        self._version = version
+        self._endpoint, self._timeout, self._version = endpoint, timeout, version
         scheme, _, address = endpoint.partition("://")
-        options = [
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.keepalive_time_ms", KEEP_ALIVE_MS),
-            ("grpc.service_config", _RETRIES),
-        ]
         if scheme == "grpcs":
-            self._channel = grpc.secure_channel(address, credentials.grpc, options=options)
+            self._channel = grpc.secure_channel(address, credentials.grpc, options=_OPTIONS)
         else:
-            self._channel = grpc.insecure_channel(address, options=options)
-        self._metadata = tuple(credentials.headers.items())
+            self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._headers = tuple(credentials.headers.items())
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
     def predict(self, model: str, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """As `Client.predict`."""
-        request = predict_pb2.PredictRequest()
-        request.model_spec.name = model
-        request.model_spec.signature_name = signature
-        if isinstance(self._version, int):
-            request.model_spec.version.value = self._version
-        elif self._version is not None:
-            request.model_spec.version_label = self._version
-        for name, array in inputs.items():
-            request.inputs[name].CopyFrom(to_proto(array))
-        try:
-            return from_protos(
-                self._stub.Predict(request, timeout=self._timeout, metadata=self._metadata).outputs
-            )
-        except grpc.RpcError as error:
-            raise ClientError(self._reason(error)) from error
-        except RequestError as error:
-            raise ClientError(f"{self._endpoint} must answer with tensors: {error}") from error
+        request = _request(model, signature, self._version, inputs)
+        with _one_line(self._endpoint, self._timeout):
+            answer = self._stub.Predict(request, timeout=self._timeout, metadata=self._headers)
+            return from_protos(answer.outputs)
 
     def close(self) -> None:
         """Close the channel."""
         self._channel.close()
 
-    def _reason(self, error: grpc.RpcError) -> str:
-        code, details = error.code(), " ".join((error.details() or "").split())
-        if code is grpc.StatusCode.UNAVAILABLE:
-            return f"no server answers at {self._endpoint}"
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return f"{self._endpoint} gave no answer in {self._timeout:.0f} seconds"
-        return f"{self._endpoint} refused: {details}"
+
+class AsyncGrpcClient(AsyncClient):
+    """`GrpcClient` for asyncio; made where an event loop runs."""
+
+    def __init__(self, endpoint: str, timeout: float, credentials: Credentials, version: Version):
+        self._endpoint, self._timeout, self._version = endpoint, timeout, version
+        scheme, _, address = endpoint.partition("://")
+        if scheme == "grpcs":
+            self._channel = grpc.aio.secure_channel(address, credentials.grpc, options=_OPTIONS)
+        else:
+            self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._headers = tuple(credentials.headers.items())
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+
+    async def predict(self, model: str, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """As `AsyncClient.predict`."""
+        request = _request(model, signature, self._version, inputs)
+        with _one_line(self._endpoint, self._timeout):
+            answer = await self._stub.Predict(request, timeout=self._timeout, metadata=self._headers)
+            return from_protos(answer.outputs)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+
+def _request(
+    model: str, signature: str, version: Version, inputs: Mapping[str, Array]
+) -> predict_pb2.PredictRequest:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    if isinstance(version, int):
+        request.model_spec.version.value = version
+    elif version is not None:
+        request.model_spec.version_label = version
+    for name, array in inputs.items():
+        request.inputs[name].CopyFrom(to_proto(array))
+    return request
+
+
+@contextlib.contextmanager
+def _one_line(endpoint: str, timeout: float) -> Iterator[None]:
+    """Raise the errors of a call as a ClientError."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise ClientError(_reason(error, endpoint, timeout)) from error
+    except RequestError as error:
+        raise ClientError(f"{endpoint} must answer with tensors: {error}") from error
+
+
+def _reason(error: grpc.RpcError, endpoint: str, timeout: float) -> str:
+    code, details = error.code(), " ".join((error.details() or "").split())
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return f"no server answers at {endpoint}"
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"{endpoint} gave no answer in {timeout:.0f} seconds"
+    return f"{endpoint} refused: {details}"

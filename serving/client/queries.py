@@ -1,19 +1,21 @@
 """Queries of the two models: generate, complete, encode, decode, reconstruct.
 
 Images are uint8 [N, S, S, 3] here and PNG bytes on the wire. Requests are sent in batches, so the number of
-rows is not limited, and the answer does not depend on the batch size.
+rows is not limited, and the answer does not depend on the batch size. `generate` asks at once for what the
+query `generation` describes, and so on; `serving.client.query.stream` and `serving.client.aio` take a query.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
 from serving.client.client import Array, Client
+from serving.client.query import Query, run
 from serving.export.metadata import Metadata
 from serving.export.sampling_params import SamplingParams
 from serving.export.standard_image import UnreadableImage, standardize
@@ -24,8 +26,6 @@ GENERATOR = "vim"
 BATCH_SIZE = 64
 # More rows at once are not faster (docs/performance.md), and each answer takes longer.
 SAMPLES_PER_REQUEST = 16
-# A batch of photographs must stay far below the servers' 64 MiB, base64 included.
-BATCH_BYTES = 16 * 2**20
 ALL = "all"
 # An index has a form of its own: a bare number may be the name of another class.
 INDEX = "id:"
@@ -82,54 +82,46 @@ def kept_rows(metadata: Metadata, share: float) -> int:
     return math.floor(share * math.isqrt(metadata.tokens) + 0.5)
 
 
-def generate(
-    client: Client,
+def generation(
     class_ids: Sequence[int],
     params: SamplingParams = SamplingParams(),
     *,
     batch_size: int = SAMPLES_PER_REQUEST,
-) -> tuple[Array, Array]:
-    """Sample one image a row.
+) -> Query[tuple[Array, Array]]:
+    """Sampling one image a row.
 
     Args:
-      client: of a server or folder with VIM.
       class_ids: a class for every row; a model without classes ignores them.
       params: how to sample; row i has the seed `params.seed` + i, so that it can be sampled again alone.
       batch_size: rows a request.
 
     Returns:
-      (images uint8 [N, S, S, 3], tokens int32 [N, T]).
-
-    Raises:
-      ClientError: the model has no signature for the guidance schedule.
+      The query of (images uint8 [N, S, S, 3], tokens int32 [N, T]).
     """
-    return _sample(client, params.signature, _inputs(params, class_ids), batch_size)
+    return _sampling(params.signature, _inputs(params, class_ids), batch_size)
 
 
-def complete(
-    client: Client,
+def completion(
     image_bytes: Sequence[bytes],
     class_ids: Sequence[int],
     kept_rows: int,
     params: SamplingParams = SamplingParams(),
     *,
     batch_size: int = SAMPLES_PER_REQUEST,
-) -> tuple[Array, Array]:
-    """Keep the first rows of each image's token grid and sample the rest.
+) -> Query[tuple[Array, Array]]:
+    """Keeping the first rows of each image's token grid and sampling the rest.
 
     Args:
-      client: of a server or folder with VIM.
       image_bytes: an image file of any size for every row, in a format of `standard_image.FORMATS`.
-      class_ids: a class for every row, as for `generate`.
+      class_ids: a class for every row, as for `generation`.
       kept_rows: rows of tokens to keep, 0 to the side of the grid.
-      params: as for `generate`; the guidance schedule must be constant.
+      params: as for `generation`; the guidance schedule must be constant.
       batch_size: rows a request.
 
     Returns:
-      (images uint8 [N, S, S, 3], tokens int32 [N, T]).
+      The query of (images uint8 [N, S, S, 3], tokens int32 [N, T]).
 
     Raises:
-      ClientError: the model has no signature `complete`, or fewer rows of tokens.
       ValueError: numbers of classes and images differ, an image cannot be read, or the schedule is not
         constant.
     """
@@ -142,33 +134,76 @@ def complete(
         "kept_rows": np.full(len(image_bytes), kept_rows, np.int32),
         **_inputs(params, class_ids),
     }
-    return _sample(client, "complete", inputs, batch_size)
+    return _sampling("complete", inputs, batch_size)
 
 
-def encode(client: Client, image_bytes: Sequence[bytes], *, batch_size: int = BATCH_SIZE) -> Array:
+def encoding(
+    image_bytes: Sequence[bytes], *, model: str = TOKENIZER, batch_size: int = BATCH_SIZE
+) -> Query[Array]:
     """Image files of any size (formats of `standard_image.FORMATS`) to tokens int32 [N, T], raster order.
 
     Raises:
       ValueError: one of them cannot be read.
     """
     inputs = {"image_bytes": _sendable(image_bytes)}
-    return _ask_tokenizer(client, "encode", inputs, "tokens", batch_size)
+    return Query(model, "encode", inputs, ("tokens",), lambda answer: answer["tokens"], batch_size)
 
 
-def decode(client: Client, tokens: Array, *, batch_size: int = BATCH_SIZE) -> Array:
+def decoding(tokens: Array, *, model: str = TOKENIZER, batch_size: int = BATCH_SIZE) -> Query[Array]:
     """Tokens int32 [N, T] to images uint8 [N, S, S, 3]."""
     inputs = {"tokens": np.asarray(tokens, np.int32)}
-    return _pixels(_ask_tokenizer(client, "decode", inputs, "image_bytes", batch_size))
+    return Query(model, "decode", inputs, ("image_bytes",), _pixels, batch_size)
 
 
-def reconstruct(client: Client, image_bytes: Sequence[bytes], *, batch_size: int = BATCH_SIZE) -> Array:
+def reconstruction(
+    image_bytes: Sequence[bytes], *, model: str = TOKENIZER, batch_size: int = BATCH_SIZE
+) -> Query[Array]:
     """Image files of any size to their reconstructions, uint8 [N, S, S, 3].
 
     Raises:
       ValueError: one of them cannot be read.
     """
     inputs = {"image_bytes": _sendable(image_bytes)}
-    return _pixels(_ask_tokenizer(client, "reconstruct", inputs, "image_bytes", batch_size))
+    return Query(model, "reconstruct", inputs, ("image_bytes",), _pixels, batch_size)
+
+
+def generate(
+    client: Client,
+    class_ids: Sequence[int],
+    params: SamplingParams = SamplingParams(),
+    *,
+    batch_size: int = SAMPLES_PER_REQUEST,
+) -> tuple[Array, Array]:
+    """Answer `generation`; raises ClientError if the model has no signature for the guidance schedule."""
+    return run(client, generation(class_ids, params, batch_size=batch_size))
+
+
+def complete(
+    client: Client,
+    image_bytes: Sequence[bytes],
+    class_ids: Sequence[int],
+    kept_rows: int,
+    params: SamplingParams = SamplingParams(),
+    *,
+    batch_size: int = SAMPLES_PER_REQUEST,
+) -> tuple[Array, Array]:
+    """Answer `completion`; raises ClientError if the model has no such signature, or fewer rows of tokens."""
+    return run(client, completion(image_bytes, class_ids, kept_rows, params, batch_size=batch_size))
+
+
+def encode(client: Client, image_bytes: Sequence[bytes], *, batch_size: int = BATCH_SIZE) -> Array:
+    """Answer `encoding`."""
+    return run(client, encoding(image_bytes, batch_size=batch_size))
+
+
+def decode(client: Client, tokens: Array, *, batch_size: int = BATCH_SIZE) -> Array:
+    """Answer `decoding`."""
+    return run(client, decoding(tokens, batch_size=batch_size))
+
+
+def reconstruct(client: Client, image_bytes: Sequence[bytes], *, batch_size: int = BATCH_SIZE) -> Array:
+    """Answer `reconstruction`."""
+    return run(client, reconstruction(image_bytes, batch_size=batch_size))
 
 
 def _check_has_classes(known: Sequence[str], names: Sequence[str]) -> None:
@@ -194,54 +229,11 @@ def _inputs(params: SamplingParams, class_ids: Sequence[int]) -> dict[str, Array
     return params.inputs(np.asarray(class_ids), params.seed + np.arange(len(class_ids), dtype=np.int64))
 
 
-def _sample(
-    client: Client, signature: str, inputs: Mapping[str, Array], batch_size: int
-) -> tuple[Array, Array]:
-    answer = _in_batches(
-        lambda batch: client.predict(GENERATOR, signature, batch),
-        inputs,
-        ("image_bytes", "tokens"),
-        batch_size,
-    )
-    return _pixels(answer["image_bytes"]), answer["tokens"]
+def _sampling(signature: str, inputs: Mapping[str, Array], batch_size: int) -> Query[tuple[Array, Array]]:
+    def read(answer: Mapping[str, Array]) -> tuple[Array, Array]:
+        return _pixels(answer), answer["tokens"]
 
-
-def _ask_tokenizer(
-    client: Client, signature: str, inputs: Mapping[str, Array], output: str, batch_size: int
-) -> Array:
-    return _in_batches(
-        lambda batch: client.predict(TOKENIZER, signature, batch), inputs, (output,), batch_size
-    )[output]
-
-
-def _in_batches(
-    ask: Callable[[dict[str, Array]], dict[str, Array]],
-    inputs: Mapping[str, Array],
-    outputs: Sequence[str],
-    batch_size: int,
-) -> dict[str, Array]:
-    answers = [
-        ask({name: array[batch] for name, array in inputs.items()}) for batch in _batches(inputs, batch_size)
-    ]
-    if missing := set(outputs) - set(answers[0]):
-        raise ClientError(
-            f"answer must have the outputs {', '.join(sorted(missing))}; is this a tfx-vim model?"
-        )
-    return {name: np.concatenate([answer[name] for answer in answers]) for name in outputs}
-
-
-def _batches(inputs: Mapping[str, Array], batch_size: int) -> Iterator[slice]:
-    """Slices of at most `batch_size` rows and, beyond the first row of each, BATCH_BYTES of strings."""
-    strings = [array for array in inputs.values() if array.dtype == object]
-    rows = len(next(iter(inputs.values())))
-    start = size = 0
-    for row in range(rows):
-        more = sum(len(array[row]) for array in strings)
-        if row > start and (row - start == batch_size or size + more > BATCH_BYTES):
-            yield slice(start, row)
-            start, size = row, 0
-        size += more
-    yield slice(start, rows)
+    return Query(GENERATOR, signature, inputs, ("image_bytes", "tokens"), read, batch_size)
 
 
 def _sendable(files: Sequence[bytes]) -> Array:
@@ -256,8 +248,9 @@ def _sendable(files: Sequence[bytes]) -> Array:
     return np.array(sendable, dtype=object)
 
 
-def _pixels(image_bytes: Array) -> Array:
+def _pixels(answer: Mapping[str, Array]) -> Array:
     try:
-        return np.stack([np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in image_bytes])
+        files = answer["image_bytes"]
+        return np.stack([np.asarray(Image.open(io.BytesIO(one)).convert("RGB")) for one in files])
     except (OSError, TypeError, ValueError) as error:
         raise ClientError("image_bytes in the answer must be PNGs; is this a tfx-vim model?") from error

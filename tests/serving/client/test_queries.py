@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from serving.cli import files
-from serving.client import queries
+from serving.client import queries, query
 from serving.client.client import Client
 from serving.client.connect import open_folder
 from serving.export.metadata import Metadata
@@ -150,7 +150,7 @@ def test_batches_are_bounded_by_rows_and_by_bytes(monkeypatch):
     queries.encode(recorder, [small] * 150)
     assert recorder.sizes == [64, 64, 22]
     recorder = Recorder("tokens")
-    monkeypatch.setattr(queries, "BATCH_BYTES", 2 * len(small))
+    monkeypatch.setattr(query, "BATCH_BYTES", 2 * len(small))
     assert len(large) > 2 * len(small)
     assert len(queries.encode(recorder, [small, small, small, large, small])) == 5
     assert recorder.sizes == [2, 1, 1, 1]

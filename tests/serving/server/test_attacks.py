@@ -1,5 +1,6 @@
 """Requests that are made to cost a server more than they cost the client."""
 
+import asyncio
 import contextlib
 import http.client
 import io
@@ -16,6 +17,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
+from serving.client import aio, queries
 from serving.client.connect import connect
 from serving.server.server import Limits, Options, background_server
 from serving.wire.errors import ClientError
@@ -247,6 +249,19 @@ def test_what_a_client_has_left_behind_does_not_run_on(slow, protocol):
             with pytest.raises(TimeoutError):
                 ask(slow, {"signature_name": "generate", "instances": [{**ROW, "class_id": 0}]}, timeout=0.5)
     begin = time.monotonic()
+    assert ask(slow)[0] == 200
+    assert time.monotonic() - begin < 10
+
+
+def test_a_stream_that_is_left_does_not_run_on(slow):
+    async def leave():
+        async with aio.connect(slow.grpc) as client:
+            answers = aio.stream(client, queries.generation([1, 0, 0], batch_size=1), in_flight=3)
+            await anext(answers)
+            await answers.aclose()
+
+    begin = time.monotonic()
+    asyncio.run(leave())
     assert ask(slow)[0] == 200
     assert time.monotonic() - begin < 10
 

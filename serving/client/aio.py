@@ -1,0 +1,132 @@
+"""Clients for asyncio: many requests in flight, and one that is cancelled ends on the server too.
+
+from serving.client import aio, queries
+
+async with aio.connect("grpc://localhost:8500") as client:
+    async for images, tokens in aio.stream(client, queries.generation([3] * 64, batch_size=4)):
+        ...
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping
+from types import TracebackType
+from typing import TypeVar
+
+from serving.client import client as sync
+from serving.client.client import Array, Client, Version
+from serving.client.connect import TIMEOUT_SECONDS
+from serving.client.connect import connect as connect_sync
+from serving.client.credentials import NONE, Credentials
+from serving.client.query import Query, joined
+from serving.export.metadata import Metadata
+from serving.wire.errors import ClientError
+
+# Requests of one query at the same time: while one is answered the next waits on the server.
+IN_FLIGHT = 2
+
+Answer = TypeVar("Answer")
+
+
+class AsyncClient(abc.ABC):
+    """`serving.client.client.Client` for asyncio; an asynchronous context manager."""
+
+    @abc.abstractmethod
+    async def predict(self, model: str, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """As `Client.predict`; over gRPC a cancelled call is cancelled on the server."""
+
+    async def metadata(self, model: str) -> Metadata:
+        """As `Client.metadata`."""
+        try:
+            answer = await self.predict(model, "metadata", sync.METADATA_INPUTS)
+        except ClientError as error:
+            if not sync.has_no_rows(error):
+                raise
+            answer = await self.predict(model, "metadata", {})
+        return sync.metadata_of(model, answer)
+
+    async def close(self) -> None:  # noqa: B027 - not every client has a connection
+        """Close the connection, if there is one."""
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class ThreadedClient(AsyncClient):
+    """Asks a synchronous client in threads: one of REST, or of a folder. A cancelled call runs on."""
+
+    def __init__(self, client: Client):
+        self._client = client
+
+    async def predict(self, model: str, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """As `AsyncClient.predict`."""
+        return await asyncio.to_thread(self._client.predict, model, signature, inputs)
+
+    async def metadata(self, model: str) -> Metadata:
+        """As `Client.metadata`."""
+        return await asyncio.to_thread(self._client.metadata, model)
+
+    async def close(self) -> None:
+        """Close the connection, if there is one."""
+        self._client.close()
+
+
+def connect(
+    endpoint: str,
+    *,
+    version: Version = None,
+    timeout: float = TIMEOUT_SECONDS,
+    credentials: Credentials = NONE,
+) -> AsyncClient:
+    """Create the client of a server; arguments and errors are those of `serving.client.connect`.
+
+    Over gRPC call it where an event loop runs.
+    """
+    if endpoint.startswith(("grpc://", "grpcs://")):
+        from serving.client.grpc import AsyncGrpcClient
+
+        sync.check_version(version)
+        return AsyncGrpcClient(endpoint, timeout, credentials, version)
+    return ThreadedClient(connect_sync(endpoint, version=version, timeout=timeout, credentials=credentials))
+
+
+async def run(client: AsyncClient, query: Query[Answer], *, in_flight: int = IN_FLIGHT) -> Answer:
+    """Ask for all rows; raises ClientError as `Client.predict` does."""
+    return query.read(joined([answer async for answer in _answers(client, query, in_flight)]))
+
+
+async def stream(
+    client: AsyncClient, query: Query[Answer], *, in_flight: int = IN_FLIGHT
+) -> AsyncGenerator[Answer, None]:
+    """Yield the answer of each batch, in order; the requests that are left end with the iterator."""
+    # Closed with this one: left to the garbage collector, its requests would run on for a while.
+    async with contextlib.aclosing(_answers(client, query, in_flight)) as answers:
+        async for answer in answers:
+            yield query.read(answer)
+
+
+async def _answers(
+    client: AsyncClient, query: Query[Answer], in_flight: int
+) -> AsyncGenerator[dict[str, Array], None]:
+    batches = query.batches()
+    running: deque[asyncio.Task[dict[str, Array]]] = deque()
+    try:
+        while True:
+            while len(running) < in_flight and (batch := next(batches, None)) is not None:
+                running.append(asyncio.create_task(client.predict(query.model, query.signature, batch)))
+            if not running:
+                return
+            yield query.checked(await running.popleft())
+    finally:
+        for one in running:
+            one.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

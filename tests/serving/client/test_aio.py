@@ -1,0 +1,116 @@
+import asyncio
+
+import numpy as np
+import pytest
+
+from serving.client import aio, queries
+from serving.client.connect import connect, open_folder
+from serving.client.query import run, stream
+from serving.export.sampling_params import SamplingParams
+from serving.wire.errors import ClientError
+from tests.components.image_example_gen import pictures
+
+
+class Counter(aio.AsyncClient):
+    """Answers encode after a pass of the loop, and counts the requests that run and that were cancelled."""
+
+    def __init__(self):
+        self.running = self.most = self.cancelled = self.asked = 0
+
+    async def predict(self, model, signature, inputs):
+        self.asked += 1
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            # The first is the slowest.
+            await asyncio.sleep(0.2 / self.asked)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+        return {"tokens": np.array([[len(one)] for one in inputs["image_bytes"]], np.int32)}
+
+
+@pytest.fixture(scope="module")
+def encoding():
+    images = [pictures.encoded(size=(8 + index, 8)) for index in range(7)]
+    return queries.encoding(images, batch_size=2)
+
+
+def test_answers_come_in_order_with_some_requests_in_flight(encoding):
+    async def collect(client):
+        return [answer async for answer in aio.stream(client, encoding, in_flight=3)]
+
+    client = Counter()
+    answers = asyncio.run(collect(client))
+    assert [len(answer) for answer in answers] == [2, 2, 2, 1]
+    expected = [len(one) for one in encoding.inputs["image_bytes"]]
+    assert np.concatenate(answers)[:, 0].tolist() == expected
+    assert client.most == 3
+
+
+def test_a_stream_that_is_left_cancels_its_requests(encoding):
+    async def leave(client):
+        answers = aio.stream(client, encoding, in_flight=3)
+        await anext(answers)
+        await answers.aclose()
+
+    client = Counter()
+    asyncio.run(leave(client))
+    assert client.running == 0
+    assert client.cancelled == 2
+    assert client.asked == 3
+
+
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+def test_every_query_answers_as_the_synchronous_client(server, kind):
+    image = pictures.encoded(size=(20, 16))
+    params = SamplingParams(seed=5)
+    asked = [
+        queries.generation([0, 1, 2], params, batch_size=2),
+        queries.completion([image] * 3, [0, 1, 2], 1, params, batch_size=2),
+        queries.encoding([image] * 3, batch_size=2),
+        queries.decoding(np.arange(12).reshape(3, 4), batch_size=2),
+        queries.reconstruction([image] * 3, batch_size=2),
+    ]
+
+    async def answers():
+        async with aio.connect(getattr(server, kind)) as client:
+            return await client.metadata("vim"), [await aio.run(client, one) for one in asked]
+
+    metadata, found = asyncio.run(answers())
+    with connect(server.grpc) as client:
+        assert metadata == client.metadata("vim")
+        for query, answer in zip(asked, found, strict=True):
+            np.testing.assert_equal(answer, run(client, query))
+            parts = list(stream(client, query))
+            assert len(parts) == 2
+            joined = (
+                tuple(map(np.concatenate, zip(*parts, strict=True)))
+                if isinstance(answer, tuple)
+                else np.concatenate(parts)
+            )
+            np.testing.assert_equal(answer, joined)
+
+
+def test_a_folder_is_asked_in_threads(base):
+    async def ask():
+        async with aio.ThreadedClient(open_folder(str(base))) as client:
+            return await asyncio.gather(*(client.metadata(name) for name in ("vim", "vit_vqgan")))
+
+    assert [one.kind for one in asyncio.run(ask())] == ["generator", "tokenizer"]
+
+
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+def test_errors_are_one_line(server, kind):
+    async def ask(endpoint, **options):
+        async with aio.connect(endpoint, **options) as client:
+            return await aio.run(client, queries.decoding(np.full([1, 4], 99)))
+
+    with pytest.raises(ClientError, match=r"refused: tokens must be in \[0, 16\)"):
+        asyncio.run(ask(getattr(server, kind)))
+    with pytest.raises(ClientError, match="no server answers at"):
+        asyncio.run(ask(f"{kind}://127.0.0.1:1", timeout=5.0))
+    with pytest.raises(ClientError, match="version must be"):
+        asyncio.run(ask(getattr(server, kind), version=-1))
