@@ -12,9 +12,10 @@ from tests.components.image_example_gen import pictures
 
 
 class Counter(aio.AsyncClient):
-    """Answers encode after a pass of the loop, and counts the requests that run and that were cancelled."""
+    """Answers encode, each request after its own seconds; counts those that run and that were cancelled."""
 
-    def __init__(self):
+    def __init__(self, *seconds):
+        self.seconds = seconds
         self.running = self.most = self.cancelled = self.asked = 0
 
     async def predict(self, model, signature, inputs):
@@ -22,8 +23,7 @@ class Counter(aio.AsyncClient):
         self.running += 1
         self.most = max(self.most, self.running)
         try:
-            # The first is the slowest.
-            await asyncio.sleep(0.2 / self.asked)
+            await asyncio.sleep(self.seconds[self.asked - 1])
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -42,7 +42,7 @@ def test_answers_come_in_order_with_some_requests_in_flight(encoding):
     async def collect(client):
         return [answer async for answer in aio.stream(client, encoding, in_flight=3)]
 
-    client = Counter()
+    client = Counter(0.2, 0.1, 0.05, 0)
     answers = asyncio.run(collect(client))
     assert [len(answer) for answer in answers] == [2, 2, 2, 1]
     expected = [len(one) for one in encoding.inputs["image_bytes"]]
@@ -56,7 +56,7 @@ def test_a_stream_that_is_left_cancels_its_requests(encoding):
         await anext(answers)
         await answers.aclose()
 
-    client = Counter()
+    client = Counter(0.01, 60, 60)
     asyncio.run(leave(client))
     assert client.running == 0
     assert client.cancelled == 2

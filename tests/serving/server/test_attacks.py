@@ -256,9 +256,9 @@ def test_what_a_client_has_left_behind_does_not_run_on(slow, protocol):
 def test_a_stream_that_is_left_does_not_run_on(slow):
     async def leave():
         async with aio.connect(slow.grpc) as client:
-            answers = aio.stream(client, queries.generation([1, 0, 0], batch_size=1), in_flight=3)
-            await anext(answers)
-            await answers.aclose()
+            answers = aio.stream(client, queries.generation([0] * 3, batch_size=1), in_flight=3)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(anext(answers), 0.5)
 
     begin = time.monotonic()
     asyncio.run(leave())
