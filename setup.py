@@ -30,6 +30,7 @@ setup(
         "components": ["py.typed"],
         "components.run_report": ["*.html"],
         "trainers": ["py.typed"],
+        "serving.demo": ["page.*"],
         "serving": ["py.typed", "deploy/*", "deploy/k8s/*/*.yaml", "deploy/k8s/overlays/*/*.yaml"],
     },
     python_requires=">=3.10,<3.14",

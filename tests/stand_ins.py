@@ -39,6 +39,11 @@ def paint(tokens: tf.Tensor) -> tf.Tensor:
     return tf.tile(tf.repeat(tf.repeat(grey, PATCH, axis=1), PATCH, axis=2), [1, 1, 1, 3])
 
 
+def codes(tokens: tf.Tensor) -> tf.Tensor:
+    """The code of a token is its brightness, but the last two share a place."""
+    return tf.cast(tf.minimum(tokens, CODES - 2), tf.float32)[..., tf.newaxis]
+
+
 def decode(tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Decode to pixels and their density: its location is half a logit too bright, its scale b is 1."""
     pixels = paint(tokens)
@@ -85,7 +90,14 @@ def classify(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def write_tokenizer(directory: str, class_names: tuple[str, ...] = CLASSES) -> None:
-    export_tokenizer(directory, tf.Module(), metadata("tokenizer", class_names), encode=encode, decode=decode)
+    export_tokenizer(
+        directory,
+        tf.Module(),
+        metadata("tokenizer", class_names),
+        encode=encode,
+        decode=decode,
+        codes=codes,
+    )
 
 
 def write_generator(

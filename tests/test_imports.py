@@ -12,6 +12,7 @@ ARROWS = {
     "tfx_pipeline": {
         "components",
         "trainers",
+        "serving.demo",
         "serving.cli",
         "serving.client",
         "serving.server",
@@ -20,6 +21,7 @@ ARROWS = {
     },
     "components": {"serving.cli", "serving.client", "serving.export", "serving.wire"},
     "trainers": {"serving.export", "serving.wire"},
+    "serving.demo": {"serving.cli", "serving.client", "serving.server", "serving.export", "serving.wire"},
     "serving.cli": {"serving.client", "serving.server", "serving.export", "serving.wire"},
     "serving.client": {"serving.server", "serving.export", "serving.wire"},
     "serving.server": {"serving.export", "serving.wire"},

@@ -18,6 +18,7 @@ import yaml
 from serving.cli import commands, operate
 from serving.cli.files import check_output
 from serving.cli.options import RUN
+from serving.demo import command as demo
 from serving.export.atomic import atomic_path
 from serving.wire.errors import ServingError, one_line
 from tfx_pipeline import config as configuration
@@ -276,6 +277,7 @@ for command in (
     evaluate.evaluate,
     *kubeflow.COMMANDS,
     *operate.COMMANDS,
+    *demo.COMMANDS,
     *commands.COMMANDS,
 ):
     cli.add_command(command)

@@ -56,7 +56,7 @@ def check(signature: str, answer: Mapping[str, tf.Tensor], batch: int, metadata:
             )
         if tensor.dtype.is_floating and not np.isfinite(tensor.numpy()).all():
             raise WrongAnswerError(f"{name} must be finite, got NaN or infinity")
-        if name == "tokens":
+        if name in ("tokens", "neighbors"):
             _check_range(name, tensor, 0, metadata.codebook_size - 1)
         if name == "pixels":
             _check_range(name, tensor, 0.0, 1.0)

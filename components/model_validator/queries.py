@@ -69,6 +69,9 @@ _MAKERS: dict[str, Callable[[Metadata], tf.Tensor]] = {
     "image_bytes": _image_bytes,
     "pixels": _pixels,
     "tokens": _tokens,
+    "token": lambda metadata: tf.constant(
+        [0, metadata.codebook_size // 2, metadata.codebook_size - 1], tf.int32
+    ),
     "class_id": _class_id,
     "kept_rows": _kept_rows,
     "seed": lambda _: tf.constant([0, 1, 2**40], tf.int64),

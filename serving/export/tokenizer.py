@@ -1,8 +1,18 @@
-"""The tokenizer SavedModel: `encode`, `encode_pixels`, `decode`, `decode_pixels`, `reconstruct`."""
+"""The tokenizer SavedModel.
+
+| signature | what |
+|---|---|
+| `encode`, `encode_pixels` | images to tokens |
+| `decode`, `decode_pixels` | tokens to images |
+| `reconstruct` | images to what their tokens keep of them |
+| `neighbors` | the codes nearest to a token's; for tokenizers that can say it |
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +29,9 @@ from serving.export.signatures import (
 )
 from serving.export.warmup import write_warmup
 
+# Codes that `neighbors` returns, if the codebook has as many others.
+NEIGHBORS = 16
+
 
 def export_tokenizer(
     directory: str,
@@ -27,6 +40,7 @@ def export_tokenizer(
     *,
     encode: Callable[[tf.Tensor], tf.Tensor],
     decode: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]],
+    codes: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> None:
     """Write the tokenizer SavedModel and its warm-up requests.
 
@@ -38,6 +52,8 @@ def export_tokenizer(
       decode: tokens int32 [B, N] -> (pixels in [0, 1], mu, log_scale), float32 [B, S, S, 3] each: the
         image, and location and ln b of its logit-laplace density; ln b is 0 where the model has a
         constant scale.
+      codes: tokens int32 [B, N] -> their codes float32 [B, N, D], for `neighbors`; without it the model has
+        no such signature.
     """
     size = metadata.image_size
 
@@ -73,6 +89,7 @@ def export_tokenizer(
         "decode": decode_bytes,
         "decode_pixels": decode_pixels,
         "reconstruct": reconstruct,
+        **({"neighbors": _neighbors(codes, metadata.codebook_size)} if codes else {}),
     }
     save(directory, model, metadata, signatures, default="reconstruct")
     image = grey_image(metadata)
@@ -86,6 +103,29 @@ def export_tokenizer(
             "decode": tokens,
             "decode_pixels": tokens,
             "reconstruct": image,
+            **({"neighbors": {"token": np.zeros([1], np.int32)}} if codes else {}),
             "serving_default": image,
         },
     )
+
+
+def _neighbors(codes: Callable[[tf.Tensor], tf.Tensor], size: int) -> Any:
+    """The other codes nearest to a token's, the nearest first, and their Euclidean distances."""
+
+    def of_one(token: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        table = codes(tf.range(size)[tf.newaxis])[0]
+        squares = tf.reduce_sum(tf.square(table - table[token]), axis=-1)
+        # Not its own: another code may be at the same place.
+        squares = tf.where(tf.range(size) == token, math.inf, squares)
+        nearest, tokens = tf.math.top_k(-squares, k=min(NEIGHBORS, size - 1))
+        return tokens, tf.sqrt(-nearest)
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.int32, "token")])
+    def neighbors(token: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows = [tf.TensorSpec([min(NEIGHBORS, size - 1)], dtype) for dtype in (tf.int32, tf.float32)]
+        tokens, distances = tf.map_fn(
+            of_one, checked_ids("token", token, size), fn_output_signature=tuple(rows)
+        )
+        return {"neighbors": tokens, "distances": distances}
+
+    return neighbors

@@ -64,4 +64,5 @@ def run_fn(fn_args: Any) -> None:
                 ),
                 encode=model.encode,
                 decode=model.decode,
+                codes=model.quantizer.lookup,
             )

@@ -55,6 +55,20 @@ def test_tokenizer_signatures_agree_with_each_other(tokenizer):
     np.testing.assert_array_equal(ask["encode"](image_bytes=png)["tokens"], tokens)
 
 
+def test_neighbors_are_the_other_codes_by_their_distance(tokenizer):
+    ask = tokenizer[0].signatures["neighbors"]
+    answer = {name: value.numpy() for name, value in ask(token=tf.constant([0, 15, 3])).items()}
+    assert answer["neighbors"].shape == answer["distances"].shape == (3, 15)
+    # The codes are 0, 1, ... 13, 14, 14; of equally near ones the lower comes first.
+    assert answer["neighbors"][0].tolist() == list(range(1, 16))
+    assert answer["distances"][0].tolist() == [*range(1, 15), 14]
+    assert answer["neighbors"][1].tolist() == list(range(14, -1, -1))
+    assert answer["distances"][1].tolist() == list(range(15))
+    assert answer["neighbors"][2].tolist()[:5] == [2, 4, 1, 5, 0]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"token must be in \[0, 16\)"):
+        ask(token=tf.constant([16]))
+
+
 def test_generator_signatures_return_one_result_per_row(generator):
     answer = draw(generator[0])
     assert answer["tokens"].shape == (3, stand_ins.TOKENS)
