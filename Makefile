@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make run` and `make test`. Both set up what they need first.
-.PHONY: setup run test test-all test-fast test-lane-b check lock audit image clean
+.PHONY: setup browser run test test-all test-fast test-lane-b check lock audit image clean
 
 BIN := .venv/bin
 PRESET ?= digits
@@ -15,6 +15,11 @@ ifneq ($(shell cat .venv/lane 2>/dev/null),$(LANE))
 .PHONY: .venv/lock.txt
 endif
 endif
+
+# For the tests of pages, which are skipped without one.
+browser:
+	@command -v chromium >/dev/null || { apt-get -qq update && apt-get -qq install -y chromium >/dev/null; } || \
+	  echo "make browser: no chromium: the tests of pages will be skipped" >&2
 
 run: setup
 	@$(BIN)/tfx-vim run --preset $(PRESET)

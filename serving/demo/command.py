@@ -60,7 +60,8 @@ def demo(
     context = click.get_current_context()
     timeout, credentials = options.timeout(context), options.credentials(context)
     with options.one_line_errors():
-        access.check_exposure(host, access.ANYONE, insecure)
+        if not insecure and not access.is_loopback(host):
+            raise click.UsageError(f"host must be 127.0.0.1, got {host}; --insecure lets everybody in")
         ports.check_free(host, port)
         base = options.serving_folder(run_dir or options.RUN)
         if not endpoint and not model_names(base):

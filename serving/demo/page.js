@@ -214,7 +214,7 @@ function compared(tokenizer, answer) {
     cells.forEach((button, place) => {
       // Neighbouring numbers get colours that are far apart: the golden angle.
       button.style.setProperty("--hue", (tokens[place] * 137.508) % 360);
-      button.style.setProperty("--light", `${58 + (tokens[place] % 5) * 6}%`);
+      button.style.setProperty("--light", `${70 + (tokens[place] % 5) * 4}%`);
       button.title = `token ${tokens[place]}`;
       button.setAttribute("aria-label", `token ${tokens[place]}, row ${Math.floor(place / tokenizer.side) + 1}, column ${(place % tokenizer.side) + 1}`);
       button.textContent = tokenizer.side <= 8 ? tokens[place] : "";

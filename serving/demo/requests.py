@@ -67,6 +67,13 @@ class Decode(_Request):
         list[Annotated[list[Id], Field(max_length=_TOKENS)]], Field(min_length=1, max_length=_SEQUENCES)
     ]
 
+    @pydantic.field_validator("tokens")
+    @classmethod
+    def _are_rows(cls, tokens: list[list[int]]) -> list[list[int]]:
+        if len({len(row) for row in tokens}) > 1:
+            raise ValueError("sequences must have the same length")
+        return tokens
+
 
 class Neighbors(_Request):
     """The codes nearest to one."""

@@ -148,7 +148,7 @@ def check_exposure(host: str, access: Access, insecure: bool) -> None:
     Raises:
       ServingError: `host` is reachable from outside, and neither a token nor mTLS is required.
     """
-    if access.restricted or insecure or _is_loopback(host):
+    if access.restricted or insecure or is_loopback(host):
         return
     raise ServingError(
         "host must be 127.0.0.1 without --token-file or an --ssl-config-file with client_verify, "
@@ -156,7 +156,8 @@ def check_exposure(host: str, access: Access, insecure: bool) -> None:
     )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
