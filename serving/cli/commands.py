@@ -6,8 +6,9 @@ What needs TensorFlow is imported by the command that runs, so that `--help` is 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import click
 import numpy as np
 
-from serving.cli import files, grid, options
+from serving.cli import files, folders, grid, options
 from serving.client import queries
 from serving.client.client import Client
 from serving.client.connect import connect, open_folder
@@ -23,6 +24,8 @@ from serving.export.sampling_params import SamplingParams
 
 # The colour of what a completion did not keep, in the grid.
 _BLANK = 128
+# Files that could not be read, each with its reason.
+_SKIPPED_SHOWN = 10
 
 
 @click.command(context_settings=options.SHOW_DEFAULTS)
@@ -123,14 +126,20 @@ def complete(
 
 @click.command()
 @options.where
-@options.images
-@options.output("Tokens as .npz or .json.")
+@options.images_or_folders
+@options.output("Tokens as .npz, .json, or .tfrecord (tf.Examples).")
 def encode(run_dir: str | None, endpoint: str | None, images: tuple[Path, ...], output: Path) -> None:
-    """Encode images to tokens."""
+    """Encode images, also all of a folder, to tokens; a killed command goes on where it stopped."""
     with options.one_line_errors(), _client(run_dir, endpoint, output, options.TOKEN_SUFFIXES) as client:
-        tokens = queries.encode(client, [files.read_image(path) for path in images])
-        files.write_tokens(output, tokens, [path.name for path in images])
-    _report(output, len(tokens), "row")
+
+        def ask(files: list[bytes]) -> dict[str, np.ndarray]:
+            return {"tokens": queries.encode(client, files)}
+
+        with folders.answered(folders.find(images), output, ask) as chunks:
+            files.write_tokens(
+                output, ((chunk.arrays["tokens"], chunk.names) for chunk in chunks if chunk.names)
+            )
+            _report_read(output, chunks, "row")
 
 
 @click.command()
@@ -154,25 +163,43 @@ def decode(run_dir: str | None, endpoint: str | None, tokens_file: Path, output:
 
 @click.command()
 @options.where
-@options.images
+@options.images_or_folders
 @options.images_output
 def reconstruct(run_dir: str | None, endpoint: str | None, images: tuple[Path, ...], output: Path) -> None:
-    """Encode images and decode them again; a .png shows both side by side."""
+    """Encode images, also all of a folder, and decode them again; a .png shows both side by side."""
     with options.one_line_errors(), _client(run_dir, endpoint, output, options.IMAGE_SUFFIXES) as client:
-        originals = [files.read_image(path) for path in images]
-        reconstructions = queries.reconstruct(client, originals)
-        names = [path.name for path in images]
         ground = client.metadata(queries.TOKENIZER).ground
-        shown = [files.cropped(original, reconstructions.shape[1], ground) for original in originals]
-        rows = [(name, pair) for name, *pair in zip(names, shown, reconstructions, strict=True)]
-        files.write_images(
-            output,
-            reconstructions,
-            names,
-            grid=lambda: grid.draw_grid(rows, headers=("original", "reconstruction")),
-            arrays={"originals": np.stack(shown), "names": np.array(names)},
-        )
-    _report(output, len(reconstructions), "image")
+
+        def ask(originals: list[bytes]) -> dict[str, np.ndarray]:
+            made = queries.reconstruct(client, originals)
+            shown = [files.cropped(original, made.shape[1], ground) for original in originals]
+            return {"images": made, "originals": np.stack(shown)}
+
+        with folders.answered(folders.find(images), output, ask) as chunks:
+            if output.suffix:
+                read = [chunk for chunk in chunks if chunk.names]
+                _write_pairs(output, [name for chunk in read for name in chunk.names], read)
+            else:
+                made = (
+                    zip(chunk.names, chunk.arrays["images"], strict=True) for chunk in chunks if chunk.names
+                )
+                files.write_folder(output, itertools.chain.from_iterable(made))
+            _report_read(output, chunks, "image")
+
+
+def _write_pairs(output: Path, names: list[str], chunks: list[folders.Chunk]) -> None:
+    """Write images beside their reconstructions."""
+    originals, made = (
+        np.concatenate([chunk.arrays[name] for chunk in chunks]) for name in ("originals", "images")
+    )
+    rows = [(name, pair) for name, *pair in zip(names, originals, made, strict=True)]
+    files.write_images(
+        output,
+        made,
+        names,
+        grid=lambda: grid.draw_grid(rows, headers=("original", "reconstruction")),
+        arrays={"originals": originals, "names": np.array(names)},
+    )
 
 
 COMMANDS = (generate, complete, encode, decode, reconstruct)
@@ -228,6 +255,20 @@ def _usage_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+def _report_read(output: Path, chunks: Iterable[folders.Chunk], what: str) -> None:
+    """Say what was written, and which files were skipped."""
+    skipped: list[str] = []
+    count = 0
+    for chunk in chunks:
+        skipped += chunk.skipped
+        count += len(chunk.names)
+    for line in skipped[:_SKIPPED_SHOWN]:
+        click.echo(f"skipped: {line}", err=True)
+    if len(skipped) > _SKIPPED_SHOWN:
+        click.echo(f"skipped: {len(skipped) - _SKIPPED_SHOWN} more", err=True)
+    _report(output, count, what)
 
 
 def _report(output: Path, number: int, what: str) -> None:

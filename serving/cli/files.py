@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from PIL import Image
 
 from serving.export.atomic import atomic_path
 from serving.export.metadata import WHITE
 from serving.export.standard_image import UnreadableImage, to_pixels
-from serving.wire.errors import ServingError
+from serving.wire.errors import ServingError, one_line
 
 _MAX_NAME = 60
 
@@ -99,23 +101,73 @@ def write_images(
             # To NumPy 2's type hints any of them might be `allow_pickle`.
             np.savez_compressed(target, images=images, **dict[str, Any](arrays))
         else:
-            target.mkdir()
-            for index, (name, pixels) in enumerate(zip(names, images, strict=True)):
-                readable = re.sub(r"[^\w-]+", "_", name)[:_MAX_NAME]
-                (target / f"{index:04d}_{readable}.png").write_bytes(png(pixels))
+            _write_pngs(target, zip(names, images, strict=True))
 
 
-def write_tokens(path: Path, tokens: np.ndarray, names: Sequence[str]) -> None:
-    """Write tokens int32 [N, T] with a name a row, as .npz (`tokens`, `names`) or .json (the same)."""
+def write_folder(path: Path, images: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Write named images, uint8 [H, W, 3], to a folder; few are in memory at a time."""
     with _draft(path) as target:
+        _write_pngs(target, images)
+
+
+def _write_pngs(folder: Path, images: Iterable[tuple[str, np.ndarray]]) -> None:
+    folder.mkdir()
+    for index, (name, pixels) in enumerate(images):
+        readable = re.sub(r"[^\w-]+", "_", name)[:_MAX_NAME]
+        (folder / f"{index:04d}_{readable}.png").write_bytes(png(pixels))
+
+
+def write_tokens(path: Path, parts: Iterable[tuple[np.ndarray, Sequence[str]]]) -> None:
+    """Write tokens with a name a row.
+
+    Args:
+      path: .npz (`tokens`, `names`), .json (the same), or .tfrecord: a tf.Example a row with `tokens` and
+        `image/key`, as TokenTransform names them.
+      parts: of the rows, (tokens int32 [n, T], n names).
+    """
+    with _draft(path) as target:
+        if path.suffix == ".tfrecord":
+            _write_examples(target, parts)
+            return
+        rows = list(parts)
+        tokens, names = np.concatenate([own for own, _ in rows]), [name for _, own in rows for name in own]
         if path.suffix == ".json":
-            target.write_text(json.dumps({"names": list(names), "tokens": tokens.tolist()}))
+            target.write_text(json.dumps({"names": names, "tokens": tokens.tolist()}))
         else:
             np.savez_compressed(target, tokens=tokens, names=np.array(names))
 
 
+def _write_examples(path: Path, parts: Iterable[tuple[np.ndarray, Sequence[str]]]) -> None:
+    import tensorflow as tf
+
+    with tf.io.TFRecordWriter(os.fspath(path)) as writer:
+        for tokens, names in parts:
+            for row, name in zip(tokens, names, strict=True):
+                example = tf.train.Example()
+                example.features.feature["tokens"].int64_list.value.extend(row.tolist())
+                example.features.feature["image/key"].bytes_list.value.append(name.encode())
+                writer.write(example.SerializeToString())
+
+
+def _read_examples(path: Path) -> dict[str, Any]:
+    import tensorflow as tf
+
+    fields: dict[str, list[Any]] = {"tokens": [], "names": []}
+    try:
+        for record in tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator():
+            feature = tf.train.Example.FromString(record).features.feature
+            fields["tokens"].append(list(feature["tokens"].int64_list.value))
+            fields["names"] += [name.decode() for name in feature["image/key"].bytes_list.value]
+    # Of a damaged file, and of records that are no tf.Examples.
+    except (tf.errors.OpError, DecodeError) as error:
+        raise ValueError(one_line(error)) from error
+    return fields
+
+
 def read_tokens(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Read tokens int32 [N, T] and a name a row from .npz or .json; rows without names are numbered.
+    """Read tokens int32 [N, T] and a name a row from .npz, .json or .tfrecord.
+
+    Rows without names are numbered.
 
     Raises:
       FileError: the file holds something else.
@@ -123,13 +175,17 @@ def read_tokens(path: Path) -> tuple[np.ndarray, list[str]]:
     try:
         if path.suffix == ".json":
             fields = json.loads(path.read_text())
+        elif path.suffix == ".tfrecord":
+            fields = _read_examples(path)
         else:
             with np.load(path, allow_pickle=False) as archive:
                 fields = {name: archive[name] for name in archive.files if name in ("tokens", "names")}
         tokens = np.asarray(fields["tokens"])
         names = [str(name) for name in fields.get("names", range(len(tokens)))]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise FileError(f"{path} must be an .npz or .json file of tokens, as `encode` writes it") from error
+        raise FileError(
+            f"{path} must be an .npz, .json or .tfrecord file of tokens, as `encode` writes it"
+        ) from error
     fits = np.iinfo(np.int32)
     if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu" or len(names) != len(tokens):
         held = f"{tokens.dtype} {list(tokens.shape)}"

@@ -24,7 +24,7 @@ SECONDS = click.FloatRange(0, min_open=True)
 FILE = click.Path(exists=True, dir_okay=False)
 # What --output may end in; "" is a folder.
 IMAGE_SUFFIXES = (".png", ".npz", "")
-TOKEN_SUFFIXES = (".npz", ".json")
+TOKEN_SUFFIXES = (".npz", ".json", ".tfrecord")
 
 
 def where(command: Command) -> Command:
@@ -130,6 +130,13 @@ def output(kinds: str) -> Callable[[Command], Command]:
 
 images = click.argument(
     "images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+images_or_folders = click.argument(
+    "images",
+    metavar="IMAGES_OR_FOLDERS...",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
 )
 images_output = output("A .png (labelled grid), an .npz, or a folder (a PNG each).")
 

@@ -221,7 +221,7 @@ def error_line(result, code):
         (["encode", "missing.png", "--output", "x.npz"], 2, "missing.png"),
         (["encode", "text.txt", "--output", "x.npz"], 1, "text.txt must be a JPEG"),
         (["reconstruct", "text.txt", "--output", "x.png"], 1, "text.txt must be a JPEG"),
-        (["decode", "text.txt", "--output", "x.png"], 1, "text.txt must be an .npz or .json file of tokens"),
+        (["decode", "text.txt", "--output", "x.png"], 1, "text.txt must be an .npz, .json or .tfrecord file"),
         (["decode", "short.json", "--output", "x.png"], 1, "input tokens must be int32 [?, 4], got int32"),
         (["decode", "large.json", "--output", "x.png"], 1, "tokens must be in [0, 16)"),
     ],

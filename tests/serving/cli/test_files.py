@@ -50,10 +50,10 @@ def test_failed_write_leaves_no_files(tmp_path, monkeypatch, name):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["tokens.npz", "tokens.json"])
+@pytest.mark.parametrize("name", ["tokens.npz", "tokens.json", "tokens.tfrecord"])
 def test_tokens_round_trip(tmp_path, name):
     tokens = np.array([[1, 2, 3], [4, 5, 8191]], np.int32)
-    files.write_tokens(tmp_path / name, tokens, ["a.png", "ü.jpg"])
+    files.write_tokens(tmp_path / name, [(tokens[:1], ["a.png"]), (tokens[1:], ["ü.jpg"])])
     read, names = files.read_tokens(tmp_path / name)
     np.testing.assert_array_equal(read, tokens)
     assert (read.dtype, names) == (np.int32, ["a.png", "ü.jpg"])
@@ -87,7 +87,7 @@ def test_file_without_tokens_is_error(tmp_path, content):
 
 def test_pickled_tokens_are_rejected(tmp_path):
     np.savez(tmp_path / "x.npz", tokens=np.array([[object()]]))
-    with pytest.raises(files.FileError, match=r"must be an .npz or .json file of tokens"):
+    with pytest.raises(files.FileError, match=r"must be an .npz, .json or .tfrecord file of tokens"):
         files.read_tokens(tmp_path / "x.npz")
 
 
@@ -115,5 +115,5 @@ def test_cropped_returns_the_centre_square():
 
 
 def test_json_tokens_are_plain_lists(tmp_path):
-    files.write_tokens(tmp_path / "t.json", np.array([[1, 2]], np.int32), ["a"])
+    files.write_tokens(tmp_path / "t.json", [(np.array([[1, 2]], np.int32), ["a"])])
     assert json.loads((tmp_path / "t.json").read_text()) == {"names": ["a"], "tokens": [[1, 2]]}

@@ -1,0 +1,170 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from serving.cli import files, folders
+from tests.serving.cli.test_commands import run, where  # noqa: F401 - a fixture
+
+
+def picture(level, size=(8, 8)):
+    return files.png(np.full((*size, 3), level, np.uint8))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """150 pictures in two folders, three broken files, and one that is no image by its name."""
+    root = tmp_path / "photos"
+    (root / "deep").mkdir(parents=True)
+    for index in range(150):
+        (root / ("deep" if index % 2 else "") / f"{index:03d}.png").write_bytes(picture(17 * (index % 16)))
+    for name, content in (("001 broken.jpg", b"\xff\xd8\xff"), ("empty.PNG", b""), ("zz.gif", b"GIF89a")):
+        (root / name).write_bytes(content)
+    (root / "notes.txt").write_text("no image")
+    return root
+
+
+class Asked:
+    """Answers the number of bytes of each file, and counts; kills the process that is not to finish."""
+
+    def __init__(self, fails_at=None, answer=len):
+        self.count, self.fails_at, self.answer = 0, fails_at, answer
+
+    def __call__(self, contents):
+        self.count += len(contents)
+        if self.fails_at is not None and self.count > self.fails_at:
+            raise KeyboardInterrupt
+        return {"rows": np.array([self.answer(one) for one in contents])}
+
+
+def answer(sources, output, ask):
+    with folders.answered(sources, output, ask) as chunks:
+        return [chunk for chunk in chunks for _ in (0,)]
+
+
+def test_images_of_folders_are_found_by_suffix_in_order(folder):
+    found = folders.find([folder, folder / "notes.txt"])
+    assert [one.name for one in found[:3]] == ["000.png", "001 broken.jpg", "002.png"]
+    assert found[-2].name == "zz.gif"
+    assert len(found) == 150 + 3 + 1
+    assert [one.named for one in found[-2:]] == [False, True]
+    assert "deep/001.png" in {one.name for one in found}
+    (folder.parent / "none").mkdir()
+    with pytest.raises(files.FileError, match="none must hold images, got no file named like one"):
+        folders.find([folder, folder.parent / "none"])
+
+
+def test_broken_files_of_a_folder_are_skipped_and_named_ones_are_not(folder, tmp_path):
+    chunks = answer(folders.find([folder]), tmp_path / "out", Asked())
+    assert sum(len(chunk.names) for chunk in chunks) == 150
+    skipped = [line for chunk in chunks for line in chunk.skipped]
+    assert [Path(line.partition(" must")[0]).name for line in skipped] == [
+        "001 broken.jpg",
+        "empty.PNG",
+        "zz.gif",
+    ]
+    for chunk in chunks:
+        expected = [len((folder / name).read_bytes()) for name in chunk.names]
+        assert chunk.arrays["rows"].tolist() == expected
+    with pytest.raises(files.FileError, match=r"empty\.PNG must be "):
+        answer(folders.find([folder / "empty.PNG"]), tmp_path / "out", Asked())
+    assert not (tmp_path / "out.part").exists()
+
+
+@pytest.mark.parametrize("count", [3, 70])
+def test_a_folder_without_a_readable_image_is_an_error(tmp_path, count):
+    for index in range(count):
+        (tmp_path / f"{index}.png").write_bytes(b"x")
+    with pytest.raises(
+        files.FileError, match=f"one of the {count} images must be readable, got: .*0.png must"
+    ):
+        answer(folders.find([tmp_path]), tmp_path.parent / f"{tmp_path.name}-out", Asked())
+
+
+def test_a_killed_command_goes_on_where_it_stopped(folder, tmp_path):
+    sources, output = folders.find([folder]), tmp_path / "out"
+    whole = Asked()
+    expected = [chunk.names for chunk in answer(sources, output, whole)]
+    assert whole.count == 150
+    with pytest.raises(KeyboardInterrupt):
+        answer(sources, output, Asked(fails_at=100))
+    again = Asked()
+    assert [chunk.names for chunk in answer(sources, output, again)] == expected
+    # One chunk was whole; of each that is, the first image is asked again until one agrees.
+    assert again.count == 150 - len(expected[0]) + 1
+    assert not (tmp_path / "out.part").exists()
+
+
+@pytest.mark.parametrize("change", ["model", "file", "damage"])
+def test_what_was_stored_is_not_used_for_another_model_or_changed_files(folder, tmp_path, change):
+    sources, output = folders.find([folder]), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        answer(sources, output, Asked(fails_at=100))
+    ask = Asked()
+    if change == "model":
+        ask.answer = lambda content: -len(content)
+    elif change == "file":
+        (folder / "000.png").write_bytes(picture(3, (9, 9)))
+    else:
+        (stored,) = (tmp_path / "out.part").iterdir()
+        stored.write_bytes(stored.read_bytes()[:100])
+    chunks = answer(sources, output, ask)
+    rows = {
+        name: row for chunk in chunks for name, row in zip(chunk.names, chunk.arrays["rows"], strict=True)
+    }
+    assert len(rows) == 150
+    assert all(row == ask.answer((folder / name).read_bytes()) for name, row in rows.items())
+
+
+@pytest.mark.slow
+def test_a_folder_is_encoded_and_decoded_again(where, folder, tmp_path):  # noqa: F811
+    out = tmp_path / "tokens.tfrecord"
+    result = run("encode", *where, folder, "--output", out)
+    assert result.exit_code == 0, result.output
+    *skipped, last = result.output.splitlines()
+    assert last == f"{out}: 150 rows"
+    assert len([line for line in skipped if line.startswith("skipped: ")]) == 3
+    tokens, names = files.read_tokens(out)
+    assert tokens.tolist() == [[int(Path(name).stem) % 16] * 4 for name in names]
+    record = next(tf.data.TFRecordDataset(str(out)).as_numpy_iterator())
+    example = tf.train.Example.FromString(record)
+    assert example.features.feature["image/key"].bytes_list.value[0] == b"000.png"
+    result = run("decode", *where, out, "--output", tmp_path / "decoded")
+    assert (result.exit_code, result.output) == (0, f"{tmp_path / 'decoded'}: 150 images\n")
+    result = run("reconstruct", *where, folder, "--output", tmp_path / "same")
+    assert result.exit_code == 0, result.output
+    made = sorted((tmp_path / "same").iterdir())
+    assert len(made) == 150
+    assert made[1].name == "0001_002_png.png"
+    assert (np.asarray(Image.open(made[1])) == 34).all()
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_leaves_no_output_and_goes_on(base, folder, tmp_path):
+    for index in range(3000):
+        (folder / f"more {index}.png").write_bytes(picture(17 * (index % 16)))
+    (tmp_path / "serving").symlink_to(base)
+    out = tmp_path / "tokens.npz"
+    command = [sys.executable, "-m", "tfx_pipeline.cli", "encode", "--run", tmp_path, folder, "--output", out]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        end = time.monotonic() + 60
+        part = tmp_path / "tokens.npz.part"
+        while not (part.exists() and len(os.listdir(part)) >= 3) and time.monotonic() < end:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert not out.exists()
+    done = {path: path.stat().st_mtime_ns for path in part.glob("[!.]*.npz")}
+    assert 2 <= len(done) < 48
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert finished.stdout == f"{out}: 3150 rows\n"
+    assert not part.exists()
+    tokens, names = files.read_tokens(out)
+    level = {name: int("".join(filter(str.isdigit, Path(name).stem))) % 16 for name in names}
+    assert tokens.tolist() == [[level[name]] * 4 for name in names]
