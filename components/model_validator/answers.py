@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from serving.export.metadata import Metadata
+from serving.export.signatures import ERROR
 
 # The signatures of each kind of model and their required outputs (`serving.export.tokenizer` and siblings).
 CONTRACT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -60,6 +61,8 @@ def check(signature: str, answer: Mapping[str, tf.Tensor], batch: int, metadata:
             _check_range(name, tensor, 0, metadata.codebook_size - 1)
         if name == "pixels":
             _check_range(name, tensor, 0.0, 1.0)
+        if name == ERROR and (refused := set(tensor.numpy()) - {b""}):
+            raise WrongAnswerError(f"error must be empty for images that are right, got {refused.pop()!r}")
         if name == "image_bytes":
             _check_pictures(tensor, metadata.image_size)
 
@@ -77,6 +80,7 @@ def _expected(name: str, tensor: tf.Tensor, metadata: Metadata) -> tuple[tf.DTyp
     known: dict[str, tuple[tf.DType, tuple[int | None, ...]]] = {
         "tokens": (tf.int32, (metadata.tokens,)),
         "image_bytes": (tf.string, ()),
+        ERROR: (tf.string, ()),
         "pixels": (tf.float32, picture),
         "mu": (tf.float32, picture),
         "log_scale": (tf.float32, picture),

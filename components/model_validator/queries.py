@@ -44,6 +44,16 @@ def _image_bytes(metadata: Metadata) -> tf.Tensor:
     return tf.stack([tf.io.encode_png(np.uint8(255 * picture)) for picture in pictures])
 
 
+def _examples(metadata: Metadata) -> tf.Tensor:
+    features = []
+    for content, label in zip(_image_bytes(metadata).numpy(), _class_id(metadata).numpy(), strict=True):
+        example = tf.train.Example()
+        example.features.feature["image/encoded"].bytes_list.value.append(content)
+        example.features.feature["image/label"].int64_list.value.append(label)
+        features.append(example.SerializeToString())
+    return tf.constant(features)
+
+
 def _pixels(metadata: Metadata) -> tf.Tensor:
     size = metadata.image_size
     return tf.stack([_gradient(size, size, row) for row in range(ROWS)])
@@ -67,6 +77,7 @@ def _kept_rows(metadata: Metadata) -> tf.Tensor:
 
 _MAKERS: dict[str, Callable[[Metadata], tf.Tensor]] = {
     "image_bytes": _image_bytes,
+    "examples": _examples,
     "pixels": _pixels,
     "tokens": _tokens,
     "token": lambda metadata: tf.constant(

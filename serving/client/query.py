@@ -13,6 +13,8 @@ from serving.wire.errors import ClientError
 
 # A batch of photographs must stay far below the servers' 64 MiB, base64 included.
 BATCH_BYTES = 16 * 2**20
+# The output of signatures that take images (`serving.export.signatures`).
+ERROR = "error"
 
 Answer = TypeVar("Answer")
 
@@ -46,8 +48,11 @@ class Query(Generic[Answer]):
         """Return the outputs of a request that `read` needs.
 
         Raises:
-          ClientError: one of them is missing.
+          ClientError: one of them is missing, or a row has failed.
         """
+        for row, error in enumerate(answer.get(ERROR, ())):
+            if error:
+                raise ClientError(f"row {row} of {len(answer[ERROR])} was refused: {error.decode()}")
         if missing := set(self.outputs) - set(answer):
             raise ClientError(
                 f"answer must have the outputs {', '.join(sorted(missing))}; is this a tfx-vim model?"

@@ -18,7 +18,7 @@ import numpy as np
 from serving.client.client import ATTEMPTS, BACKOFF, Array, Client, Version
 from serving.client.credentials import Credentials
 from serving.wire.errors import ClientError, RequestError
-from serving.wire.json_tensors import decode, encode
+from serving.wire.json_tensors import decode, encode_input
 
 MAX_ANSWER_BYTES = 64 * 2**20
 
@@ -49,7 +49,7 @@ class RestClient(Client):
     def predict(self, model: str, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """As `Client.predict`."""
         dtypes = self._output_dtypes(model, signature)
-        values = {name: encode(name, array) for name, array in inputs.items()}
+        values = {name: encode_input(array) for name, array in inputs.items()}
         answer = self._ask(model, ":predict", {"signature_name": signature, "inputs": values})
         try:
             outputs = answer["outputs"] if len(dtypes) > 1 else dict.fromkeys(dtypes, answer["outputs"])

@@ -1,4 +1,4 @@
-"""The classifier SavedModel: signatures `classify` and `classify_pixels`."""
+"""The classifier SavedModel: `classify`, `classify_pixels`, and `serving_default` of tf.Examples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from serving.export import request_images
 from serving.export.metadata import Metadata
-from serving.export.signatures import IMAGE_BYTES, pixels_spec, save
+from serving.export.signatures import EXAMPLES, IMAGE_BYTES, by_row, pixels_spec, save
 
 
 def export_classifier(
@@ -34,11 +34,21 @@ def export_classifier(
 
     @tf.function(autograph=False, input_signature=[IMAGE_BYTES])
     def classify_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(request_images.decode_batch(image_bytes, metadata.image_size, metadata.ground))
+        pixels, errors = request_images.decode_batch(image_bytes, metadata.image_size, metadata.ground)
+        return by_row(errors, answer(pixels))
 
     @tf.function(autograph=False, input_signature=[pixels_spec(metadata)])
     def classify_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         return answer(pixels)
 
-    signatures = {"classify": classify_bytes, "classify_pixels": classify_pixels}
-    save(directory, model, metadata, signatures, default="classify")
+    @tf.function(autograph=False, input_signature=[EXAMPLES])
+    def of_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        pixels, errors, _ = request_images.decode_examples(examples, metadata.image_size, metadata.ground)
+        return by_row(errors, answer(pixels))
+
+    signatures = {
+        "classify": classify_bytes,
+        "classify_pixels": classify_pixels,
+        "serving_default": of_examples,
+    }
+    save(directory, model, metadata, signatures)

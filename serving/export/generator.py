@@ -7,6 +7,7 @@
 | `complete` | keeps the first rows of an image's token grid and samples the rest |
 | `score` | log-likelihood of images |
 | `features` | every block's mean output, for a linear probe |
+| `serving_default` | `score` and `features` of tf.Examples |
 
 TF Serving requires every input of a signature in every request, so a schedule as one more input of
 `generate` would break its clients. The three signatures that sample call one graph, which the SavedModel
@@ -26,7 +27,17 @@ import tensorflow as tf
 from serving.export import images, request_images
 from serving.export.metadata import CHANNELS, Metadata
 from serving.export.sampling_params import BatchSamplingParams, SamplingParams, SamplingRequest
-from serving.export.signatures import CLASS_ID, IMAGE_BYTES, checked_ids, grey_image, save
+from serving.export.signatures import (
+    CLASS_ID,
+    EXAMPLES,
+    IMAGE_BYTES,
+    by_row,
+    checked_ids,
+    grey_example,
+    grey_image,
+    row_check,
+    save,
+)
 from serving.export.warmup import write_warmup
 
 Outputs = dict[str, tf.Tensor]
@@ -63,20 +74,18 @@ class Generator:
     log_likelihood: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     features: Callable[[tf.Tensor], tf.Tensor]
 
-    def tokenize(self, image_bytes: tf.Tensor) -> tf.Tensor:
-        """Encoded images (string [B]) to tokens int32 [B, N]."""
-        return self.encode(
-            request_images.decode_batch(image_bytes, self.metadata.image_size, self.metadata.ground)
-        )
+    def read(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Encoded images (string [B]) to pixels and errors, as `request_images.decode_batch`."""
+        return request_images.decode_batch(image_bytes, self.metadata.image_size, self.metadata.ground)
 
-    def tokenize_by_row(self, image_bytes: tf.Tensor) -> tf.Tensor:
-        """The same, one image at a time.
+    def encode_by_row(self, pixels: tf.Tensor) -> tf.Tensor:
+        """`encode`, one image at a time.
 
         A sampled row must be the same in any batch, and the products of a whole batch have last bits that
         depend on its size.
         """
         row = tf.TensorSpec([self.metadata.tokens], tf.int32)
-        return tf.map_fn(lambda one: self.tokenize(one[tf.newaxis])[0], image_bytes, fn_output_signature=row)
+        return tf.map_fn(lambda one: self.encode(one[tf.newaxis])[0], pixels, fn_output_signature=row)
 
     def decode_by_row(self, tokens: tf.Tensor) -> tf.Tensor:
         """Tokens int32 [B, N] to pixels float32 [B, S, S, 3], one image at a time for the same reason."""
@@ -105,8 +114,9 @@ def export_generator(directory: str, model: tf.Module, generator: Generator) -> 
         "complete": _complete(generator, sample),
         "score": _score(generator),
         "features": _features(generator),
+        "serving_default": _of_examples(generator),
     }
-    save(directory, model, generator.metadata, signatures, default="generate")
+    save(directory, model, generator.metadata, signatures)
     row = SamplingParams().inputs(np.zeros(1), np.zeros(1))
     image = grey_image(generator.metadata)
     # Each by itself, though they share a graph: TensorFlow specializes it for every caller.
@@ -118,7 +128,7 @@ def export_generator(directory: str, model: tf.Module, generator: Generator) -> 
             "complete": {**image, "kept_rows": np.zeros(1, np.int32), **row},
             "score": {**image, "class_id": row["class_id"]},
             "features": image,
-            "serving_default": row,
+            "serving_default": grey_example(generator.metadata),
         },
     )
 
@@ -164,14 +174,13 @@ def _sampler(generator: Generator) -> _Sampler:
 
 def _checks(params: BatchSamplingParams) -> list[tf.Operation]:
     return [
-        tf.debugging.assert_non_negative(params.temperature, "temperature must be 0 (greedy) or more"),
-        tf.debugging.assert_non_negative(params.top_k, "top_k must be 0 (off) or more"),
-        tf.debugging.assert_positive(params.top_p, "top_p must be in (0, 1]"),
-        tf.debugging.assert_less_equal(params.top_p, 1.0, "top_p must be in (0, 1]"),
-        tf.debugging.assert_non_negative(params.last_guidance_scale, "guidance_scale must be 0 or more"),
+        row_check(params.temperature >= 0.0, "temperature must be 0 (greedy) or more"),
+        row_check(params.top_k >= 0, "top_k must be 0 (off) or more"),
+        row_check((params.top_p > 0.0) & (params.top_p <= 1.0), "top_p must be in (0, 1]"),
+        row_check(params.last_guidance_scale >= 0.0, "guidance_scale must be 0 or more"),
         # An infinite scale takes infinity from infinity, and every token would be 0.
-        tf.debugging.assert_less(params.last_guidance_scale, math.inf, "guidance_scale must be finite"),
-        tf.debugging.assert_less(params.temperature, math.inf, "temperature must be finite"),
+        row_check(params.last_guidance_scale < math.inf, "guidance_scale must be finite"),
+        row_check(params.temperature < math.inf, "temperature must be finite"),
     ]
 
 
@@ -222,26 +231,28 @@ def _complete(generator: Generator, sample: _Sampler) -> Any:
         top_p: tf.Tensor,
         guidance_scale: tf.Tensor,
     ) -> Outputs:
-        message = f"kept_rows must be in [0, {side}]"
-        checks = [
-            tf.debugging.assert_non_negative(kept_rows, message),
-            tf.debugging.assert_less_equal(kept_rows, side, message),
-        ]
-        with tf.control_dependencies(checks):
+        inside = row_check((kept_rows >= 0) & (kept_rows <= side), f"kept_rows must be in [0, {side}]")
+        with tf.control_dependencies([inside]):
             prompt_length = side * kept_rows
+        pixels, errors = generator.read(image_bytes)
         params = BatchSamplingParams(temperature, top_k, top_p, guidance_scale, guidance_scale)
-        return sample(class_id, seed, params, generator.tokenize_by_row(image_bytes), prompt_length)
+        return by_row(errors, sample(class_id, seed, params, generator.encode_by_row(pixels), prompt_length))
 
     return complete
 
 
-def _score(generator: Generator) -> Any:
-    count = generator.metadata.tokens
+def _scores(generator: Generator, tokens: tf.Tensor, class_id: tf.Tensor) -> Outputs:
+    nats = generator.log_likelihood(tokens, class_id)
+    bits = -nats / (tf.math.log(2.0) * generator.metadata.tokens)
+    return {"log_likelihood": nats, "bits_per_token": bits}
 
+
+def _score(generator: Generator) -> Any:
     @tf.function(autograph=False, input_signature=[IMAGE_BYTES, CLASS_ID])
     def score(image_bytes: tf.Tensor, class_id: tf.Tensor) -> Outputs:
-        nats = generator.log_likelihood(generator.tokenize(image_bytes), generator.checked_class(class_id))
-        return {"log_likelihood": nats, "bits_per_token": -nats / (tf.math.log(2.0) * count)}
+        pixels, errors = generator.read(image_bytes)
+        tokens = generator.encode(pixels)
+        return by_row(errors, _scores(generator, tokens, generator.checked_class(class_id)))
 
     return score
 
@@ -249,6 +260,27 @@ def _score(generator: Generator) -> Any:
 def _features(generator: Generator) -> Any:
     @tf.function(autograph=False, input_signature=[IMAGE_BYTES])
     def features(image_bytes: tf.Tensor) -> Outputs:
-        return {"features": generator.features(generator.tokenize(image_bytes))}
+        pixels, errors = generator.read(image_bytes)
+        return by_row(errors, {"features": generator.features(generator.encode(pixels))})
 
     return features
+
+
+def _of_examples(generator: Generator) -> Any:
+    metadata = generator.metadata
+    classes = len(metadata.class_names)
+
+    @tf.function(autograph=False, input_signature=[EXAMPLES])
+    def of_examples(examples: tf.Tensor) -> Outputs:
+        pixels, errors, labels = request_images.decode_examples(
+            examples, metadata.image_size, metadata.ground
+        )
+        if classes:
+            known = (labels >= 0) & (labels < classes)
+            errors = tf.where((errors == "") & ~known, f"image/label must be in [0, {classes})", errors)
+            labels = tf.where(known, labels, 0)
+        tokens = generator.encode(pixels)
+        outputs = {**_scores(generator, tokens, labels), "features": generator.features(tokens)}
+        return by_row(errors, outputs)
+
+    return of_examples

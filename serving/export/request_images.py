@@ -1,8 +1,11 @@
-"""Images in requests, inside the graph: to the pixels that people see, or a clear refusal.
+"""Images in requests, inside the graph: to the pixels that people see, or a clear refusal, row by row.
 
 TensorFlow's decoders ignore EXIF orientation, hidden pixels, palettes of bitmaps and colour profiles. What a
 few operations can put right is put right here; the rest is refused, and the client sends it in a form that
 needs nothing (`serving.export.standard_image`).
+
+A graph cannot catch the error of an operation, but a `tf.data.Dataset` can leave out the elements that fail.
+So an image that nobody can decode fails alone, also where a server puts requests of several clients together.
 """
 
 from __future__ import annotations
@@ -24,121 +27,189 @@ _START_OF_SCAN = 0xDA
 # Each takes some 30 microseconds to step over; files have some dozens, and a PNG one for 8 KB or more.
 _MOST_SEGMENTS, _MOST_CHUNKS, _MOST_ENTRIES = 2000, 10_000, 256
 _ORIENTATION = 0x0112
+_NO_LABEL = -1
+# Of the Examples artifact (`components.tfrecords`).
+_FEATURES = {
+    "image/encoded": tf.io.FixedLenFeature([], tf.string, default_value=""),
+    "image/label": tf.io.FixedLenFeature([], tf.int64, default_value=_NO_LABEL),
+}
 # Chromaticities of a few hundred bytes up to a scanner's table; those that mean sRGB have 3 KB.
 _LARGEST_PNG_PROFILE = 8192
 
 
-def decode_batch(image_bytes: tf.Tensor, size: int, ground: str = WHITE) -> tf.Tensor:
-    """Decode and centre-crop images (string [B]) to float32 [B, size, size, 3] in [0, 1].
+def decode_batch(image_bytes: tf.Tensor, size: int, ground: str = WHITE) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decode and centre-crop images (string [B]).
 
-    JPEG, PNG and BMP, upright and on `ground`, as `standard_image.to_pixels` shows them. Raises
-    `InvalidArgumentError` for anything else, and before decoding if a header states more than `MAX_PIXELS`
-    pixels. Colours must be sRGB: a CMYK image or one with another colour profile is refused.
+    JPEG, PNG and BMP, upright and on `ground`, as `standard_image.to_pixels` shows them. Anything else is
+    refused, and before decoding if a header states more than `MAX_PIXELS` pixels. Colours must be sRGB: a
+    CMYK image or one with another colour profile is refused.
+
+    Returns:
+      (pixels float32 [B, size, size, 3] in [0, 1], errors string [B]): of an image that is refused, zeros and
+      the reason; the others' errors are empty.
     """
-    return _decoder(size, ground)(image_bytes)
+    pixels, errors, _ = _decoder(size, ground)(image_bytes)
+    return pixels, errors
+
+
+def decode_examples(
+    examples: tf.Tensor, size: int, ground: str = WHITE
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Decode serialized tf.Examples (string [B]) with the features of the Examples artifact.
+
+    Returns:
+      (pixels, errors) of `image/encoded` as `decode_batch`, and `image/label` int32 [B], -1 where there is
+      none.
+    """
+    return _decoder(size, ground, of_examples=True)(examples)
 
 
 @functools.lru_cache
-def _decoder(size: int, ground: str) -> tf.types.experimental.PolymorphicFunction:
+def _decoder(size: int, ground: str, of_examples: bool = False) -> tf.types.experimental.PolymorphicFunction:
     """One function for all signatures of a model, which makes it half as large and faster to load."""
 
+    def row(index: tf.Tensor, content: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        label = tf.constant(_NO_LABEL, tf.int64)
+        if of_examples:
+            example = tf.io.parse_single_example(content, _FEATURES)
+            content, label = example["image/encoded"], example["image/label"]
+        pixels, error = _read(content, ground)
+        return index, images.center_crop(pixels, size), error, tf.cast(label, tf.int32)
+
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)])
-    def decode_and_crop(image_bytes: tf.Tensor) -> tf.Tensor:
-        return tf.map_fn(
-            lambda one: images.center_crop(decode(one, ground), size),
-            image_bytes,
-            fn_output_signature=tf.TensorSpec([size, size, 3], tf.float32),
-            # Images decoded in parallel are in memory together.
-            parallel_iterations=4,
-        )
+    def decode_and_crop(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        rows = tf.size(contents)
+        read = tf.data.Dataset.from_tensor_slices((tf.range(rows), contents))
+        # Images decoded in parallel are in memory together.
+        read = read.map(row, num_parallel_calls=4, deterministic=True).ignore_errors()
+        # One more, since of a dataset without elements there is no batch.
+        end = (rows, tf.zeros([size, size, 3]), tf.constant(""), tf.constant(_NO_LABEL, tf.int32))
+        read = read.concatenate(tf.data.Dataset.from_tensors(end)).with_options(_as_they_are())
+        index, pixels, errors, labels = read.batch(tf.cast(rows + 1, tf.int64)).get_single_element()
+        index = index[:, tf.newaxis]
+        pixels = tf.scatter_nd(index, pixels, [rows + 1, size, size, 3])[:rows]
+        failed = tf.fill([rows + 1], _prefixed("be whole: it cannot be decoded"))
+        errors = tf.tensor_scatter_nd_update(failed, index, errors)[:rows]
+        labels = tf.tensor_scatter_nd_update(tf.fill([rows + 1], _NO_LABEL), index, labels)[:rows]
+        return pixels, errors, labels
 
     return decode_and_crop
 
 
+def _as_they_are() -> tf.data.Options:
+    """Options under which a dataset is not analysed at each request."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    return options
+
+
 def decode(image_bytes: tf.Tensor, ground: str = WHITE) -> tf.Tensor:
-    """Decode one image (scalar string) to float32 [height, width, 3] in [0, 1], as for `decode_batch`."""
+    """Decode one image (scalar string) to float32 [height, width, 3] in [0, 1], as for `decode_batch`.
+
+    Raises `InvalidArgumentError` if it is refused.
+    """
+    pixels, error = _read(image_bytes, ground)
+    # The bare operation: `tf.debugging` adds a branch with a function of its own.
+    with tf.control_dependencies([tf.raw_ops.Assert(condition=error == "", data=[error])]):
+        return tf.identity(pixels)
+
+
+def _read(image_bytes: tf.Tensor, ground: str) -> tuple[tf.Tensor, tf.Tensor]:
+    """The pixels of one image and why it is refused: "", or the pixels are a black one.
+
+    The decoders raise errors of their own.
+    """
     data = tf.strings.join([image_bytes, _BEHIND])
     is_jpeg, is_png = _starts(data, b"\xff\xd8\xff"), _starts(data, b"\x89PNG\r\n\x1a\n")
     is_bmp = _starts(data, b"BM")
-    known = is_jpeg | is_png | is_bmp
-    with tf.control_dependencies([_require(known, "be a JPEG, PNG or BMP")]):
-        kind = tf.where(is_jpeg, 0, tf.where(is_png, 1, 2))
-    pixels, exif = tf.switch_case(
+    kind = tf.where(is_jpeg, 0, tf.where(is_png, 1, tf.where(is_bmp, 2, 3)))
+    pixels, exif, error = tf.switch_case(
         kind,
         [
             lambda: _jpeg(image_bytes, data),
             lambda: _png(image_bytes, data, ground),
             lambda: _bmp(image_bytes, data),
+            lambda: (tf.zeros([1, 1, 3]), tf.constant(b""), _prefixed("be a JPEG, PNG or BMP")),
         ],
     )
     pixels = _turned(pixels, _orientation(exif))
     pixels.set_shape([None, None, 3])
-    return pixels
+    return pixels, error
 
 
-def _jpeg(image_bytes: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    exif, profile = _jpeg_segments(data)
+def _unless(error: tf.Tensor, pixels: Callable[[], tf.Tensor]) -> tf.Tensor:
+    """The pixels of an image that is not refused, which is not decoded else."""
+    return tf.cond(
+        error == "", lambda: tf.ensure_shape(pixels(), [None, None, 3]), lambda: tf.zeros([1, 1, 3])
+    )
+
+
+def _jpeg(image_bytes: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    exif, profile, error = _jpeg_segments(data)
     shape = tf.image.extract_jpeg_shape(image_bytes)
-    checks = [
-        _require_size(shape[0], shape[1]),
-        _require(shape[2] != 4, "be RGB or grey, not CMYK"),
-        _require_srgb(profile),
-    ]
-    with tf.control_dependencies(checks):
-        pixels = images.decode_jpeg(tf.identity(image_bytes))
-    return _scaled(pixels), exif
+    error = _first(
+        error,
+        _size_error(shape[0], shape[1]),
+        _error_unless(shape[2] != 4, "be RGB or grey, not CMYK"),
+        _profile_error(profile),
+    )
+    return _unless(error, lambda: _scaled(images.decode_jpeg(image_bytes))), exif, error
 
 
-def _png(image_bytes: tf.Tensor, data: tf.Tensor, ground: str) -> tuple[tf.Tensor, tf.Tensor]:
-    exif, profile, hidden = _png_chunks(data)
-    checks = [_require_size(_number(data, 16, 4), _number(data, 20, 4)), _require_srgb(profile)]
-    with tf.control_dependencies(checks):
-        content = tf.identity(image_bytes)
+def _png(image_bytes: tf.Tensor, data: tf.Tensor, ground: str) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    exif, profile, hidden, error = _png_chunks(data)
+    error = _first(error, _size_error(_number(data, 16, 4), _number(data, 20, 4)), _profile_error(profile))
 
     def on_ground() -> tf.Tensor:
-        pixels = _scaled(tf.image.decode_png(content, channels=4))
+        pixels = _scaled(tf.image.decode_png(image_bytes, channels=4))
         colour, alpha = pixels[..., :3], pixels[..., 3:]
         return colour * alpha + tf.constant(ImageColor.getrgb(ground), tf.float32) / 255.0 * (1.0 - alpha)
 
     # The colour types with alpha. Not 4 channels for every PNG: for less than 8 bits of grey, the alpha that
     # TensorFlow adds is not 255.
     has_alpha = (_number(data, 25, 1) == 4) | (_number(data, 25, 1) == 6) | hidden
-    pixels = tf.cond(has_alpha, on_ground, lambda: _scaled(tf.image.decode_png(content, channels=3)))
-    return pixels, exif
+
+    def plain() -> tf.Tensor:
+        return _scaled(tf.image.decode_png(image_bytes, channels=3))
+
+    return _unless(error, lambda: tf.cond(has_alpha, on_ground, plain)), exif, error
 
 
-def _bmp(image_bytes: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _bmp(image_bytes: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     # The header: its own size at 14, width at 18, height at 22, bits at 28, compression at 30, colours at 46.
     bits, header = _number(data, 28, 2, little=True), _number(data, 14, 4, little=True)
     compression = _number(data, 30, 4, little=True)
     readable = ((bits == 8) | (bits == 24) | (bits == 32)) & (compression == 0) & (header >= 40)
     width, height = (_number(data, at, 4, little=True) for at in (18, 22))
-    checks = [
-        _require(readable, "have 8, 24 or 32 bits a pixel without compression, if it is a BMP"),
-        _require_size(tf.abs(height), tf.abs(width)),  # rows from top to bottom have a negative height
-    ]
-    with tf.control_dependencies(checks):
-        content = tf.identity(image_bytes)
+    error = _first(
+        _error_unless(readable, "have 8, 24 or 32 bits a pixel without compression, if it is a BMP"),
+        _size_error(tf.abs(height), tf.abs(width)),  # rows from top to bottom have a negative height
+    )
 
     def palette() -> tf.Tensor:
-        indices = tf.image.decode_bmp(content)[..., 0]
+        indices = tf.image.decode_bmp(image_bytes)[..., 0]
         stated = _number(data, 46, 4, little=True)
         colours = tf.where((stated > 0) & (stated <= 256), stated, 256)
         entries = tf.reshape(_integers(_part(data, 14 + header, 4 * colours)), [-1, 4])
         indices = tf.cast(indices, tf.int32)
-        inside = tf.reduce_all(indices < tf.shape(entries)[0])
-        with tf.control_dependencies([_require(inside, "have indices inside its palette")]):
-            return tf.gather(entries[:, 2::-1], tf.identity(indices))  # blue, green, red, 0
+        # Blue, green, red, 0. An index behind the palette is an error of this operation.
+        return tf.gather(entries[:, 2::-1], indices)
 
     def direct(channels: int) -> Callable[[], tf.Tensor]:
-        return lambda: tf.cast(tf.image.decode_bmp(content, channels=channels)[..., :3], tf.int32)
+        return lambda: tf.cast(tf.image.decode_bmp(image_bytes, channels=channels)[..., :3], tf.int32)
 
-    pixels = tf.case([(bits == 8, palette), (bits == 24, direct(3))], direct(4))
-    return _scaled(pixels), tf.constant(b"")
+    def pixels() -> tf.Tensor:
+        return _scaled(tf.case([(bits == 8, palette), (bits == 24, direct(3))], direct(4)))
+
+    return _unless(error, pixels), tf.constant(b""), error
 
 
-def _jpeg_segments(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The EXIF data of a JPEG (a TIFF file) and its colour profile's first part; empty if there is none."""
+def _jpeg_segments(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The EXIF data of a JPEG (a TIFF file), its colour profile's first part, and why it is refused.
+
+    Each is empty if there is none.
+    """
 
     def more(at: tf.Tensor, index: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
         return (
@@ -160,14 +231,13 @@ def _jpeg_segments(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
     start = [tf.constant(2), tf.constant(0), tf.constant(b""), tf.constant(b"")]
     _, index, exif, profile = tf.while_loop(more, step, start)
-    with tf.control_dependencies([_require(index < _MOST_SEGMENTS, "have fewer segments in its header")]):
-        return tf.identity(exif), tf.identity(profile)
+    return exif, profile, _error_unless(index < _MOST_SEGMENTS, "have fewer segments in its header")
 
 
-def _png_chunks(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The EXIF data of a PNG (a TIFF file), its colour profile, and whether it names hidden colours.
+def _png_chunks(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The EXIF data of a PNG (a TIFF file), its colour profile, whether it hides colours, and the error.
 
-    The first two are empty if there are none.
+    All but the third are empty if there are none.
     """
 
     def more(at: tf.Tensor, index: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
@@ -185,8 +255,7 @@ def _png_chunks(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 
     start = [tf.constant(8), tf.constant(0), tf.constant(b""), tf.constant(b""), tf.constant(False)]
     _, index, exif, profile, hidden = tf.while_loop(more, step, start)
-    with tf.control_dependencies([_require(index < _MOST_CHUNKS, "have fewer chunks")]):
-        return tf.identity(exif), _inflated(profile), hidden
+    return exif, _inflated(profile), hidden, _error_unless(index < _MOST_CHUNKS, "have fewer chunks")
 
 
 def _inflated(profile: tf.Tensor) -> tf.Tensor:
@@ -199,8 +268,8 @@ def _inflated(profile: tf.Tensor) -> tf.Tensor:
     return tf.cond(small & is_zlib, lambda: tf.io.decode_compressed(packed, "ZLIB"), lambda: profile)
 
 
-def _require_srgb(profile: tf.Tensor) -> tf.Operation:
-    """Require that a colour profile is called sRGB and has a curve of its own, not a power of the light."""
+def _profile_error(profile: tf.Tensor) -> tf.Tensor:
+    """Refuse a profile unless it is called sRGB and has a curve of its own, not a power of the light."""
     # The description of a profile is ASCII, or UTF-16 in newer ones. `c2` is the one that Facebook writes.
     named = tf.strings.regex_full_match(profile, rb"(?s)\C*(s\x00?R\x00?G\x00?B|desc\C*[^\w]c\x00?2)\C*")
     data = tf.strings.join([profile, _BEHIND])
@@ -214,7 +283,7 @@ def _require_srgb(profile: tf.Tensor) -> tf.Operation:
     kind = _part(data, curve, 4)
     table = (kind == b"curv") & (_number(data, curve + 8, 4) > 1)
     formula = (kind == b"para") & (_number(data, curve + 8, 2) > 0)
-    return _require(
+    return _error_unless(
         (profile == b"") | (named & (table | formula)),
         "have the colour profile sRGB or none; convert it, or use tfx-vim's client, which does",
     )
@@ -251,14 +320,24 @@ def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.cond(upside_down, lambda: pixels[::-1], lambda: pixels)
 
 
-def _require(condition: tf.Tensor, what: str) -> tf.Operation:
-    # The bare operation: `tf.debugging` adds a branch with a function of its own to each.
-    return tf.raw_ops.Assert(condition=condition, data=[f"image must {what}"])
+def _prefixed(what: str) -> tf.Tensor:
+    return tf.constant(f"image must {what}")
 
 
-def _require_size(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
+def _error_unless(condition: tf.Tensor, what: str) -> tf.Tensor:
+    return tf.where(condition, "", _prefixed(what))
+
+
+def _first(*errors: tf.Tensor) -> tf.Tensor:
+    """The first that is not empty."""
+    return functools.reduce(lambda first, next_: tf.where(first == "", next_, first), errors)
+
+
+def _size_error(height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
     size = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
-    return _require((height > 0) & (width > 0) & (size <= MAX_PIXELS), f"have at most {MAX_PIXELS} pixels")
+    return _error_unless(
+        (height > 0) & (width > 0) & (size <= MAX_PIXELS), f"have at most {MAX_PIXELS} pixels"
+    )
 
 
 def _scaled(pixels: tf.Tensor) -> tf.Tensor:

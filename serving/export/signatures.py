@@ -7,6 +7,7 @@ replace ViT-VQGAN and VIM.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,10 @@ IMAGE_BYTES = tf.TensorSpec([None], tf.string, "image_bytes")
 _INIT_OP = "__saved_model_init_op"
 
 CLASS_ID = tf.TensorSpec([None], tf.int32, "class_id")
+# Serialized, with the features of the Examples artifact.
+EXAMPLES = tf.TensorSpec([None], tf.string, "examples")
+# The output that says of each row why it failed; empty where it did not.
+ERROR = "error"
 
 
 def pixels_spec(metadata: Metadata) -> tf.TensorSpec:
@@ -58,15 +63,40 @@ def read_signature_defs(path: str) -> dict[str, meta_graph_pb2.SignatureDef]:
     }
 
 
+def row_check(fits: tf.Tensor, must: str) -> tf.Operation:
+    """Check every row in the graph; the error names the first one that does not fit.
+
+    Args:
+      fits: bool [B, ...].
+      must: such as "class_id must be in [0, 10)".
+    """
+    rows = tf.reduce_all(fits, axis=list(range(1, fits.shape.rank or 1)))
+    first = tf.reduce_sum(tf.math.cumprod(tf.cast(rows, tf.int32)))
+    message = tf.strings.join([must, ", got another in row ", tf.strings.as_string(first)])
+    return tf.debugging.Assert(tf.reduce_all(rows), [message])
+
+
 def checked_ids(name: str, ids: tf.Tensor, count: int) -> tf.Tensor:
     """The ids as given, behind a check in the graph that they are in [0, count)."""
-    message = f"{name} must be in [0, {count})"
-    checks = [
-        tf.debugging.assert_non_negative(ids, message),
-        tf.debugging.assert_less(ids, count, message),
-    ]
-    with tf.control_dependencies(checks):
+    with tf.control_dependencies([row_check((ids >= 0) & (ids < count), f"{name} must be in [0, {count})")]):
         return tf.identity(ids)
+
+
+def by_row(errors: tf.Tensor, outputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Blank the outputs of rows that failed, so that none is taken for an answer, and add the errors.
+
+    Args:
+      errors: string [B], empty for rows that are right.
+      outputs: by name, [B, ...]. Of a row that failed, integers become -1, numbers NaN, strings empty.
+    """
+    failed = errors != ""
+    return {**{name: _blanked(failed, output) for name, output in outputs.items()}, ERROR: errors}
+
+
+def _blanked(failed: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+    blank = "" if output.dtype == tf.string else math.nan if output.dtype.is_floating else -1
+    failed = tf.reshape(failed, [-1, *[1] * (output.shape.rank - 1)])
+    return tf.where(failed, tf.constant(blank, output.dtype), output)
 
 
 def grey_image(metadata: Metadata) -> dict[str, np.ndarray]:
@@ -75,17 +105,23 @@ def grey_image(metadata: Metadata) -> dict[str, np.ndarray]:
     return {"image_bytes": images.encode_batch(tf.fill([1, size, size, CHANNELS], 0.5)).numpy()}
 
 
-def save(
-    directory: str, model: tf.Module, metadata: Metadata, signatures: Mapping[str, Any], *, default: str
-) -> None:
-    """Save a SavedModel with `metadata`, as a signature and as a file, and a default signature.
+def grey_example(metadata: Metadata) -> dict[str, np.ndarray]:
+    """A request of one tf.Example of a grey PNG of the first class, for warm-up."""
+    example = tf.train.Example()
+    example.features.feature["image/encoded"].bytes_list.value.extend(grey_image(metadata)["image_bytes"])
+    example.features.feature["image/label"].int64_list.value.append(0)
+    return {"examples": np.array([example.SerializeToString()], object)}
+
+
+def save(directory: str, model: tf.Module, metadata: Metadata, signatures: Mapping[str, Any]) -> None:
+    """Save a SavedModel with `metadata`, as a signature and as a file.
 
     Args:
       directory: where to, a path of any file system that TensorFlow knows.
       model: holds every variable that the signatures use.
       metadata: the constant behind the signature `metadata`.
-      signatures: traced functions by name.
-      default: the one that is also `serving_default`, which bare clients of TF Serving ask for.
+      signatures: traced functions by name; `serving_default` takes tf.Examples, as TFX's components and
+        others that know nothing of a model send them.
     """
 
     # With rows, although they change nothing: TF Serving's REST interface cannot ask a signature without
@@ -97,6 +133,6 @@ def save(
     tf.saved_model.save(
         model,
         directory,
-        signatures={**signatures, "metadata": describe, "serving_default": signatures[default]},
+        signatures={**signatures, "metadata": describe},
     )
     write_atomic(os.path.join(directory, METADATA_FILE), metadata.to_json())

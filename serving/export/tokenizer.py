@@ -5,6 +5,7 @@
 | `encode`, `encode_pixels` | images to tokens |
 | `decode`, `decode_pixels` | tokens to images |
 | `reconstruct` | images to what their tokens keep of them |
+| `serving_default` | tf.Examples of images to tokens |
 | `neighbors` | the codes nearest to a token's; for tokenizers that can say it |
 """
 
@@ -20,10 +21,14 @@ import tensorflow as tf
 from serving.export import images, request_images
 from serving.export.metadata import Metadata
 from serving.export.signatures import (
+    EXAMPLES,
     IMAGE_BYTES,
+    by_row,
     checked_ids,
+    grey_example,
     grey_image,
     pixels_spec,
+    row_check,
     save,
     tokens_spec,
 )
@@ -59,13 +64,14 @@ def export_tokenizer(
 
     @tf.function(autograph=False, input_signature=[IMAGE_BYTES])
     def encode_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"tokens": encode(request_images.decode_batch(image_bytes, size, metadata.ground))}
+        pixels, errors = request_images.decode_batch(image_bytes, size, metadata.ground)
+        return by_row(errors, {"tokens": encode(pixels)})
 
     @tf.function(autograph=False, input_signature=[pixels_spec(metadata)])
     def encode_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         # NaN is in no range, and would be the token 0 everywhere.
-        inside = tf.reduce_all((pixels >= 0.0) & (pixels <= 1.0))
-        with tf.control_dependencies([tf.debugging.Assert(inside, ["pixels must be in [0, 1]"])]):
+        inside = row_check((pixels >= 0.0) & (pixels <= 1.0), "pixels must be in [0, 1]")
+        with tf.control_dependencies([inside]):
             return {"tokens": encode(tf.identity(pixels))}
 
     @tf.function(autograph=False, input_signature=[tokens_spec(metadata)])
@@ -80,8 +86,14 @@ def export_tokenizer(
 
     @tf.function(autograph=False, input_signature=[IMAGE_BYTES])
     def reconstruct(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        pixels, _, _ = decode(encode(request_images.decode_batch(image_bytes, size, metadata.ground)))
-        return {"image_bytes": images.encode_batch(pixels)}
+        original, errors = request_images.decode_batch(image_bytes, size, metadata.ground)
+        pixels, _, _ = decode(encode(original))
+        return by_row(errors, {"image_bytes": images.encode_batch(pixels)})
+
+    @tf.function(autograph=False, input_signature=[EXAMPLES])
+    def encode_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        pixels, errors, _ = request_images.decode_examples(examples, size, metadata.ground)
+        return by_row(errors, {"tokens": encode(pixels)})
 
     signatures = {
         "encode": encode_bytes,
@@ -89,9 +101,10 @@ def export_tokenizer(
         "decode": decode_bytes,
         "decode_pixels": decode_pixels,
         "reconstruct": reconstruct,
+        "serving_default": encode_examples,
         **({"neighbors": _neighbors(codes, metadata.codebook_size)} if codes else {}),
     }
-    save(directory, model, metadata, signatures, default="reconstruct")
+    save(directory, model, metadata, signatures)
     image = grey_image(metadata)
     tokens = {"tokens": np.zeros([1, metadata.tokens], np.int32)}
     pixels = {"pixels": np.full([1, *pixels_spec(metadata).shape[1:]], 0.5, np.float32)}
@@ -104,7 +117,7 @@ def export_tokenizer(
             "decode_pixels": tokens,
             "reconstruct": image,
             **({"neighbors": {"token": np.zeros([1], np.int32)}} if codes else {}),
-            "serving_default": image,
+            "serving_default": grey_example(metadata),
         },
     )
 

@@ -90,6 +90,11 @@ def encode(name: str, array: np.ndarray) -> Any:
         raise invalid(f"{name} must be UTF-8 text: ask over gRPC") from error
 
 
+def encode_input(array: np.ndarray) -> Any:
+    """Convert an array of a request to nested lists; strings may hold any bytes, and are base64 objects."""
+    return encode(BYTES_SUFFIX, array)
+
+
 def decode(name: str, value: Any, dtype: Any) -> np.ndarray:
     """Convert nested lists to an array of exactly `dtype`.
 

@@ -150,7 +150,7 @@ def test_grpc_and_rest_agree_for_both_models(finished):
             "signature_name": "encode",
             "inputs": {"image_bytes": [{"b64": base64.b64encode(png).decode()}]},
         }
-        by_rest = post(f"{endpoints.http}/v1/models/vit_vqgan:predict", column)["outputs"]
+        by_rest = post(f"{endpoints.http}/v1/models/vit_vqgan:predict", column)["outputs"]["tokens"]
         rows = [{name: values[i].item() for name, values in draw_inputs().items()} for i in range(2)]
         redrawn = post(
             f"{endpoints.http}/v1/models/vim:predict", {"signature_name": "generate", "instances": rows}

@@ -18,6 +18,7 @@ from components.saved_model import SavedModel
 from serving.export.atomic import DRAFT, is_remote
 from serving.export.metadata import Metadata
 from serving.export.records import naming_damage
+from serving.export.signatures import ERROR
 
 
 class Executor(base_executor.BaseExecutor):
@@ -116,7 +117,11 @@ def _warnings(metadata: Metadata, class_dropout: float) -> list[str]:
 def _features(model: Any, images: list[Artifact], split: str, batch_size: int) -> tf.data.Dataset:
     def featurize(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         answer = model.signatures["features"](image_bytes=batch["image_bytes"])
-        return answer["features"], batch["labels"]
+        # An image model of others may have no errors by row, and raise them.
+        errors = answer.get(ERROR, tf.constant([""]))
+        refused = tf.boolean_mask(errors, errors != "")
+        with tf.control_dependencies([tf.debugging.Assert(tf.size(refused) == 0, [refused], summarize=1)]):
+            return tf.identity(answer["features"]), batch["labels"]
 
     return examples.read_dataset(images, split, batch_size).map(featurize).unbatch()
 

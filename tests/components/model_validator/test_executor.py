@@ -66,7 +66,15 @@ def _bare(metadata, **signatures):
     [
         (
             stand_ins.write_tokenizer,
-            ["decode", "decode_pixels", "encode", "encode_pixels", "reconstruct", "serving_default"],
+            [
+                "decode",
+                "decode_pixels",
+                "encode",
+                "encode_pixels",
+                "neighbors",
+                "reconstruct",
+                "serving_default",
+            ],
         ),
         (
             stand_ins.write_generator,
@@ -89,13 +97,17 @@ def test_valid_model_is_blessed_after_every_signature_is_queried(tmp_path, write
 def test_a_model_whose_warm_up_a_server_refuses_is_not_blessed(tmp_path):
     def write(directory):
         stand_ins.write_generator(directory)
-        write_warmup(directory, {"features": {"image_bytes": np.array([b"no picture"], object)}})
+        wrong = {"image_bytes": np.array([b""], object), "class_id": np.array([99], np.int32)}
+        write_warmup(directory, {"score": wrong})
 
     blessing, checked = _validated(tmp_path, write)
     assert not model_utils.is_infra_validated(blessing)
     reasons = {check["name"]: check["reason"] for check in checked["checks"] if check["reason"]}
     assert list(reasons) == ["server"]
-    assert "version 1 of model does not load: image must be a JPEG, PNG or BMP" in reasons["server"]
+    assert (
+        "version 1 of model does not load: class_id must be in [0, 3), got another in row 0"
+        in reasons["server"]
+    )
 
 
 def test_unconditional_generator_is_blessed(tmp_path):

@@ -51,7 +51,7 @@ def test_all_clients_return_the_same_values_and_dtypes(client):
         ("vit_vqgan", "paint", {}, "encode"),
         ("vit_vqgan", "decode", {}, "missing: tokens"),
         ("vit_vqgan", "decode", {"tokens": np.zeros((1, 3), np.int32)}, "[?, 4]"),
-        ("vit_vqgan", "encode", {"image_bytes": np.array([b"no"], object)}, "image"),
+        ("vit_vqgan", "decode", {"tokens": np.full((2, 4), [[1], [99]], np.int32)}, "got another in row 1"),
     ],
 )
 def test_all_clients_raise_one_line_errors(client, model, signature, inputs, said):

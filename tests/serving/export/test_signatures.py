@@ -8,6 +8,7 @@ from serving.export import images
 from serving.export.signatures import read_metadata
 from serving.export.warmup import read_warmup
 from tests import stand_ins
+from tests.serving.export.image_files import FILES
 
 pytestmark = pytest.mark.slow
 
@@ -137,6 +138,11 @@ def test_metadata_signature_round_trips(tokenizer, generator):
     assert read_metadata(generator[0]) == stand_ins.metadata("generator")
 
 
+def test_the_first_row_that_is_wrong_is_named(generator):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"top_k must be .* got another in row 1"):
+        draw(generator[0], top_k=tf.constant([0, -1, -1]))
+
+
 @pytest.mark.parametrize(
     ("changes", "allowed"),
     [
@@ -166,12 +172,99 @@ def test_out_of_range_input_is_rejected_in_the_graph(generator, changes, allowed
         )
 
 
-def test_unknown_tokens_and_broken_images_are_rejected(tokenizer):
+# Of a picture that nobody can decode, of one that is refused by its header, and of no picture.
+BROKEN = {
+    FILES["JPEG"].content[:300]: "image must be whole: it cannot be decoded",
+    FILES["JPEG, CMYK"].content: "image must be RGB or grey, not CMYK",
+    b"": "image must be a JPEG, PNG or BMP",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "signature"),
+    [
+        ("tokenizer", "encode"),
+        ("tokenizer", "reconstruct"),
+        ("generator", "complete"),
+        ("generator", "score"),
+        ("generator", "features"),
+    ],
+)
+def test_broken_images_of_a_batch_fail_alone(request, kind, signature):
+    ask = request.getfixturevalue(kind)[0].signatures[signature]
+    good = grey(0.4).numpy()[0]
+    rows = {
+        "image_bytes": tf.constant([good, *BROKEN, good]),
+        "kept_rows": tf.constant([1] * 5),
+        "class_id": tf.constant([0, 1, 2, 1, 2]),
+        "seed": tf.range(5, dtype=tf.int64),
+        "temperature": tf.ones([5]),
+        "top_k": tf.zeros([5], tf.int32),
+        "top_p": tf.ones([5]),
+        "guidance_scale": tf.ones([5]),
+    }
+    _, wanted = ask.structured_input_signature
+    rows = {name: rows[name] for name in wanted}
+    answer = ask(**rows)
+    assert [one.decode() for one in answer["error"].numpy()] == ["", *BROKEN.values(), ""]
+    alone = ask(**{name: tf.gather(values, [0, 4]) for name, values in rows.items()})
+    for name, values in answer.items():
+        np.testing.assert_array_equal(tf.gather(values, [0, 4]), alone[name])
+        failed = values[1:4].numpy()
+        if name == "error":
+            continue
+        if values.dtype == tf.string:
+            assert failed.tolist() == [b""] * 3
+        else:
+            assert (np.isnan(failed) if values.dtype.is_floating else failed == -1).all()
+    if signature == "encode":
+        assert ask(image_bytes=tf.constant([], tf.string))["tokens"].shape == (0, 4)
+        assert ask(image_bytes=tf.constant([b""]))["error"].shape == (1,)
+
+
+def example(content: bytes, label: int | None = None) -> bytes:
+    made = tf.train.Example()
+    made.features.feature["image/encoded"].bytes_list.value.append(content)
+    if label is not None:
+        made.features.feature["image/label"].int64_list.value.append(label)
+    return made.SerializeToString()
+
+
+def test_the_default_signature_takes_examples(tokenizer, generator):
+    good = grey(0.4).numpy()[0]
+    answer = tokenizer[0].signatures["serving_default"](
+        examples=tf.constant(
+            [example(good), b"\xff\xff", example(b""), tf.train.Example().SerializeToString()]
+        )
+    )
+    assert answer["tokens"].numpy().tolist() == [[6] * 4, *[[-1] * 4] * 3]
+    no_image = b"image must be a JPEG, PNG or BMP"
+    whole = b"image must be whole: it cannot be decoded"
+    assert answer["error"].numpy().tolist() == [b"", whole, no_image, no_image]
+    asked = tf.constant([example(good, 2), example(good), example(good, 3), example(b"", 1)])
+    answer = generator[0].signatures["serving_default"](examples=asked)
+    no_label = b"image/label must be in [0, 3)"
+    assert answer["error"].numpy().tolist() == [b"", no_label, no_label, no_image]
+    scored = generator[0].signatures["score"](image_bytes=tf.constant([good]), class_id=tf.constant([2]))
+    assert answer["bits_per_token"][0] == scored["bits_per_token"][0]
+    assert np.isfinite(answer["features"][0]).all()
+    assert np.isnan(answer["features"][1:]).all()
+
+
+def test_a_model_without_classes_needs_no_label(tmp_path):
+    stand_ins.write_generator(str(tmp_path), class_names=())
+    default = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
+    assert default(examples=tf.constant([example(grey(0.4).numpy()[0])]))["error"].numpy().tolist() == [b""]
+
+
+def test_unknown_tokens_are_rejected_with_their_row(tokenizer):
     ask = tokenizer[0].signatures
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"tokens must be in \[0, 16\)"):
-        ask["decode"](tokens=tf.fill([1, stand_ins.TOKENS], 16))
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        ask["encode"](image_bytes=tf.constant([b"no picture"]))
+    tokens = np.zeros([4, stand_ins.TOKENS], np.int32)
+    tokens[2:, 1] = 16
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=r"tokens must be in \[0, 16\), got another in row 2"
+    ):
+        ask["decode"](tokens=tokens)
 
 
 def test_every_signature_is_warmed_up_by_a_request_that_it_answers(tokenizer, generator):

@@ -90,7 +90,6 @@ def test_metadata_is_an_answer_a_row(predictor):
         (request("vim", "generate", generation(seed=np.zeros(3, np.int64))), INVALID, ["rows", "3", "2"]),
         (request("vim", "generate", generation(class_id=np.array([0, 3], np.int32))), INVALID, ["[0, 3)"]),
         (request("vim", "generate", generation(top_p=np.zeros(2, np.float32))), INVALID, ["top_p", "(0, 1]"]),
-        (request("vim", "features", {"image_bytes": np.array([b"no"], object)}), INVALID, ["image"]),
         (request("vit_vqgan", "decode", {"tokens": np.full((1, 4), 16, np.int32)}), INVALID, ["[0, 16)"]),
         (request("vit_vqgan", "decode", {"tokens": np.zeros((1025, 4), np.int32)}), INVALID, ["1025"]),
     ],
@@ -117,9 +116,9 @@ def test_tensor_with_wrong_number_of_values_is_rejected(predictor, shape):
 
 def test_messages_over_4_mb_are_accepted(predictor):
     noise = np.array([b"x" * 5 * 2**20], object)
-    with pytest.raises(grpc.RpcError) as caught:
-        predictor.Predict(request("vit_vqgan", "encode", {"image_bytes": noise}))
-    assert caught.value.code() is INVALID  # rejected because it is no image, not for its size
+    answer = predictor.Predict(request("vit_vqgan", "encode", {"image_bytes": noise}))
+    # Refused because it is no image, not for its size.
+    assert answer.outputs["error"].string_val == [b"image must be a JPEG, PNG or BMP"]
 
 
 def test_expired_deadline_is_deadline_exceeded(predictor):
@@ -137,7 +136,8 @@ def test_metadata_returns_the_saved_signatures(predictor):
     assert response.metadata["signature_def"].Unpack(signatures)
     assert response.model_spec.version.value == 3
     assert set(signatures.signature_def) == {
-        "encode", "encode_pixels", "decode", "decode_pixels", "reconstruct", "metadata", "serving_default",
+        "encode", "encode_pixels", "decode", "decode_pixels", "reconstruct", "neighbors", "metadata",
+        "serving_default",
     }  # fmt: skip
     sizes = [dim.size for dim in signatures.signature_def["decode"].inputs["tokens"].tensor_shape.dim]
     assert sizes == [-1, stand_ins.TOKENS]

@@ -101,7 +101,7 @@ def test_model_pushed_later_is_served(base, folder):
 
 def test_version_with_failing_warmup_is_not_served(folder):
     shutil.copytree(folder / "vim" / "17", folder / "vim" / "18")
-    write_warmup(str(folder / "vim" / "18"), {"features": {"image_bytes": np.array([b"no picture"], object)}})
+    write_warmup(str(folder / "vim" / "18"), {"metadata": {}})
     repository = ModelRepository(str(folder))
     assert states(repository.model("vim")) == {18: "END", 17: "AVAILABLE"}
 

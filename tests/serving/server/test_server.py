@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 # As many images as one request may ask for.
 ROWS = [{"class_id": 1, "seed": 0, "temperature": 1, "top_k": 0, "top_p": 1, "guidance_scale": 1}] * MAX_ROWS
-BODY = json.dumps({"instances": ROWS}).encode()
+BODY = json.dumps({"signature_name": "generate", "instances": ROWS}).encode()
 HEAD = b"POST /v1/models/vim:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY)
 
 

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -116,6 +117,17 @@ def test_any_model_with_the_signatures_can_be_probed(tmp_path):
     red, blue = (np.full([8, 8, 3], colour, np.uint8) for colour in ((200, 0, 0), (0, 0, 200)))
     evaluation = evaluate(tmp_path, [(red, 0), (blue, 1)] * 8, ("red", "blue"), write=write_another_generator)
     assert [row["top1"] for row in evaluation["metrics"]["by_block"]] == [1.0, 1.0, 1.0]
+
+
+def test_an_image_that_the_model_refuses_is_an_error(tmp_path):
+    def refuse(image_bytes):
+        rows = tf.shape(image_bytes)[0]
+        return {"features": tf.zeros([rows, 1, 1]), "error": tf.fill([rows], "image must be whole")}
+
+    model = Mock(signatures={"features": refuse})
+    images = [artifacts.write_examples(tmp_path, {"train": ROWS}, stand_ins.CLASSES)]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image must be whole"):
+        list(executor._features(model, images, "train", 8))
 
 
 def test_features_are_cached_in_16_bits_and_read_as_32(tmp_path):
