@@ -53,12 +53,16 @@ def test_every_signature_is_shown_with_curl_and_answers(server, base, folder):
     assert all("outputs" in answer for answer in answers)
 
 
-def test_every_call_in_python_answers(server, folder):
+def test_every_call_in_python_answers(server, folder, capsys):
     shown = block("From Python", "python").replace("grpc://localhost:8500", server.grpc)
     scope = {}
     exec(shown, scope)
     assert scope["images"].shape == (2, 8, 8, 3)
     assert scope["same"].shape == scope["tokens"].shape
-    assert set(scope["scores"]) == {"log_likelihood", "bits_per_token"}
+    assert set(scope["scores"]) == {"log_likelihood", "bits_per_token", "error"}
     assert scope["features"].ndim == 3
+    assert scope["near"].shape == (1, 15)
+    shown = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[1]
+    exec(shown.replace("grpc://localhost:8500", server.grpc), scope)
+    assert capsys.readouterr().out.splitlines() == ["4 more"] * 4 + ["2 more"] * 4
     scope["client"].close()
