@@ -135,7 +135,7 @@ def encode(run_dir: str | None, endpoint: str | None, images: tuple[Path, ...], 
         def ask(files: list[bytes]) -> dict[str, np.ndarray]:
             return {"tokens": queries.encode(client, files)}
 
-        with folders.answered(folders.find(images), output, ask) as chunks:
+        with folders.answered(folders.find(images), output, ask, "encode") as chunks:
             files.write_tokens(
                 output, ((chunk.arrays["tokens"], chunk.names) for chunk in chunks if chunk.names)
             )
@@ -147,7 +147,7 @@ def encode(run_dir: str | None, endpoint: str | None, images: tuple[Path, ...], 
 @click.argument("tokens_file", metavar="TOKENS", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @options.images_output
 def decode(run_dir: str | None, endpoint: str | None, tokens_file: Path, output: Path) -> None:
-    """Decode the tokens of an .npz or .json file to images."""
+    """Decode the tokens of an .npz, .json or .tfrecord file to images."""
     with options.one_line_errors(), _client(run_dir, endpoint, output, options.IMAGE_SUFFIXES) as client:
         tokens, names = files.read_tokens(tokens_file)
         images = queries.decode(client, tokens)
@@ -175,7 +175,7 @@ def reconstruct(run_dir: str | None, endpoint: str | None, images: tuple[Path, .
             shown = [files.cropped(original, made.shape[1], ground) for original in originals]
             return {"images": made, "originals": np.stack(shown)}
 
-        with folders.answered(folders.find(images), output, ask) as chunks:
+        with folders.answered(folders.find(images), output, ask, "reconstruct") as chunks:
             if output.suffix:
                 read = [chunk for chunk in chunks if chunk.names]
                 _write_pairs(output, [name for chunk in read for name in chunk.names], read)
@@ -233,11 +233,8 @@ def _client(
     except files.FileError as error:
         raise click.UsageError(str(error)) from error
     context = click.get_current_context()
+    options.check_version(context, endpoint)
     version = options.version(context)
-    if version is not None and not endpoint:
-        raise click.UsageError(
-            "--model-version must be given with --endpoint: a run's newest models are loaded"
-        )
     timeout, credentials = options.timeout(context), options.credentials(context)
     base = options.serving_folder(run_dir or options.RUN)
     say = partial(click.echo, err=True)

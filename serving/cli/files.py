@@ -140,13 +140,16 @@ def write_tokens(path: Path, parts: Iterable[tuple[np.ndarray, Sequence[str]]]) 
 def _write_examples(path: Path, parts: Iterable[tuple[np.ndarray, Sequence[str]]]) -> None:
     import tensorflow as tf
 
-    with tf.io.TFRecordWriter(os.fspath(path)) as writer:
-        for tokens, names in parts:
-            for row, name in zip(tokens, names, strict=True):
-                example = tf.train.Example()
-                example.features.feature["tokens"].int64_list.value.extend(row.tolist())
-                example.features.feature["image/key"].bytes_list.value.append(name.encode())
-                writer.write(example.SerializeToString())
+    try:
+        with tf.io.TFRecordWriter(os.fspath(path)) as writer:
+            for tokens, names in parts:
+                for row, name in zip(tokens, names, strict=True):
+                    example = tf.train.Example()
+                    example.features.feature["tokens"].int64_list.value.extend(row.tolist())
+                    example.features.feature["image/key"].bytes_list.value.append(os.fsencode(name))
+                    writer.write(example.SerializeToString())
+    except tf.errors.OpError as error:
+        raise OSError(one_line(error)) from error
 
 
 def _read_examples(path: Path) -> dict[str, Any]:
@@ -157,11 +160,11 @@ def _read_examples(path: Path) -> dict[str, Any]:
         for record in tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator():
             feature = tf.train.Example.FromString(record).features.feature
             fields["tokens"].append(list(feature["tokens"].int64_list.value))
-            fields["names"] += [name.decode() for name in feature["image/key"].bytes_list.value]
+            fields["names"] += [os.fsdecode(name) for name in feature["image/key"].bytes_list.value]
     # Of a damaged file, and of records that are no tf.Examples.
     except (tf.errors.OpError, DecodeError) as error:
         raise ValueError(one_line(error)) from error
-    return fields
+    return fields if fields["names"] else {"tokens": fields["tokens"]}
 
 
 def read_tokens(path: Path) -> tuple[np.ndarray, list[str]]:
@@ -187,7 +190,9 @@ def read_tokens(path: Path) -> tuple[np.ndarray, list[str]]:
             f"{path} must be an .npz, .json or .tfrecord file of tokens, as `encode` writes it"
         ) from error
     fits = np.iinfo(np.int32)
-    if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu" or len(names) != len(tokens):
+    if len(names) != len(tokens):
+        raise FileError(f"names in {path} must be one for each of {len(tokens)} rows, got {len(names)}")
+    if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu":
         held = f"{tokens.dtype} {list(tokens.shape)}"
         raise FileError(f"tokens in {path} must be integers [N, T], got {held}")
     if tokens.min() < 0 or tokens.max() > fits.max:

@@ -1,7 +1,7 @@
 """Images of folders: found, read and answered chunk by chunk, so that a killed command goes on.
 
 The answers of a chunk lie in `OUTPUT.part` beside the output until this is whole. A file of a folder that
-cannot be read is skipped and counted; one that the user has named ends the command.
+nobody can read is skipped and counted; one that the user has named ends the command.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ import numpy as np
 
 from serving.cli.files import FileError, read_image
 from serving.client.client import Array
-from serving.export.atomic import atomic_path, remove
+from serving.export.atomic import DRAFT, atomic_path, remove
 from serving.export.standard_image import ALL_SUFFIXES
+from serving.wire.errors import RefusedError, printable
 
 CHUNK = 64
 # Takes image files, and returns arrays by name with a row for each.
 Ask = Callable[[list[bytes]], Mapping[str, Array]]
+# Arrays of a stored chunk beside the answer's.
+_OWN = ("names", "skipped", "first")
 
 
 @dataclass(frozen=True)
@@ -49,41 +52,52 @@ class Chunk:
     """The answer to some of the images.
 
     Attributes:
-      names: of the images that could be read.
+      names: of the images that were read.
       arrays: by name, a row for each of them; empty if there are none.
-      skipped: a line for each file that could not be read.
+      skipped: a line for each file that was not.
+      first: the place of the first image that was read, among the chunk's files; -1 if there is none.
     """
 
     names: tuple[str, ...]
     arrays: Mapping[str, Array]
     skipped: tuple[str, ...]
+    first: int
 
 
 def find(paths: Sequence[Path]) -> list[Source]:
     """Find the images: files as given, and of folders every file below with an image's suffix, by name.
 
     Raises:
-      FileError: a folder holds none.
+      FileError: a folder holds none, or one below cannot be read.
     """
+
+    def stop(error: OSError) -> None:
+        raise FileError(f"{error.filename} {(error.strerror or str(error)).lower()}") from error
+
     found: list[Source] = []
+    folders = [path for path in paths if path.is_dir()]
     for path in paths:
         if not path.is_dir():
             found.append(Source(path, path.name, named=True))
             continue
         inside = sorted(
             Path(folder, name)
-            for folder, _, names in os.walk(path)
+            for folder, _, names in os.walk(path, onerror=stop)
             for name in names
             if Path(name).suffix.lower() in ALL_SUFFIXES
         )
         if not inside:
             raise FileError(f"{path} must hold images, got no file named like one")
-        found += [Source(one, one.relative_to(path).as_posix(), named=False) for one in inside]
+        # Of several folders, names of files alone would not tell which is which.
+        root = path if len(folders) == 1 else path.parent
+        found += [Source(one, one.relative_to(root).as_posix(), named=False) for one in inside]
     return found
 
 
 @contextlib.contextmanager
-def answered(sources: Sequence[Source], output: Path, ask: Ask) -> Iterator[Iterable[Chunk]]:
+def answered(
+    sources: Sequence[Source], output: Path, ask: Ask, command: str = ""
+) -> Iterator[Iterable[Chunk]]:
     """Ask for all images; yield the chunks, which are read again whenever they are iterated.
 
     Args:
@@ -91,6 +105,7 @@ def answered(sources: Sequence[Source], output: Path, ask: Ask) -> Iterator[Iter
       output: of the command. What an earlier command with the same output and the same files had answered,
         before it was killed, is used again if the model still gives its first answer.
       ask: asks a model.
+      command: its name: another one's answers are not used.
 
     Raises:
       FileError: no image can be read, or one that was named cannot.
@@ -102,82 +117,116 @@ def answered(sources: Sequence[Source], output: Path, ask: Ask) -> Iterator[Iter
         yield [only]
         return
     part = output.with_name(f"{output.name}.part")
-    stored = _Stored([part / f"{_digest(chunk)}-{index}.npz" for index, chunk in enumerate(chunks)])
+    stored = [part / f"{_digest(chunk, command)}-{index}.npz" for index, chunk in enumerate(chunks)]
     try:
         with _bar(len(sources)) as advance:
-            if os.path.isdir(part) and not _goes_on(stored, chunks, ask):
-                remove(os.fspath(part))
-            for chunk, path in zip(chunks, stored.paths, strict=True):
+            _drop_others(stored, chunks, ask)
+            for chunk, path in zip(chunks, stored, strict=True):
                 if not path.exists():
                     _write(path, _answer(chunk, ask))
                 advance(len(chunk))
-        _check_any(stored, len(sources))
-        yield stored
+        _check_any(_Stored(stored), len(sources))
+        yield _Stored(stored)
+        _clear(part, stored)
     except OSError as error:
         raise FileError(f"cannot write {part}: {(error.strerror or str(error)).lower()}") from error
-    remove(os.fspath(part))
 
 
 class _Stored(Iterable[Chunk]):
     """Chunks in files, read again whenever they are iterated."""
 
     def __init__(self, paths: Sequence[Path]):
-        self.paths = paths
+        self._paths = paths
 
     def __iter__(self) -> Iterator[Chunk]:
-        return map(_read, self.paths)
+        return map(_read, self._paths)
 
 
 def _read(path: Path) -> Chunk:
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    names, skipped = arrays.pop("names"), arrays.pop("skipped")
-    return Chunk(tuple(names.tolist()), arrays, tuple(skipped.tolist()))
-
-
-def _answer(sources: Sequence[Source], ask: Ask) -> Chunk:
-    names, contents, skipped = [], [], []
-    for source in sources:
-        try:
-            contents.append(read_image(source.path))
-            names.append(source.name)
-        except FileError as error:
-            if source.named:
-                raise
-            skipped.append(str(error))
-    return Chunk(tuple(names), ask(contents) if contents else {}, tuple(skipped))
+    names, skipped, first = (arrays.pop(name) for name in _OWN)
+    return Chunk(tuple(names.tolist()), arrays, tuple(skipped.tolist()), int(first))
 
 
 def _write(path: Path, chunk: Chunk) -> None:
+    own = (np.array(chunk.names, np.str_), np.array(chunk.skipped, np.str_), np.array(chunk.first))
     with atomic_path(path) as draft:
-        texts = {"names": np.array(chunk.names, np.str_), "skipped": np.array(chunk.skipped, np.str_)}
         # To NumPy 2's type hints any of them might be `allow_pickle`.
-        np.savez(draft, **dict[str, Any]({**texts, **chunk.arrays}))
+        np.savez(draft, **dict[str, Any]({**dict(zip(_OWN, own, strict=True)), **chunk.arrays}))
 
 
-def _goes_on(stored: _Stored, chunks: Sequence[Sequence[Source]], ask: Ask) -> bool:
-    """Whether what is stored is of these files and this model."""
-    for path, sources in zip(stored.paths, chunks, strict=True):
+def _answer(sources: Sequence[Source], ask: Ask) -> Chunk:
+    read: list[tuple[int, bytes]] = []
+    skipped: list[str] = []
+
+    def skip(source: Source, error: Exception) -> None:
+        if source.named:
+            raise error
+        skipped.append(printable(str(error)))
+
+    for place, source in enumerate(sources):
+        try:
+            read.append((place, read_image(source.path)))
+        except FileError as error:
+            skip(source, error)
+    try:
+        arrays = ask([content for _, content in read]) if read else {}
+    except RefusedError:
+        # One of them, such as a photograph of more pixels than the server takes: each is asked alone.
+        kept, rows = [], []
+        for place, content in read:
+            try:
+                rows.append(ask([content]))
+                kept.append((place, content))
+            except RefusedError as error:
+                skip(sources[place], FileError(f"{sources[place].path}: {error}"))
+        read = kept
+        arrays = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}
+    places = [place for place, _ in read]
+    names = tuple(sources[place].name for place in places)
+    return Chunk(names, arrays, tuple(skipped), places[0] if places else -1)
+
+
+def _drop_others(stored: Sequence[Path], chunks: Sequence[Sequence[Source]], ask: Ask) -> None:
+    """Remove stored chunks that are damaged, and all of them if the model answers something else by now."""
+    asked = False
+    for path, sources in zip(stored, chunks, strict=True):
         if not path.exists():
             continue
         try:
             chunk = _read(path)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            return False
-        if not chunk.names:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            remove(os.fspath(path))
             continue
-        first = next(source for source in sources if source.name == chunk.names[0])
-        again = ask([read_image(first.path)])
-        return all(np.array_equal(again[name][0], rows[0]) for name, rows in chunk.arrays.items())
-    return True
+        if asked or chunk.first < 0:
+            continue
+        asked = True
+        again = ask([read_image(sources[chunk.first].path)])
+        if any(not np.array_equal(again[name][0], rows[0]) for name, rows in chunk.arrays.items()):
+            for one in stored:
+                remove(os.fspath(one))
+            return
 
 
-def _digest(sources: Sequence[Source]) -> str:
-    """Names, sizes and times of some files."""
-    digest = hashlib.sha256()
+def _clear(part: Path, stored: Sequence[Path]) -> None:
+    """Remove the stored chunks, drafts of killed commands, and the folder if nothing else is in it."""
+    for path in (*stored, *part.glob(f"{DRAFT}*")):
+        remove(os.fspath(path))
+    with contextlib.suppress(OSError):
+        part.rmdir()
+
+
+def _digest(sources: Sequence[Source], command: str) -> str:
+    """A command, and the names, sizes and times of some files."""
+    digest = hashlib.sha256(command.encode())
     for source in sources:
-        stat = source.path.stat()
-        digest.update(f"{source.path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        try:
+            stat = source.path.stat()
+            state = f"{stat.st_size} {stat.st_mtime_ns}"
+        except OSError:  # it cannot be read either, and is skipped
+            state = ""
+        digest.update(b"%s\0%s\n" % (os.fsencode(source.path.absolute()), state.encode()))
     return digest.hexdigest()[:16]
 
 

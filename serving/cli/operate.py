@@ -50,6 +50,12 @@ if TYPE_CHECKING:
     default=2.0,
     help="Between looks at versions.",
 )
+@click.option(
+    "--max-num-load-retries", type=click.IntRange(0), default=5, help="Of a version that does not load."
+)
+@click.option(
+    "--load-retry-interval-micros", type=click.IntRange(0), default=60_000_000, help="Between them."
+)
 def serve(
     run_dir: str,
     model_config_file: str | None,
@@ -67,6 +73,8 @@ def serve(
     enable_batching: bool,
     batching_parameters_file: str | None,
     file_system_poll_wait_seconds: float,
+    max_num_load_retries: int,
+    load_retry_interval_micros: int,
 ) -> None:
     """Serve a run's pushed models over TF Serving's gRPC and REST, until SIGTERM or Ctrl-C."""
     with options.one_line_errors():
@@ -74,7 +82,7 @@ def serve(
             ports.check_free(host, wanted)
     if not model_config_file and not model_names(options.serving_folder(run_dir)):
         raise click.ClickException(no_model(options.serving_folder(run_dir)))
-    from serving.server import access, batching, server
+    from serving.server import access, batching, model, server
 
     if batching_parameters_file and not enable_batching:
         raise click.UsageError(
@@ -93,6 +101,7 @@ def serve(
             port=port,
             rest_api_port=rest_api_port,
             poll_seconds=file_system_poll_wait_seconds,
+            retries=model.Retries(max_num_load_retries, load_retry_interval_micros / 1e6),
             limits=server.Limits(
                 max_image_pixels=max_image_pixels,
                 request_seconds=request_seconds,

@@ -85,6 +85,14 @@ def version(context: click.Context) -> int | str | None:
     return _value(context, "--model-version")
 
 
+def check_version(context: click.Context, endpoint: str | None) -> None:
+    """Refuse --model-version without --endpoint."""
+    if version(context) is not None and not endpoint:
+        raise click.UsageError(
+            "--model-version must be given with --endpoint: a run's newest models are loaded"
+        )
+
+
 def timeout(context: click.Context) -> float:
     """The value of --timeout, in seconds."""
     return _value(context, "--timeout")

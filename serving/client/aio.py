@@ -12,10 +12,11 @@ from __future__ import annotations
 import abc
 import asyncio
 import contextlib
+import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from serving.client import client as sync
 from serving.client.client import Array, Client, Version
@@ -28,6 +29,8 @@ from serving.wire.errors import ClientError
 
 # Requests of one query at the same time: while one is answered the next waits on the server.
 IN_FLIGHT = 2
+# Of a client that asks in threads, at the same time.
+_THREADS = 16
 
 Answer = TypeVar("Answer")
 
@@ -66,18 +69,40 @@ class ThreadedClient(AsyncClient):
 
     def __init__(self, client: Client):
         self._client = client
+        self._free = asyncio.Semaphore(_THREADS)
 
     async def predict(self, model: str, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """As `AsyncClient.predict`."""
-        return await asyncio.to_thread(self._client.predict, model, signature, inputs)
+        return await self._run(self._client.predict, model, signature, inputs)
 
     async def metadata(self, model: str) -> Metadata:
         """As `Client.metadata`."""
-        return await asyncio.to_thread(self._client.metadata, model)
+        return await self._run(self._client.metadata, model)
 
     async def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection, if there is one; what still runs ends by itself."""
         self._client.close()
+
+    async def _run(self, function: Callable[..., Answer], *arguments: Any) -> Answer:
+        # Not in the threads of the loop or of `concurrent.futures`: a loop or Python would not end before
+        # them, and a request may take minutes.
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
+
+        def settle(settled: Callable[[Any], None], value: Any) -> None:
+            if not answer.done():
+                settled(value)
+
+        def work() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                try:
+                    loop.call_soon_threadsafe(settle, answer.set_result, function(*arguments))
+                except Exception as error:
+                    loop.call_soon_threadsafe(settle, answer.set_exception, error)
+
+        async with self._free:
+            threading.Thread(target=work, daemon=True).start()
+            return await answer
 
 
 def connect(

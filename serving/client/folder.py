@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
+
+import grpc
 
 from serving.client.client import Array, Client
 from serving.export.metadata import Metadata
 from serving.export.versions import model_names, no_model, versions
-from serving.wire.errors import ClientError, RequestError, one_line
+from serving.wire.errors import ClientError, RefusedError, RequestError, one_line
 
 if TYPE_CHECKING:  # it imports TensorFlow, which `metadata` does without
     from serving.server.servable import Servable
@@ -29,6 +32,8 @@ class FolderClient(Client):
         self._say = say
         self._names = model_names(base)
         self._loaded: dict[str, Servable] = {}
+        # Threads may ask at the same time, and a model takes memory once.
+        self._loading = threading.Lock()
         if not self._names:
             raise ClientError(no_model(base))
 
@@ -37,7 +42,8 @@ class FolderClient(Client):
         try:
             return self._servable(model).predict(signature, inputs)
         except RequestError as error:
-            raise ClientError(error.message) from error
+            kind = RefusedError if error.code is grpc.StatusCode.INVALID_ARGUMENT else ClientError
+            raise kind(error.message) from error
 
     def metadata(self, model: str) -> Metadata:
         """As `Client.metadata`; from the file beside the newest version, if that has one."""
@@ -47,9 +53,10 @@ class FolderClient(Client):
 
     def _servable(self, model: str) -> Servable:
         self._check(model)
-        if model not in self._loaded:
-            self._loaded[model] = self._load(model)
-        return self._loaded[model]
+        with self._loading:
+            if model not in self._loaded:
+                self._loaded[model] = self._load(model)
+            return self._loaded[model]
 
     def _check(self, model: str) -> None:
         if model not in self._names:

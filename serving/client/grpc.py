@@ -12,7 +12,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from serving.client.aio import AsyncClient
 from serving.client.client import ATTEMPTS, BACKOFF, Array, Client, Version
 from serving.client.credentials import Credentials
-from serving.wire.errors import ClientError, RequestError
+from serving.wire.errors import ClientError, RefusedError, RequestError
 from serving.wire.tensor_protos import from_protos, to_proto
 
 # gRPC's own limit of 4 MiB is a few hundred images.
@@ -116,7 +116,8 @@ def _one_line(endpoint: str, timeout: float) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        raise ClientError(_reason(error, endpoint, timeout)) from error
+        kind = RefusedError if error.code() is grpc.StatusCode.INVALID_ARGUMENT else ClientError
+        raise kind(_reason(error, endpoint, timeout)) from error
     except RequestError as error:
         raise ClientError(f"{endpoint} must answer with tensors: {error}") from error
 

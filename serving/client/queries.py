@@ -238,14 +238,17 @@ def _sampling(signature: str, inputs: Mapping[str, Array], batch_size: int) -> Q
 
 def _sendable(files: Sequence[bytes]) -> Array:
     """Image files as the models read them: upright and sRGB; the model puts them on its ground."""
-    sendable: list[bytes] = []
+    # Several completions of an image are asked for by the same bytes several times.
+    sendable: dict[int, bytes] = {}
     for index, file in enumerate(files):
+        if id(file) in sendable:
+            continue
         try:
-            sendable.append(standardize(file, ground=None).content)
+            sendable[id(file)] = standardize(file, ground=None).content
         except UnreadableImage as error:
             raise ValueError(f"image {index + 1} of {len(files)} {error}") from error
     # NumPy's own string type drops trailing zero bytes.
-    return np.array(sendable, dtype=object)
+    return np.array([sendable[id(file)] for file in files], dtype=object)
 
 
 def _pixels(answer: Mapping[str, Array]) -> Array:

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from serving.client.client import Array, Client
-from serving.wire.errors import ClientError
+from serving.wire.errors import ClientError, RefusedError
 
 # A batch of photographs must stay far below the servers' 64 MiB, base64 included.
 BATCH_BYTES = 16 * 2**20
@@ -48,11 +48,12 @@ class Query(Generic[Answer]):
         """Return the outputs of a request that `read` needs.
 
         Raises:
-          ClientError: one of them is missing, or a row has failed.
+          ClientError: one of them is missing.
+          RefusedError: a row has failed.
         """
         for row, error in enumerate(answer.get(ERROR, ())):
             if error:
-                raise ClientError(f"row {row} of {len(answer[ERROR])} was refused: {error.decode()}")
+                raise RefusedError(f"row {row} of {len(answer[ERROR])} was refused: {error.decode()}")
         if missing := set(self.outputs) - set(answer):
             raise ClientError(
                 f"answer must have the outputs {', '.join(sorted(missing))}; is this a tfx-vim model?"

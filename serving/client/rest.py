@@ -17,7 +17,7 @@ import numpy as np
 
 from serving.client.client import ATTEMPTS, BACKOFF, Array, Client, Version
 from serving.client.credentials import Credentials
-from serving.wire.errors import ClientError, RequestError
+from serving.wire.errors import ClientError, RefusedError, RequestError
 from serving.wire.json_tensors import decode, encode_input
 
 MAX_ANSWER_BYTES = 64 * 2**20
@@ -83,7 +83,8 @@ class RestClient(Client):
         try:
             answer = self._answer(request)
         except urllib.error.HTTPError as error:
-            raise ClientError(f"{self._endpoint} refused: {_message(error)}") from error
+            kind = RefusedError if error.code == http.HTTPStatus.BAD_REQUEST else ClientError
+            raise kind(f"{self._endpoint} refused: {_message(error)}") from error
         except TimeoutError as error:
             raise ClientError(f"{self._endpoint} gave no answer in {self._timeout:.0f} seconds") from error
         except (OSError, ValueError, OverflowError, http.client.HTTPException) as error:

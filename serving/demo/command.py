@@ -24,7 +24,7 @@ from serving.server import ports
 if TYPE_CHECKING:
     from serving.client.aio import AsyncClient
 
-# A server of its own loads and warms up the models; the page then waits as long for an answer.
+# For a server of its own to load and warm up the models.
 _SECONDS = 300.0
 _TOKENIZER = "vit_vqgan"
 
@@ -59,6 +59,7 @@ def demo(
 
     context = click.get_current_context()
     timeout, credentials = options.timeout(context), options.credentials(context)
+    options.check_version(context, endpoint)
     with options.one_line_errors():
         if not insecure and not access.is_loopback(host):
             raise click.UsageError(f"host must be 127.0.0.1, got {host}; --insecure lets everybody in")
@@ -77,7 +78,8 @@ def demo(
                     credentials=credentials if endpoint else NONE,
                 )
 
-            asyncio.run(_serve(connect, names, host, port, local=not insecure, opens=opens))
+            local = access.is_loopback(host)
+            asyncio.run(_serve(connect, names, host, port, local=local, opens=opens))
 
 
 @contextlib.contextmanager

@@ -280,7 +280,10 @@ def _of_examples(generator: Generator) -> Any:
             errors = tf.where((errors == "") & ~known, f"image/label must be in [0, {classes})", errors)
             labels = tf.where(known, labels, 0)
         tokens = generator.encode(pixels)
-        outputs = {**_scores(generator, tokens, labels), "features": generator.features(tokens)}
+        outputs = {
+            **_scores(generator, tokens, tf.cast(labels, tf.int32)),
+            "features": generator.features(tokens),
+        }
         return by_row(errors, outputs)
 
     return of_examples

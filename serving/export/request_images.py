@@ -58,7 +58,7 @@ def decode_examples(
     """Decode serialized tf.Examples (string [B]) with the features of the Examples artifact.
 
     Returns:
-      (pixels, errors) of `image/encoded` as `decode_batch`, and `image/label` int32 [B], -1 where there is
+      (pixels, errors) of `image/encoded` as `decode_batch`, and `image/label` int64 [B], -1 where there is
       none.
     """
     return _decoder(size, ground, of_examples=True)(examples)
@@ -74,7 +74,7 @@ def _decoder(size: int, ground: str, of_examples: bool = False) -> tf.types.expe
             example = tf.io.parse_single_example(content, _FEATURES)
             content, label = example["image/encoded"], example["image/label"]
         pixels, error = _read(content, ground)
-        return index, images.center_crop(pixels, size), error, tf.cast(label, tf.int32)
+        return index, images.center_crop(pixels, size), error, label
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)])
     def decode_and_crop(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -83,14 +83,16 @@ def _decoder(size: int, ground: str, of_examples: bool = False) -> tf.types.expe
         # Images decoded in parallel are in memory together.
         read = read.map(row, num_parallel_calls=4, deterministic=True).ignore_errors()
         # One more, since of a dataset without elements there is no batch.
-        end = (rows, tf.zeros([size, size, 3]), tf.constant(""), tf.constant(_NO_LABEL, tf.int32))
+        end = (rows, tf.zeros([size, size, 3]), tf.constant(""), tf.constant(_NO_LABEL, tf.int64))
         read = read.concatenate(tf.data.Dataset.from_tensors(end)).with_options(_as_they_are())
         index, pixels, errors, labels = read.batch(tf.cast(rows + 1, tf.int64)).get_single_element()
         index = index[:, tf.newaxis]
         pixels = tf.scatter_nd(index, pixels, [rows + 1, size, size, 3])[:rows]
-        failed = tf.fill([rows + 1], _prefixed("be whole: it cannot be decoded"))
+        whole = "be a tf.Example with a whole image/encoded" if of_examples else "be whole"
+        failed = tf.fill([rows + 1], _prefixed(f"{whole}: it cannot be decoded"))
         errors = tf.tensor_scatter_nd_update(failed, index, errors)[:rows]
-        labels = tf.tensor_scatter_nd_update(tf.fill([rows + 1], _NO_LABEL), index, labels)[:rows]
+        none = tf.fill([rows + 1], tf.constant(_NO_LABEL, tf.int64))
+        labels = tf.tensor_scatter_nd_update(none, index, labels)[:rows]
         return pixels, errors, labels
 
     return decode_and_crop

@@ -19,7 +19,8 @@ from tensorflow_serving.apis import (
 
 from serving.server import image_limit, model_config
 from serving.server.batching import Arrays, Call, bytes_of
-from serving.server.models import Model, ModelRepository
+from serving.server.model import Model
+from serving.server.models import ModelRepository
 from serving.server.observation import Observer, Seen
 from serving.server.scheduler import Scheduler
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
@@ -200,10 +201,9 @@ class ModelService:
                     raise invalid(str(error)) from error
                 refused = await asyncio.to_thread(self._repository.reload, configs)
             response = model_management_pb2.ReloadConfigResponse()
-            failed = next((status.error for status in refused if status.error), None)
-            if failed:
-                response.status.error_code = failed.code.value[0]
-                response.status.error_message = failed.message
+            if refused:
+                response.status.error_code = refused[0].code.value[0]
+                response.status.error_message = refused[0].message
             return response
 
 

@@ -20,7 +20,8 @@ from serving.server import image_limit
 from serving.server.access import Access, token_middleware
 from serving.server.batching import Arrays, Call
 from serving.server.grpc import signature_def_map
-from serving.server.models import Model, ModelRepository
+from serving.server.model import Model
+from serving.server.models import ModelRepository
 from serving.server.observation import Observer, Seen
 from serving.server.scheduler import Scheduler
 from serving.server.servable import Servable, specs_of

@@ -25,7 +25,8 @@ from serving.server.batching import Batching
 from serving.server.grpc import add_services
 from serving.server.health import Health
 from serving.server.listener import listen
-from serving.server.models import ModelRepository, VersionStatus
+from serving.server.model import Retries, VersionStatus
+from serving.server.models import ModelRepository
 from serving.server.observation import Observer
 from serving.server.ports import bracketed, cannot_listen, check_free
 from serving.server.rest import application
@@ -75,6 +76,7 @@ class Options:
       port: of gRPC; 0 picks a free one.
       rest_api_port: of REST; 0 picks a free one.
       poll_seconds: time between two looks for new versions.
+      retries: of versions that do not load.
       limits: queue, sizes and times.
       access: who may ask.
       request_log: where a line for each request goes; None for nowhere.
@@ -85,6 +87,7 @@ class Options:
     port: int = 8500
     rest_api_port: int = 8501
     poll_seconds: float = 2.0
+    retries: Retries = field(default_factory=Retries)
     limits: Limits = Limits()
     access: Access = ANYONE
     request_log: TextIO | None = None
@@ -162,7 +165,7 @@ async def _serve(
     limits = options.limits
     for wanted in (options.port, options.rest_api_port):
         check_free(options.host, wanted)
-    repository = await asyncio.to_thread(ModelRepository, base)
+    repository = await asyncio.to_thread(ModelRepository, base, options.retries)
     observer = Observer(options.request_log)
     scheduler = Scheduler(
         limits.batching, observer, max_waiting_bytes=limits.max_waiting_bytes, seconds=limits.request_seconds

@@ -34,6 +34,10 @@ class ClientError(ServingError):
     """A query without the expected answer; the message is one line for the user."""
 
 
+class RefusedError(ClientError):
+    """A query that the model or the server calls wrong: asked again, it gets the same answer."""
+
+
 class RequestError(Exception):
     """A request that is answered with an error.
 

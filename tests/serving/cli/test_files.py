@@ -1,9 +1,11 @@
 import errno
 import json
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from serving.cli import files
@@ -59,7 +61,21 @@ def test_tokens_round_trip(tmp_path, name):
     assert (read.dtype, names) == (np.int32, ["a.png", "ü.jpg"])
 
 
+def test_examples_that_cannot_be_written_or_read_are_one_line(tmp_path):
+    with pytest.raises(files.FileError, match=r"cannot write /proc/x\.tfrecord: "):
+        files.write_tokens(Path("/proc/x.tfrecord"), [(np.zeros([1, 2], np.int32), ["a"])])
+    (tmp_path / "x.tfrecord").write_bytes(b"no record" * 9)
+    with pytest.raises(files.FileError, match=r"x\.tfrecord must be an \.npz, \.json or \.tfrecord file"):
+        files.read_tokens(tmp_path / "x.tfrecord")
+
+
 def test_tokens_without_names_are_numbered(tmp_path):
+    example = tf.train.Example()
+    example.features.feature["tokens"].int64_list.value.extend([3, 4])
+    with tf.io.TFRecordWriter(str(tmp_path / "bare.tfrecord")) as writer:
+        writer.write(example.SerializeToString())
+    tokens, names = files.read_tokens(tmp_path / "bare.tfrecord")
+    assert (tokens.tolist(), names) == ([[3, 4]], ["0"])
     np.savez(tmp_path / "drawn.npz", tokens=np.array([[1], [2]]), images=PIXELS)
     assert files.read_tokens(tmp_path / "drawn.npz")[1] == ["0", "1"]
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from serving.cli import files, folders
+from serving.wire.errors import RefusedError
 from tests.serving.cli.test_commands import run, where  # noqa: F401 - a fixture
 
 
@@ -121,6 +122,74 @@ def test_what_was_stored_is_not_used_for_another_model_or_changed_files(folder, 
     }
     assert len(rows) == 150
     assert all(row == ask.answer((folder / name).read_bytes()) for name, row in rows.items())
+
+
+def test_every_stored_chunk_is_checked_and_others_files_are_left_alone(folder, tmp_path):
+    sources, output = folders.find([folder]), tmp_path / "out"
+    part = tmp_path / "out.part"
+    with pytest.raises(KeyboardInterrupt):
+        answer(sources, output, Asked(fails_at=130))
+    _, second = sorted(part.glob("*.npz"), key=lambda path: path.stem.rpartition("-")[2])
+    second.write_bytes(b"")
+    (part / "thesis.txt").write_text("mine")
+    ask = Asked()
+    assert sum(len(chunk.names) for chunk in answer(sources, output, ask)) == 150
+    assert ask.count < 100
+    assert [path.name for path in part.iterdir()] == ["thesis.txt"]
+
+
+def test_answers_of_another_command_are_not_used(folder, tmp_path):
+    sources, output = folders.find([folder]), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt), folders.answered(sources, output, Asked(fails_at=100), "encode"):
+        pass
+    ask = Asked()
+    with folders.answered(sources, output, ask, "reconstruct") as chunks:
+        assert sum(len(chunk.names) for chunk in chunks) == 150
+    assert ask.count == 150
+
+
+def test_what_the_server_refuses_is_skipped_alone(folder, tmp_path):
+    refused = (folder / "deep" / "007.png").read_bytes()
+
+    def ask(contents):
+        if refused in contents:
+            raise RefusedError("image_bytes must have at most 100 pixels")
+        return {"rows": np.array([len(one) for one in contents])}
+
+    chunks = answer(folders.find([folder]), tmp_path / "out", ask)
+    skipped = [line for chunk in chunks for line in chunk.skipped]
+    own = [line for line in skipped if line.endswith("007.png: image_bytes must have at most 100 pixels")]
+    assert len(own) == 1
+    # Other files have the same bytes.
+    assert sum(len(chunk.names) for chunk in chunks) == 150 - len(skipped) + 3
+    assert all(len(chunk.names) == len(chunk.arrays["rows"]) for chunk in chunks)
+    with pytest.raises(files.FileError, match=r"007\.png: image_bytes must have"):
+        answer(folders.find([folder / "deep" / "007.png"]), tmp_path / "out", ask)
+
+
+def test_files_of_any_name_and_links_to_nothing_are_taken_as_they_come(folder, tmp_path):
+    (folder / "gone.png").symlink_to(folder / "nothing")
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")).write_bytes(picture(17))
+    output = tmp_path / "tokens.tfrecord"
+
+    def ask(contents):
+        return {"tokens": np.zeros([len(contents), 2], np.int32)}
+
+    with folders.answered(folders.find([folder]), output, ask) as chunks:
+        files.write_tokens(output, [(chunk.arrays["tokens"], chunk.names) for chunk in chunks])
+        assert sum("gone.png" in line for chunk in chunks for line in chunk.skipped) == 1
+    _, names = files.read_tokens(output)
+    assert len(names) == 151
+    assert os.fsdecode(b"caf\xe9.png") in names
+
+
+def test_images_of_several_folders_are_named_with_them(folder):
+    (folder.parent / "other").mkdir()
+    (folder.parent / "other" / "000.png").write_bytes(picture(0))
+    names = [one.name for one in folders.find([folder, folder.parent / "other"])]
+    assert names[0] == "photos/000.png"
+    assert names[-1] == "other/000.png"
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.slow

@@ -151,9 +151,11 @@ def test_a_reload_is_answered_when_it_is_done_and_stays_in_the_served_folder(fol
     ):
         send = channel.unary_unary("/tensorflow.serving.ModelService/HandleReloadConfigRequest")
 
-        def reload(base_path):
+        def reload(base_path, specific=()):
             config = model_server_config_pb2.ModelServerConfig()
-            config.model_config_list.config.add(name="other", base_path=str(base_path))
+            one = config.model_config_list.config.add(name="other", base_path=str(base_path))
+            if specific:
+                one.model_version_policy.specific.versions.extend(specific)
             request = model_management_pb2.ReloadConfigRequest(config=config)
             return model_management_pb2.ReloadConfigResponse.FromString(
                 send(request.SerializeToString(), timeout=60)
@@ -168,6 +170,11 @@ def test_a_reload_is_answered_when_it_is_done_and_stays_in_the_served_folder(fol
             assert client.predict("other", "metadata", {"rows": np.zeros(1, np.int32)})
         (folder / "vim" / "19").mkdir()
         (folder / "vim" / "19" / "saved_model.pb").write_bytes(b"broken")
+        (folder / "empty").mkdir()
+        for choice, message in ((folder / "empty", "empty must hold a version of other"), (folder, None)):
+            answer = reload(choice, specific=() if message else (17, 99))
+            assert answer.status.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+            assert (message or "version 17 of other must be in ") in answer.status.error_message
         # At once, and when the server's own look has long found it.
         for _ in range(2):
             answer = reload(folder / "vim")

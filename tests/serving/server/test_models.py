@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from serving.cli import files
 from serving.client.connect import connect
 from serving.export.warmup import write_warmup
+from serving.server import model
 from serving.server.models import ModelRepository
 from serving.server.server import Options, background_server
 from serving.wire.errors import RequestError, ServingError
@@ -75,6 +77,30 @@ def test_incomplete_version_is_reported_once_and_served_when_complete(folder):
         assert servable.version == 17
 
     shutil.copytree(folder / "vim" / "17", half, dirs_exist_ok=True)
+    assert [(news.version, news.state) for news in repository.refresh()] == [(18, "AVAILABLE")]
+
+
+def test_a_version_that_does_not_load_is_loaded_again_a_few_times(folder, monkeypatch):
+    clock, loads = [1000.0], []
+
+    def load(model, version, path, **options):
+        loads.append(clock[0])
+        if version == 18 and len(loads) < 4:
+            raise OSError("the store is away")
+        return servable(model, version, path, **options)
+
+    servable = model.Servable
+    repository = ModelRepository(str(folder), model.Retries(most=2, seconds=60))
+    monkeypatch.setattr(model, "Servable", load)
+    monkeypatch.setattr(model.time, "monotonic", lambda: clock[0])
+    shutil.copytree(folder / "vim" / "17", folder / "vim" / "18")
+    for _ in range(30):
+        repository.refresh()
+        clock[0] += 10
+    # Once, and twice again.
+    assert loads == [1000, 1060, 1120]
+    assert states(repository.model("vim")) == {18: "END", 17: "AVAILABLE"}
+    os.utime(folder / "vim" / "18" / "saved_model.pb")
     assert [(news.version, news.state) for news in repository.refresh()] == [(18, "AVAILABLE")]
 
 
