@@ -8,10 +8,8 @@ const settings = $("#settings");
 let models;
 let picture; // base64 of the file that is looked at
 
-async function post(path, body, signal) {
-  const answer = await fetch(`api/${path}`, {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal,
-  });
+async function ask(path, options) {
+  const answer = await fetch(`api/${path}`, options);
   if (!answer.ok) {
     const text = await answer.text();
     let message = text;
@@ -20,6 +18,10 @@ async function post(path, body, signal) {
   }
   return answer;
 }
+
+const post = (path, body, signal) => ask(path, {
+  method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal,
+});
 
 const json = async (path, body) => (await post(path, body)).json();
 
@@ -92,6 +94,7 @@ function recall() {
 // Adds the pictures of a streamed answer to a grid as they come; the form's Stop ends it, also on the server.
 async function draw(form, grid, path, body, captions) {
   const [stop, said, main] = [$(".stop", form), $(".said", form), $(".main", form)];
+  if (main.ariaDisabled === "true") return; // not `disabled`, which takes the focus away
   const ending = new AbortController();
   const begin = performance.now();
   const total = captions.length;
@@ -99,7 +102,7 @@ async function draw(form, grid, path, body, captions) {
   grid.replaceChildren();
   stop.hidden = false;
   stop.onclick = () => ending.abort();
-  main.disabled = true;
+  main.ariaDisabled = "true";
   say(said, `0 of ${total}`);
   try {
     for await (const line of lines(path, body, ending.signal)) {
@@ -116,7 +119,7 @@ async function draw(form, grid, path, body, captions) {
     else say(said, error.message, true);
   } finally {
     stop.hidden = true;
-    main.disabled = false;
+    main.ariaDisabled = "false";
   }
 }
 
@@ -151,6 +154,9 @@ $("#copy").addEventListener("click", async () => {
     say($(".said", settings), location.href);
   }
 });
+$("#filter").addEventListener("keydown", (event) => {
+  if (event.key === "Enter") event.preventDefault(); // it would draw
+});
 $("#filter").addEventListener("input", (event) => {
   const wanted = event.target.value.toLowerCase();
   for (const label of document.querySelectorAll("#classes label")) {
@@ -177,16 +183,12 @@ async function look(content) {
     usable.map((one) => json("reconstruct", { image: content, tokenizer: one.name })),
   );
   if (picture !== content) return; // another one came meanwhile
-  const failed = results.find((one) => one.status === "rejected");
-  if (failed) {
-    place.replaceChildren();
-    $("#complete").hidden = true;
-    say(said, failed.reason.message, true);
-    return;
-  }
-  say(said, "");
-  place.replaceChildren(...results.map((one, index) => compared(usable[index], one.value)));
-  $("#complete").hidden = typeof models.generator === "string";
+  // Several tokenizers refuse the same file with the same words.
+  const errors = [...new Set(results.filter((one) => one.status === "rejected").map((one) => one.reason.message))];
+  say(said, errors.join(" · "), true);
+  place.replaceChildren(...results.flatMap((one, index) => (one.value ? [compared(usable[index], one.value)] : [])));
+  const none = results.every((one) => one.status === "rejected");
+  $("#complete").hidden = none || typeof models.generator === "string";
   place.scrollIntoView({ behavior: "smooth", block: "nearest" });
 }
 
@@ -195,6 +197,7 @@ function compared(tokenizer, answer) {
   const card = $("#tokenizer").content.cloneNode(true).firstElementChild;
   const own = answer.tokens;
   let tokens = [...own];
+  let asked = 0; // of the neighbours: what an earlier question brings late is not shown
   const quality = answer.psnr === null ? "no difference" : `PSNR ${answer.psnr.toFixed(1)} dB`;
   const [image, map, walk, neighbors, reset] = [".image", ".map", ".walk", ".neighbors", ".reset"].map((one) => $(one, card));
 
@@ -222,10 +225,9 @@ function compared(tokenizer, answer) {
   }
 
   async function choose(place) {
-    cells.forEach((one, index) => {
-      one.setAttribute("aria-selected", index === place);
-      one.tabIndex = index === place ? 0 : -1;
-    });
+    asked += 1;
+    const question = asked;
+    cells.forEach((one, index) => one.setAttribute("aria-selected", index === place));
     walk.hidden = false;
     const chosen = $(".chosen", card);
     chosen.textContent = `Token ${tokens[place]}`;
@@ -238,7 +240,7 @@ function compared(tokenizer, answer) {
       const near = await json("neighbors", { tokenizer: tokenizer.name, token: tokens[place] });
       const changed = near.tokens.map((token) => tokens.map((one, index) => (index === place ? token : one)));
       const { images } = await json("decode", { tokenizer: tokenizer.name, tokens: changed });
-      if (cells[place].getAttribute("aria-selected") !== "true") return;
+      if (question !== asked) return;
       chosen.textContent = `Token ${tokens[place]}: the picture with each of its ${images.length} nearest codes in its place, the nearest first`;
       neighbors.replaceChildren(...images.map((content, index) =>
         framed(content, tokenizer.image_size, `The picture with code ${near.tokens[index]}`, `${near.tokens[index]} · ${near.distances[index].toFixed(2)}`, () => {
@@ -247,10 +249,11 @@ function compared(tokenizer, answer) {
           $(".quality", card).textContent = "of the changed tokens";
           reset.hidden = false;
           paint();
+          cells[place].focus();
           choose(place);
         })));
     } catch (error) {
-      chosen.textContent = error.message;
+      if (question === asked) chosen.textContent = error.message;
     }
   }
 
@@ -267,19 +270,25 @@ function compared(tokenizer, answer) {
     button.setAttribute("aria-selected", "false");
     button.tabIndex = place === 0 ? 0 : -1;
     button.addEventListener("click", () => choose(place));
+    button.addEventListener("focus", () => cells.forEach((one, index) => { one.tabIndex = index === place ? 0 : -1; }));
     button.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -tokenizer.side, ArrowDown: tokenizer.side }[event.key];
-      const next = cells[place + (step ?? 0)];
-      if (!step || !next) return;
+      const column = place % tokenizer.side;
+      const step = {
+        ArrowLeft: column > 0 ? -1 : 0, ArrowRight: column < tokenizer.side - 1 ? 1 : 0,
+        ArrowUp: -tokenizer.side, ArrowDown: tokenizer.side,
+      }[event.key];
+      if (step === undefined) return;
       event.preventDefault();
-      next.focus();
+      cells[place + step]?.focus();
     });
     rows[Math.floor(place / tokenizer.side)].append(button);
     return button;
   });
   reset.addEventListener("click", () => {
     restore();
-    choose(cells.findIndex((one) => one.getAttribute("aria-selected") === "true"));
+    const place = cells.findIndex((one) => one.getAttribute("aria-selected") === "true");
+    cells[place].focus();
+    choose(place);
   });
   restore();
   return card;
@@ -287,7 +296,7 @@ function compared(tokenizer, answer) {
 
 const drop = $("#drop");
 const given = async (file) => {
-  if (file) await look(await read(file)).catch((error) => say($("#tokens-said"), error.message, true));
+  if (file && models) await look(await read(file)).catch((error) => say($("#tokens-said"), error.message, true));
 };
 $("#file").addEventListener("change", (event) => given(event.target.files[0]));
 for (const kind of ["dragover", "dragenter"]) {
@@ -335,15 +344,14 @@ function offerClasses(names) {
 
 async function start() {
   const said = $("#models");
+  let found;
   try {
-    const answer = await fetch("api/models");
-    models = await answer.json();
-    if (models.error) throw new Error(models.error);
+    found = await (await ask("models")).json();
   } catch (error) {
     say(said, error.message, true);
     return;
   }
-  const { generator, tokenizers } = models;
+  const { generator, tokenizers } = found;
   const drawing = typeof generator !== "string";
   const known = [
     drawing ? `${generator.preset}: ${generator.image_size} × ${generator.image_size} pixels, ${generator.side ** 2} tokens` : `no image model: ${generator}`,
@@ -352,6 +360,7 @@ async function start() {
   say(said, known.join(" · "), known.length > 1 || !drawing);
   $("#draw").hidden = !drawing;
   $("#tokens").hidden = tokenizers.every((one) => one.error);
+  models = found;
   if (!drawing) return;
   offerClasses(generator.classes);
   completion.kept_rows.max = generator.side;

@@ -1,13 +1,17 @@
 import asyncio
+import threading
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from serving.client import aio, queries
+from serving.client.client import Client
 from serving.client.connect import connect, open_folder
 from serving.client.query import run, stream
 from serving.export.sampling_params import SamplingParams
-from serving.wire.errors import ClientError
+from serving.wire.errors import ClientError, RefusedError
 from tests.components.image_example_gen import pictures
 
 
@@ -100,6 +104,39 @@ def test_a_folder_is_asked_in_threads(base):
             return await asyncio.gather(*(client.metadata(name) for name in ("vim", "vit_vqgan")))
 
     assert [one.kind for one in asyncio.run(ask())] == ["generator", "tokenizer"]
+
+
+class Stuck(Client):
+    """Never answers."""
+
+    def predict(self, model, signature, inputs):
+        threading.Event().wait()
+
+
+def test_a_program_ends_though_a_request_in_a_thread_does_not(encoding):
+    async def leave():
+        async with aio.ThreadedClient(Stuck()) as client:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(aio.run(client, encoding), 0.1)
+
+    before, begin = set(threading.enumerate()), time.monotonic()
+    asyncio.run(leave())
+    assert time.monotonic() - begin < 5
+    left = set(threading.enumerate()) - before
+    assert len(left) == 2
+    assert all(thread.daemon for thread in left)
+
+
+def test_an_image_that_is_refused_is_named_by_its_row(server):
+    broken = pictures.encoded(size=(30, 30), encoding="JPEG")[:200]
+    query = replace(
+        queries.encoding([pictures.encoded()] * 2), inputs={"image_bytes": np.array([b"", broken], object)}
+    )
+    with (
+        connect(server.grpc) as client,
+        pytest.raises(RefusedError, match="row 0 of 2 was refused: image must be a"),
+    ):
+        run(client, query)
 
 
 @pytest.mark.parametrize("kind", ["grpc", "http"])

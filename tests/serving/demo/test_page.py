@@ -142,12 +142,13 @@ def test_a_picture_is_taken_apart_and_its_tokens_are_walked(open_page, demo, pic
     np.testing.assert_array_equal(np.reshape(level, (8, 8)), expected)
     card.get_by_role("button", name="Back to its own tokens").click()
     wait_for(cells.nth(2), "^3$")
-    # By the keyboard alone.
-    cells.nth(2).focus()
-    page.keyboard.press("ArrowUp")
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("Enter")
+    # By the keyboard alone: the focus is where it was, and stays in its row.
+    for key in ("ArrowLeft", "ArrowUp", "ArrowRight", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
     wait_for(card.locator(".chosen"), "^Token 15: ")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Tab")
+    playwright.expect(cells.nth(1)).to_be_focused()
 
 
 def test_the_lower_part_is_completed_and_a_drawn_picture_can_be_looked_at(open_page, demo, picture):
@@ -174,6 +175,39 @@ class Silent(Endless):
         if signature == "neighbors":
             raise ClientError("no such signature")
         return await super().predict(model, signature, inputs)
+
+
+def test_late_neighbors_of_an_earlier_question_are_not_shown(open_page, demo, picture):
+    page = open_page(demo)
+    page.set_input_files("#file", picture)
+    cells, waiting = page.get_by_role("gridcell"), []
+    page.route("**/api/neighbors", lambda route: waiting.append(route))
+    for place in (0, 1):
+        cells.nth(place).click()
+    while len(waiting) < 2:
+        page.wait_for_timeout(20)
+    for route in reversed(waiting):
+        route.continue_()
+    near = page.locator(".neighbors figcaption")
+    playwright.expect(near).to_have_count(15)
+    page.wait_for_timeout(200)
+    # Of token 15, the second that was asked for.
+    assert near.all_inner_texts()[0] == "14 · 0.00"
+    assert page.locator(".chosen").inner_text().startswith("Token 15: ")
+
+
+def test_numbers_are_needed_and_enter_in_the_filter_draws_nothing(open_page, demo):
+    page = open_page(demo)
+    page.get_by_label("Pictures").fill("")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_label("Pictures").fill("2")
+    page.locator("#filter").evaluate("one => { one.hidden = false; }")
+    page.locator("#filter").fill("bri")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(200)
+    assert said(page, "#settings").inner_text() == ""
+    playwright.expect(page.locator("#classes").get_by_text("grey")).to_be_hidden()
+    playwright.expect(page.locator("#classes").get_by_text("bright")).to_be_visible()
 
 
 def test_drawing_is_stopped(open_page):

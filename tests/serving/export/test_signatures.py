@@ -239,9 +239,11 @@ def test_the_default_signature_takes_examples(tokenizer, generator):
     )
     assert answer["tokens"].numpy().tolist() == [[6] * 4, *[[-1] * 4] * 3]
     no_image = b"image must be a JPEG, PNG or BMP"
-    whole = b"image must be whole: it cannot be decoded"
+    whole = b"image must be a tf.Example with a whole image/encoded: it cannot be decoded"
     assert answer["error"].numpy().tolist() == [b"", whole, no_image, no_image]
-    asked = tf.constant([example(good, 2), example(good), example(good, 3), example(b"", 1)])
+    # A bare image is no tf.Example, and a label of 2**32 is not 0.
+    assert tokenizer[0].signatures["serving_default"](examples=tf.constant([good]))["error"][0] == whole
+    asked = tf.constant([example(good, 2), example(good), example(good, 2**32), example(b"", 1)])
     answer = generator[0].signatures["serving_default"](examples=asked)
     no_label = b"image/label must be in [0, 3)"
     assert answer["error"].numpy().tolist() == [b"", no_label, no_label, no_image]
