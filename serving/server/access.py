@@ -20,6 +20,7 @@ from serving.wire.errors import RequestError, ServingError, one_line
 
 # Probes have no credentials, and health says nothing but whether models are served.
 OPEN = "/grpc.health.v1.Health/Check"
+OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
 _FEWEST = 16
 # Of ssl_config.proto: the contents of PEM files.
 _SSL = {"server_key": str, "server_cert": str, "custom_ca": str, "client_verify": bool}
@@ -194,7 +195,8 @@ def token_middleware(access: Access) -> Callable[..., Awaitable[web.StreamRespon
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not access.allows(request.headers.get("Authorization", "")):
+        allowed = access.allows(request.headers.get("Authorization", ""))
+        if not allowed and request.path not in OPEN_PATHS:
             raise unauthenticated()
         return await handler(request)
 

@@ -19,10 +19,10 @@ from typing import Literal
 import grpc
 import tensorflow as tf
 
-from serving.export.versions import versions
+from serving.export.versions import MAX_VERSION, versions
 from serving.server.model_config import ModelConfig
 from serving.server.servable import Servable
-from serving.wire.errors import RequestError, not_found, one_line
+from serving.wire.errors import RequestError, invalid, not_found, one_line
 
 # The label of every model's newest version, unless its configuration gives it to another.
 STABLE = "stable"
@@ -252,6 +252,19 @@ class Model:
                     del self._statuses[version]
                     self._failed.pop(version, None)
         self.collected()
+
+
+def version_of(text: str | None) -> int | None:
+    """The version that a path names; None for none.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT if it is no version.
+    """
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= MAX_VERSION):
+        raise invalid(f"version must be an integer from 0 to 2^63 - 1, got {text!r}")
+    return int(text)
 
 
 def _fingerprint(path: str) -> Fingerprint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Collection
 
 import grpc
 import tensorflow as tf
@@ -113,6 +114,11 @@ class ModelRepository:
             except (OSError, tf.errors.OpError) as error:
                 print(f"cannot look for versions of {name}: {one_line(error)}", file=sys.stderr, flush=True)
         return news
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of all models."""
+        return self._models.keys()
 
     def model(self, name: str) -> Model:
         """Return the model of that name.

@@ -1,13 +1,11 @@
-"""TF Serving's REST interface: model status, metadata and :predict."""
+"""TF Serving's REST interface: model status, metadata and :predict; beside it the Open Inference Protocol."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import json
 import logging
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -15,17 +13,18 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from google.protobuf import json_format
 
-from serving.export.versions import MAX_VERSION
 from serving.server import image_limit
 from serving.server.access import Access, token_middleware
 from serving.server.batching import Arrays, Call
+from serving.server.bodies import Bodies
 from serving.server.grpc import signature_def_map
-from serving.server.model import Model
+from serving.server.model import Model, version_of
 from serving.server.models import ModelRepository
 from serving.server.observation import Observer, Seen
+from serving.server.open_inference import OpenInferenceService
 from serving.server.scheduler import Scheduler
 from serving.server.servable import Servable, specs_of
-from serving.wire.errors import RequestError, invalid, printable
+from serving.wire.errors import RequestError, printable
 from serving.wire.json_tensors import PredictBody
 
 # HTTP statuses of TF Serving's REST interface by gRPC status; 500 for all others.
@@ -75,50 +74,8 @@ def application(
         app.router.add_get(prefix, service.status)
         app.router.add_get(f"{prefix}/metadata", service.metadata)
         app.router.add_post(f"{prefix}:predict", service.predict)
+    OpenInferenceService(repository, scheduler, observer, bodies, max_image_pixels).add_to(app.router)
     return app
-
-
-class Bodies:
-    """Reads bodies of requests within a time, and within a number of bytes for all messages.
-
-    Only what has arrived counts: a connection that announces much and sends nothing takes nothing from
-    others.
-    """
-
-    def __init__(self, scheduler: Scheduler, max_bytes: int, seconds: float):
-        self._scheduler = scheduler
-        self._max_bytes = max_bytes
-        self._seconds = seconds
-
-    @contextlib.asynccontextmanager
-    async def read(self, request: web.Request) -> AsyncIterator[bytes]:
-        """Yield a body, which counts until the context ends.
-
-        Raises:
-          HTTPRequestTimeout: it takes too long.
-          HTTPRequestEntityTooLarge: it is too large, or says so.
-          RequestError: RESOURCE_EXHAUSTED if the bodies of all requests are.
-        """
-        if (request.content_length or 0) > self._max_bytes:
-            raise web.HTTPRequestEntityTooLarge(self._max_bytes, request.content_length or 0)
-        parts: list[bytes] = []
-        try:
-            try:
-                await asyncio.wait_for(self._collect(request, parts), self._seconds)
-            except asyncio.TimeoutError as error:
-                raise web.HTTPRequestTimeout from error
-            yield b"".join(parts)
-        finally:
-            self._scheduler.release(sum(map(len, parts)))
-
-    async def _collect(self, request: web.Request, parts: list[bytes]) -> None:
-        size = 0
-        async for part in request.content.iter_any():
-            size += len(part)
-            if size > self._max_bytes:
-                raise web.HTTPRequestEntityTooLarge(self._max_bytes, size)
-            self._scheduler.hold(len(part))
-            parts.append(part)
 
 
 class RestService:
@@ -196,14 +153,10 @@ class RestService:
         return web.Response(text=self._observer.exposition(), content_type="text/plain")
 
     def _choice(self, request: web.Request, seen: Seen) -> tuple[Model, int | None, str | None]:
-        version = request.match_info.get("version")
-        if version is not None and not (
-            version.isascii() and version.isdecimal() and len(version) < 20 and int(version) <= MAX_VERSION
-        ):
-            raise invalid(f"version must be an integer from 0 to 2^63 - 1, got {version!r}")
+        version = version_of(request.match_info.get("version"))
         model = self._repository.model(request.match_info["model"])
         seen.model = model.name
-        return model, None if version is None else int(version), request.match_info.get("label")
+        return model, version, request.match_info.get("label")
 
 
 def _call(servable: Servable, body: bytes, max_image_pixels: int) -> tuple[PredictBody, Call]:

@@ -181,7 +181,7 @@ def test_served_signature_refuses_what_it_would_misread(server, kind):
         ("GET", "/v1/models/vim/labels/canary", 404),
         ("GET", "/v1/models/vim/versions/new", 400),
         ("GET", "/v1/models/..%2fvim", 404),
-        ("GET", "/v2", 404),
+        ("GET", "/v3", 404),
         ("GET", "/v1/models/vim:predict", 405),
         ("DELETE", "/v1/models/vim", 405),
     ],

@@ -1,0 +1,164 @@
+"""The Open Inference Protocol, version 2, over REST, which the clients of KServe and Triton speak.
+
+A model of this protocol is one signature: `vim.generate`, `vit_vqgan.encode`; a bare `vim` is its
+`serving_default`. Health, metadata and infer, with the extension for binary tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+from aiohttp import web
+
+from serving.server import image_limit
+from serving.server.access import OPEN_PATHS
+from serving.server.batching import Call
+from serving.server.bodies import Bodies
+from serving.server.model import Model, version_of
+from serving.server.models import ModelRepository
+from serving.server.observation import Observer, Seen
+from serving.server.scheduler import Scheduler
+from serving.server.servable import DEFAULT_SIGNATURE, Servable, specs_of
+from serving.wire.errors import invalid
+from serving.wire.open_inference import InferRequest, datatype
+
+REST = "REST"
+_LENGTH = "Inference-Header-Content-Length"
+
+
+class OpenInferenceService:
+    """The handlers below /v2."""
+
+    def __init__(
+        self,
+        repository: ModelRepository,
+        scheduler: Scheduler,
+        observer: Observer,
+        bodies: Bodies,
+        max_image_pixels: int,
+    ):
+        self._repository = repository
+        self._scheduler = scheduler
+        self._observer = observer
+        self._bodies = bodies
+        self._max_image_pixels = max_image_pixels
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Add the routes."""
+        for path in OPEN_PATHS:
+            router.add_get(path, self.healthy)
+        router.add_get("/v2", self.server)
+        for choice in ("", "/versions/{version:[^/]+}"):
+            prefix = "/v2/models/{model:[^/]+}" + choice
+            router.add_get(prefix, self.metadata)
+            router.add_get(f"{prefix}/ready", self.ready)
+            router.add_post(f"{prefix}/infer", self.infer)
+
+    async def healthy(self, request: web.Request) -> web.Response:
+        """GET /v2/health/live and /ready: a server listens when its models are warm."""
+        del request
+        return web.Response()
+
+    async def server(self, request: web.Request) -> web.Response:
+        """GET /v2: what this is."""
+        del request
+        return web.json_response(
+            {"name": "tfx-vim", "version": tf.__version__, "extensions": ["binary_tensor_data"]}
+        )
+
+    async def ready(self, request: web.Request) -> web.Response:
+        """GET /v2/models/M/ready: 200 if it is served, else 404."""
+        with self._observer.observe(REST, "ModelReady") as seen, contextlib.ExitStack() as stack:
+            self._leased(request, seen, stack)
+        return web.Response()
+
+    async def metadata(self, request: web.Request) -> web.Response:
+        """GET /v2/models/M: inputs and outputs."""
+        with self._observer.observe(REST, "ModelMetadata") as seen, contextlib.ExitStack() as stack:
+            model, servable, signature = self._leased(request, seen, stack)
+            found = servable.signature(signature)
+            return web.json_response(
+                {
+                    "name": request.match_info["model"],
+                    "versions": [str(one.version) for one in model.statuses() if one.state == "AVAILABLE"],
+                    "platform": "tensorflow_savedmodel",
+                    "inputs": [_described(name, spec) for name, spec in found.inputs.items()],
+                    "outputs": [_described(name, spec) for name, spec in found.outputs.items()],
+                }
+            )
+
+    async def infer(self, request: web.Request) -> web.Response:
+        """POST /v2/models/M/infer: run the signature."""
+        with contextlib.ExitStack() as stack:
+            seen = stack.enter_context(self._observer.observe(REST, "ModelInfer"))
+            _, servable, signature = self._leased(request, seen, stack)
+            length = _json_bytes(request)
+            async with self._bodies.read(request) as body:
+                read = functools.partial(_call, servable, signature, body, length, self._max_image_pixels)
+                asked, call = await self._scheduler.in_thread(read)
+            seen.signature = call.signature.name
+            outputs = await self._scheduler.run(call, seen)
+            made = functools.partial(_answer, asked, outputs, request.match_info["model"], servable)
+            return await self._scheduler.in_thread(made)
+
+    def _leased(
+        self, request: web.Request, seen: Seen, stack: contextlib.ExitStack
+    ) -> tuple[Model, Servable, str]:
+        """The model, its version, and the name of the signature that a path names."""
+        path = request.match_info
+        name, signature = path["model"], DEFAULT_SIGNATURE
+        # The name of a model may have a dot itself.
+        if name not in self._repository.names and "." in name:
+            name, _, signature = name.rpartition(".")
+        model = self._repository.model(name)
+        seen.model = model.name
+        servable = stack.enter_context(model.lease(version_of(path.get("version")), None))
+        seen.version = servable.version
+        servable.signature(signature)
+        return model, servable, signature
+
+
+def _json_bytes(request: web.Request) -> int | None:
+    """The length of the JSON in a body, if bytes are behind it."""
+    stated = request.headers.get(_LENGTH)
+    if stated is None:
+        return None
+    if not (stated.isascii() and stated.isdecimal() and len(stated) < 20):
+        raise invalid(f"{_LENGTH} must be a number of bytes, got {stated!r}")
+    return int(stated)
+
+
+def _call(
+    servable: Servable, signature: str, body: bytes, json_bytes: int | None, max_image_pixels: int
+) -> tuple[InferRequest, Call]:
+    asked = InferRequest.parse(body, json_bytes)
+    found = servable.signature(signature)
+    found.check_inputs(specs_of(asked.inputs))
+    image_limit.check(asked.inputs, max_image_pixels)
+    return asked, Call(servable, found, asked.inputs, servable.wanted(found, asked.outputs))
+
+
+def _answer(asked: InferRequest, outputs: Mapping[str, Any], name: str, servable: Servable) -> web.Response:
+    described, binary = asked.answer(outputs)
+    answer = {"model_name": name, "model_version": str(servable.version), "outputs": described}
+    content = json.dumps({**answer, **({"id": asked.id} if asked.id else {})}).encode()
+    if not binary:
+        return web.Response(body=content, content_type="application/json")
+    return web.Response(
+        body=content + binary,
+        content_type="application/octet-stream",
+        headers={_LENGTH: str(len(content))},
+    )
+
+
+def _described(name: str, spec: tf.TensorSpec) -> dict[str, Any]:
+    return {
+        "name": name,
+        "datatype": datatype(spec.dtype.as_numpy_dtype),
+        "shape": [-1 if size is None else size for size in spec.shape],
+    }
