@@ -7,9 +7,8 @@ A model of this protocol is one signature: `vim.generate`, `vit_vqgan.encode`; a
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-import json
-from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -19,6 +18,7 @@ from serving.server import image_limit
 from serving.server.access import OPEN_PATHS
 from serving.server.batching import Call
 from serving.server.bodies import Bodies
+from serving.server.json_process import LARGE_TEXT, JsonProcess, is_large
 from serving.server.model import Model, version_of
 from serving.server.models import ModelRepository
 from serving.server.observation import Observer, Seen
@@ -40,12 +40,14 @@ class OpenInferenceService:
         scheduler: Scheduler,
         observer: Observer,
         bodies: Bodies,
+        json_process: JsonProcess,
         max_image_pixels: int,
     ):
         self._repository = repository
         self._scheduler = scheduler
         self._observer = observer
         self._bodies = bodies
+        self._json = json_process
         self._max_image_pixels = max_image_pixels
 
     def add_to(self, router: web.UrlDispatcher) -> None:
@@ -99,12 +101,27 @@ class OpenInferenceService:
             _, servable, signature = self._leased(request, seen, stack)
             length = _json_bytes(request)
             async with self._bodies.read(request) as body:
-                read = functools.partial(_call, servable, signature, body, length, self._max_image_pixels)
-                asked, call = await self._scheduler.in_thread(read)
+                if (len(body) if length is None else length) >= LARGE_TEXT:
+                    asked = await self._json.run(InferRequest.parse, body, length)
+                else:
+                    asked = await self._scheduler.in_thread(lambda: InferRequest.parse(body, length))
+                check = functools.partial(_call, servable, signature, asked, self._max_image_pixels)
+                call = await self._scheduler.in_thread(check)
             seen.signature = call.signature.name
             outputs = await self._scheduler.run(call, seen)
-            made = functools.partial(_answer, asked, outputs, request.match_info["model"], servable)
-            return await self._scheduler.in_thread(made)
+            head = {"model_name": request.match_info["model"], "model_version": str(servable.version)}
+            asked = dataclasses.replace(asked, inputs={})
+            if is_large(outputs):
+                content, binary = await self._json.run(asked.write, outputs, head)
+            else:
+                content, binary = await self._scheduler.in_thread(lambda: asked.write(outputs, head))
+        if not binary:
+            return web.Response(body=content, content_type="application/json")
+        return web.Response(
+            body=content + binary,
+            content_type="application/octet-stream",
+            headers={_LENGTH: str(len(content))},
+        )
 
     def _leased(
         self, request: web.Request, seen: Seen, stack: contextlib.ExitStack
@@ -133,27 +150,11 @@ def _json_bytes(request: web.Request) -> int | None:
     return int(stated)
 
 
-def _call(
-    servable: Servable, signature: str, body: bytes, json_bytes: int | None, max_image_pixels: int
-) -> tuple[InferRequest, Call]:
-    asked = InferRequest.parse(body, json_bytes)
+def _call(servable: Servable, signature: str, asked: InferRequest, max_image_pixels: int) -> Call:
     found = servable.signature(signature)
     found.check_inputs(specs_of(asked.inputs))
     image_limit.check(asked.inputs, max_image_pixels)
-    return asked, Call(servable, found, asked.inputs, servable.wanted(found, asked.outputs))
-
-
-def _answer(asked: InferRequest, outputs: Mapping[str, Any], name: str, servable: Servable) -> web.Response:
-    described, binary = asked.answer(outputs)
-    answer = {"model_name": name, "model_version": str(servable.version), "outputs": described}
-    content = json.dumps({**answer, **({"id": asked.id} if asked.id else {})}).encode()
-    if not binary:
-        return web.Response(body=content, content_type="application/json")
-    return web.Response(
-        body=content + binary,
-        content_type="application/octet-stream",
-        headers={_LENGTH: str(len(content))},
-    )
+    return Call(servable, found, asked.inputs, servable.wanted(found, asked.outputs))
 
 
 def _described(name: str, spec: tf.TensorSpec) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
-import json
 import logging
 from typing import Any
 
@@ -18,12 +18,14 @@ from serving.server.access import Access, token_middleware
 from serving.server.batching import Arrays, Call
 from serving.server.bodies import Bodies
 from serving.server.grpc import signature_def_map
+from serving.server.json_process import LARGE_TEXT, JsonProcess, is_large
 from serving.server.model import Model, version_of
 from serving.server.models import ModelRepository
 from serving.server.observation import Observer, Seen
 from serving.server.open_inference import OpenInferenceService
 from serving.server.scheduler import Scheduler
-from serving.server.servable import Servable, specs_of
+from serving.server.servable import DEFAULT_SIGNATURE, Servable, specs_of
+from serving.wire import json_tensors
 from serving.wire.errors import RequestError, printable
 from serving.wire.json_tensors import PredictBody
 
@@ -50,6 +52,7 @@ def application(
     access: Access,
     max_body_bytes: int,
     body_seconds: float,
+    request_seconds: float,
     max_image_pixels: int,
 ) -> web.Application:
     """Create the aiohttp application.
@@ -61,10 +64,12 @@ def application(
       access: who may ask.
       max_body_bytes: a larger body is answered with 413.
       body_seconds: a body that takes longer to arrive is answered with 408.
+      request_seconds: to read a large body of JSON, and to write a large answer.
       max_image_pixels: an image with more is refused.
     """
-    bodies = Bodies(scheduler, max_body_bytes, body_seconds)
-    service = RestService(repository, scheduler, observer, bodies, max_image_pixels)
+    bodies, json_process = Bodies(scheduler, max_body_bytes, body_seconds), JsonProcess(request_seconds)
+    reading = (repository, scheduler, observer, bodies, json_process, max_image_pixels)
+    service = RestService(*reading)
     app = web.Application(
         client_max_size=max_body_bytes, middlewares=[_errors_as_json, token_middleware(access)]
     )
@@ -74,7 +79,9 @@ def application(
         app.router.add_get(prefix, service.status)
         app.router.add_get(f"{prefix}/metadata", service.metadata)
         app.router.add_post(f"{prefix}:predict", service.predict)
-    OpenInferenceService(repository, scheduler, observer, bodies, max_image_pixels).add_to(app.router)
+    OpenInferenceService(*reading).add_to(app.router)
+    # The first of what ends: what it does is not waited for.
+    app.on_shutdown.append(lambda _: asyncio.to_thread(json_process.close))
     return app
 
 
@@ -87,12 +94,14 @@ class RestService:
         scheduler: Scheduler,
         observer: Observer,
         bodies: Bodies,
+        json_process: JsonProcess,
         max_image_pixels: int,
     ):
         self._repository = repository
         self._scheduler = scheduler
         self._observer = observer
         self._bodies = bodies
+        self._json = json_process
         self._max_image_pixels = max_image_pixels
 
     async def status(self, request: web.Request) -> web.Response:
@@ -138,14 +147,21 @@ class RestService:
             asked, call = await self._read(request, servable)
             seen.signature = call.signature.name
             outputs = await self._scheduler.run(call, seen)
-            answer = await self._scheduler.in_thread(lambda: json.dumps(asked.answer(outputs)))
+            if is_large(outputs):
+                answer = await self._json.run(json_tensors.write, asked, outputs)
+            else:
+                answer = await self._scheduler.in_thread(lambda: json_tensors.write(asked, outputs))
         return web.Response(text=answer, content_type="application/json")
 
     async def _read(self, request: web.Request, servable: Servable) -> tuple[PredictBody, Call]:
         async with self._bodies.read(request) as body:
-            return await self._scheduler.in_thread(
-                functools.partial(_call, servable, body, self._max_image_pixels)
-            )
+            dtypes = _dtypes(servable)
+            if len(body) >= LARGE_TEXT:
+                asked, inputs = await self._json.run(json_tensors.read, body, dtypes)
+            else:
+                asked, inputs = await self._scheduler.in_thread(lambda: json_tensors.read(body, dtypes))
+            check = functools.partial(_call, servable, asked.signature_name, inputs, self._max_image_pixels)
+            return asked, await self._scheduler.in_thread(check)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """GET /monitoring/prometheus/metrics, TF Serving's default path."""
@@ -159,15 +175,20 @@ class RestService:
         return model, version, request.match_info.get("label")
 
 
-def _call(servable: Servable, body: bytes, max_image_pixels: int) -> tuple[PredictBody, Call]:
-    request = PredictBody.from_json(body)
-    signature = servable.signature(request.signature_name)
-    inputs: Arrays = request.arrays(
-        {name: spec.dtype.as_numpy_dtype for name, spec in signature.inputs.items()}
-    )
+def _dtypes(servable: Servable) -> dict[str, dict[str, Any]]:
+    """NumPy's dtypes of the inputs of each signature, "" for the default one."""
+    dtypes = {
+        name: {key: spec.dtype.as_numpy_dtype for key, spec in signature.inputs.items()}
+        for name, signature in servable.signatures.items()
+    }
+    return {**dtypes, "": dtypes.get(DEFAULT_SIGNATURE, {})}
+
+
+def _call(servable: Servable, signature_name: str, inputs: Arrays, max_image_pixels: int) -> Call:
+    signature = servable.signature(signature_name)
     signature.check_inputs(specs_of(inputs))
     image_limit.check(inputs, max_image_pixels)
-    return request, Call(servable, signature, inputs, tuple(signature.outputs))
+    return Call(servable, signature, inputs, tuple(signature.outputs))
 
 
 @web.middleware

@@ -90,6 +90,11 @@ class Servable:
         for signature, inputs in read_warmup(path) if warm_up else ():
             self.predict(signature, inputs)
 
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """All signatures by name."""
+        return self._signatures
+
     def signature(self, name: str) -> Signature:
         """Return the signature of that name, or `serving_default` for an empty name."""
         name = name or DEFAULT_SIGNATURE

@@ -249,6 +249,7 @@ async def _start_rest(service: _Service) -> tuple[str, Callable[[], Awaitable[No
         access=options.access,
         max_body_bytes=limits.max_message_bytes,
         body_seconds=limits.body_seconds,
+        request_seconds=limits.request_seconds,
         max_image_pixels=limits.max_image_pixels,
     )
     # With cancellation, so that what a client that has left had asked for does not run.

@@ -51,6 +51,10 @@ class RequestError(Exception):
         self.message = printable(message)
         super().__init__(self.message)
 
+    def __reduce__(self) -> tuple[type[RequestError], tuple[grpc.StatusCode, str]]:
+        # Large messages are read in another process, whose errors come back.
+        return RequestError, (self.code, self.message)
+
 
 def printable(message: str) -> str:
     """A message in one line of at most `LONGEST` bytes and an ellipsis.

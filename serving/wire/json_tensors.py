@@ -78,6 +78,26 @@ class PredictBody:
         return {"predictions": [dict(zip(values, row, strict=True)) for row in rows]}
 
 
+def read(body: bytes, dtypes: Mapping[str, Mapping[str, Any]]) -> tuple[PredictBody, dict[str, np.ndarray]]:
+    """Parse a body and its arrays.
+
+    Args:
+      body: of a :predict request.
+      dtypes: of the inputs of each signature, "" for the default one.
+
+    Returns:
+      The body, of which only the number of rows is left, and the inputs; none if the signature is unknown.
+    """
+    asked = PredictBody.from_json(body)
+    inputs = asked.arrays(dtypes[asked.signature_name]) if asked.signature_name in dtypes else {}
+    return PredictBody(asked.signature_name, asked.rows, [None] * len(asked.values)), inputs
+
+
+def write(asked: PredictBody, outputs: Mapping[str, np.ndarray]) -> str:
+    """The text of an answer."""
+    return json.dumps(asked.answer(outputs))
+
+
 def encode(name: str, array: np.ndarray) -> Any:
     """Convert an array to nested lists, bytes to base64 objects if `name` ends in `_bytes`, else to text."""
     if array.dtype.kind != _OBJECT:

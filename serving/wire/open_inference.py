@@ -95,6 +95,12 @@ class InferRequest:
             binary,
         )
 
+    def write(self, outputs: Mapping[str, np.ndarray], head: Mapping[str, Any]) -> tuple[bytes, bytes]:
+        """Return the JSON of an answer, which begins with the fields of `head`, and the bytes behind it."""
+        described, binary = self.answer(outputs)
+        own = {"id": self.id} if self.id else {}
+        return json.dumps({**head, **own, "outputs": described}).encode(), binary
+
     def answer(self, outputs: Mapping[str, np.ndarray]) -> tuple[list[dict[str, Any]], bytes]:
         """Return the outputs that are wanted, for JSON, and the bytes behind it."""
         described, parts = [], []
