@@ -90,7 +90,8 @@ def read(body: bytes, dtypes: Mapping[str, Mapping[str, Any]]) -> tuple[PredictB
     """
     asked = PredictBody.from_json(body)
     inputs = asked.arrays(dtypes[asked.signature_name]) if asked.signature_name in dtypes else {}
-    return PredictBody(asked.signature_name, asked.rows, [None] * len(asked.values)), inputs
+    left = [None] * len(asked.values) if asked.rows else None
+    return PredictBody(asked.signature_name, asked.rows, left), inputs
 
 
 def write(asked: PredictBody, outputs: Mapping[str, np.ndarray]) -> str:

@@ -161,7 +161,11 @@ def _tensor(name: str, given: Mapping[str, Any], rest: _Rest) -> np.ndarray:
     # Python's integers: a product of sizes may have any length.
     if math.prod(shape) != values.size:
         raise invalid(f"data of {name} must have {math.prod(shape)} values for its shape, got {values.size}")
-    return values.reshape(shape)
+    try:
+        return values.reshape(shape)
+    # More sizes than NumPy takes, or of nothing and larger than memory.
+    except ValueError as error:
+        raise invalid(f"shape of {name} must be one of an array, got {len(shape)} sizes") from error
 
 
 def _from_json(name: str, data: Any, kind: str, parameters: Mapping[str, Any]) -> np.ndarray:

@@ -75,6 +75,15 @@ PATHS = (
     "/v1/models/MODEL/versions/1",
     "/monitoring/prometheus/metrics",
 )
+INFER_PATHS = (
+    *["/v2/models/MODEL/infer"] * 6,
+    "/v2/models/MODEL/versions/1/infer",
+    "/v2/models/MODEL",
+    "/v2/models/MODEL/ready",
+    "/v2/health/ready",
+    "/v2",
+)
+FLOATS = ("temperature", "top_p", "guidance_scale", "pixels")
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +99,8 @@ def image() -> bytes:
     return encoded(np.full([stand_ins.SIZE, stand_ins.SIZE, 3], 99, np.uint8), "PNG")
 
 
-def bodies() -> list[dict[str, Any]]:
-    """A valid JSON body of each signature that takes inputs, in both forms."""
+def bodies() -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Paths and a valid JSON body for each signature that takes inputs, in both forms and both protocols."""
     pixels = np.full([1, stand_ins.SIZE, stand_ins.SIZE, 3], 0.5).tolist()
     tokens = np.zeros([1, stand_ins.TOKENS], int).tolist()
     picture = {"b64": base64.b64encode(image()).decode()}
@@ -105,9 +114,30 @@ def bodies() -> list[dict[str, Any]]:
     ]
     found = []
     for name, row in rows:
-        found.append({"signature_name": name, "instances": [row, row]})
-        found.append({"signature_name": name, "inputs": {key: [value] for key, value in row.items()}})
+        model = "vit_vqgan" if name in TOKENIZER else "vim"
+        paths = tuple(path.replace("MODEL", model) for path in PATHS)
+        found.append((paths, {"signature_name": name, "instances": [row, row]}))
+        columns = {key: [value] for key, value in row.items()}
+        found.append((paths, {"signature_name": name, "inputs": columns}))
+        infer = tuple(path.replace("MODEL", f"{model}.{name}") for path in INFER_PATHS)
+        found.append((infer, {"id": "x", "inputs": [tensor(key, row[key]) for key in row]}))
     return found
+
+
+def tensor(name: str, value: Any) -> dict[str, Any]:
+    """An input of the Open Inference Protocol, of one row."""
+    if name == "image_bytes":
+        parameters = {"content_type": "base64"}
+        return {
+            "name": name,
+            "shape": [1],
+            "datatype": "BYTES",
+            "data": [value["b64"]],
+            "parameters": parameters,
+        }
+    values = np.array([value])
+    datatype = {"seed": "INT64"}.get(name, "FP32" if name in FLOATS else "INT32")
+    return {"name": name, "shape": list(values.shape), "datatype": datatype, "data": values.tolist()}
 
 
 def changed(value: Any, draw: random.Random) -> Any:
@@ -146,9 +176,8 @@ def broken(whole: bytes, draw: random.Random) -> bytes:
     return bytes(some)
 
 
-def path_of(body: dict[str, Any], draw: random.Random) -> str:
-    model = "vit_vqgan" if body["signature_name"] in TOKENIZER else "vim"
-    path = draw.choice(PATHS).replace("MODEL", model)
+def path_of(paths: tuple[str, ...], draw: random.Random) -> str:
+    path = draw.choice(paths)
     if draw.random() < 0.7:
         return path
     odd = draw.choice(
@@ -180,13 +209,17 @@ def test_broken_requests_over_rest_are_the_client_s_fault(server):
     with peak_memory() as more:
         for number in range(REST):
             draw = random.Random(number)
-            whole = draw.choice(valid)
+            paths, whole = draw.choice(valid)
             body = json.dumps(changed(whole, draw)).encode()
             if draw.random() < 0.3:
                 body = broken(body, draw)
             method = draw.choice(["POST"] * 60 + ["GET", "PUT", "HEAD", "DELETE", "OPTIONS"])
-            path = path_of(whole, draw)
-            connection.request(method, path, body)
+            path = path_of(paths, draw)
+            headers = {}
+            if draw.random() < 0.1:
+                stated = draw.choice([len(body), len(body) // 2, 0, -1, "x", 10**30])
+                headers = {"Inference-Header-Content-Length": str(stated)}
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             answer = response.read()
             assert response.status in STATUSES, (number, method, path, body[:300], answer[:300])
