@@ -52,6 +52,19 @@ def test_compose_mounts_every_file_its_flags_name():
     assert plain["services"]["serving"]["command"][0] in batching["services"]["serving"]["command"]
 
 
+def test_the_embedded_server_in_compose_takes_its_flags_and_is_for_this_machine_alone():
+    (compose,) = read_yaml("compose.embedded.yaml")
+    service = compose["services"]["serving"]
+    program, command, *flags = service["command"]
+    assert (program, command) == ("tfx-vim", operate.serve.name)
+    chosen = operate.serve.make_context("serve", flags).params
+    assert (chosen["run_dir"], chosen["host"], chosen["insecure"]) == ("/models", "0.0.0.0", True)
+    (volume,) = service["volumes"]
+    assert volume.endswith("/serving:/models/serving:ro")
+    assert service["ports"] == [f"127.0.0.1:{chosen[one]}:{chosen[one]}" for one in ("port", "rest_api_port")]
+    assert int(service["stop_grace_period"].removesuffix("s")) > chosen["grace"]
+
+
 KUBERNETES = "1.31"
 NAME = {"app.kubernetes.io/name": "tfx-vim-serving"}
 BASE = ("deployment", "service", "horizontalpodautoscaler", "poddisruptionbudget", "networkpolicy")
