@@ -17,7 +17,10 @@ _PREAMBLE = re.compile(
     r"Graph execution error:|Detected at node|<stack traces unavailable>|File \""
     r"|Exception encountered when calling|\d+ root error\(s\) found"
 )
-_ASSERTION = re.compile(r"assertion failed: \[(?P<reason>.*?)\](?: \[Condition |\s|$)")
+# What is asserted, and a number that belongs to it (`serving.export.signatures.row_check`).
+_ASSERTION = re.compile(
+    r"assertion failed: \[(?P<reason>.*?)\](?: \[(?P<number>\d+)\])?(?: \[Condition |\s|$)"
+)
 # One of several errors of a step: `(0) DATA_LOSS:  truncated record`.
 _ROOT = re.compile(r"^\(\d+\) [A-Z_]+: +")
 _ESCAPED = re.compile(r"\\(['\"\\])")
@@ -98,7 +101,8 @@ def one_line(error: BaseException) -> str:
     text = str(error)
     if assertion := _ASSERTION.search(text):
         # TensorFlow escapes quotes in the text of a tensor.
-        return _ESCAPED.sub(r"\1", assertion["reason"]).rstrip(" .")
+        reason = _ESCAPED.sub(r"\1", assertion["reason"]).rstrip(" .")
+        return f"{reason} {assertion['number']}" if assertion["number"] else reason
     # Keras lists the arguments of the failed layer below the reason.
     text = text.partition("Arguments received by")[0]
     lines = [line for line in (_NODE.sub("", line).strip() for line in text.splitlines()) if line]

@@ -3,6 +3,7 @@ import re
 import pytest
 import tensorflow as tf
 
+from serving.export.signatures import row_check
 from serving.wire.errors import LONGEST, invalid, one_line
 
 
@@ -25,6 +26,17 @@ def test_graph_error_is_reduced_to_its_reason(x, said):
         checked(tf.constant(x))
     assert "\n" in str(caught.value)
     assert re.fullmatch(said, one_line(caught.value))
+
+
+def test_the_row_of_a_check_is_part_of_the_reason():
+    @tf.function
+    def checked(x):
+        with tf.control_dependencies([row_check(x < 3, "x must be in [0, 3)")]):
+            return tf.identity(x)
+
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        checked(tf.constant([0, 1, 5, 7]))
+    assert one_line(caught.value) == "x must be in [0, 3), got another in row 2"
 
 
 def test_error_without_message_becomes_its_type_name():
