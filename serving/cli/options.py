@@ -52,10 +52,15 @@ def where(command: Command) -> Command:
     version = _kept(
         "--model-version",
         metavar="VERSION",
-        callback=lambda value: int(value) if value and value.isdecimal() else value,
+        callback=_version,
         help="The number or the label of the version that the server is asked for.  [default: the newest]",
     )
     return run(endpoint(version(seconds(token(roots(command))))))
+
+
+def _version(value: str | None) -> int | str | None:
+    """A number, or a label; more digits than a version can have are a label that no model has."""
+    return int(value) if value and value.isascii() and value.isdecimal() and len(value) < 20 else value
 
 
 def _kept(

@@ -259,6 +259,12 @@ def test_version_and_timeout_are_passed_to_the_client(base, server, tmp_path, mo
     assert asked == [(None, 150.0), (None, 7.0), (17, 150.0), ("stable", 150.0)]
 
 
+def test_a_version_of_thousands_of_digits_is_not_found(server, tmp_path):
+    where = ("--endpoint", server.http, "--model-version", "9" * 5000)
+    result = run("generate", *where, "--output", tmp_path / "x.png")
+    assert "label must be one of stable, got '999" in error_line(result, 1)
+
+
 def test_channel_arguments_are_numbers_where_they_read_as_such():
     parsed = operate._channel_arguments("grpc.max_connection_age_ms=2000, grpc.x=-1,grpc.lb_policy_name=a=b")
     assert parsed == (("grpc.max_connection_age_ms", 2000), ("grpc.x", -1), ("grpc.lb_policy_name", "a=b"))
