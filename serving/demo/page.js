@@ -295,8 +295,10 @@ function compared(tokenizer, answer) {
 }
 
 const drop = $("#drop");
+let early; // a file that came before the models were known
 const given = async (file) => {
-  if (file && models) await look(await read(file)).catch((error) => say($("#tokens-said"), error.message, true));
+  if (!models) early = file;
+  else if (file) await look(await read(file)).catch((error) => say($("#tokens-said"), error.message, true));
 };
 $("#file").addEventListener("change", (event) => given(event.target.files[0]));
 for (const kind of ["dragover", "dragenter"]) {
@@ -361,7 +363,11 @@ async function start() {
   $("#draw").hidden = !drawing;
   $("#tokens").hidden = tokenizers.every((one) => one.error);
   models = found;
-  if (!drawing) return;
+  if (drawing) offerDrawing(generator);
+  await given(early);
+}
+
+function offerDrawing(generator) {
   offerClasses(generator.classes);
   completion.kept_rows.max = generator.side;
   completion.kept_rows.value = Math.floor(generator.side / 2);

@@ -177,6 +177,21 @@ class Silent(Endless):
         return await super().predict(model, signature, inputs)
 
 
+def test_a_picture_that_comes_before_the_models_is_looked_at_when_they_do(open_page, demo, picture):
+    page = open_page("about:blank")
+    held = []
+    page.route("**/api/models", lambda route: held.append(route))
+    page.goto(demo)
+    page.set_input_files("#file", picture)
+    while not held:
+        page.wait_for_timeout(20)
+    page.wait_for_timeout(200)
+    assert page.locator(".tokenizer").count() == 0
+    held[0].continue_()
+    wait_for(page.locator(".tokenizer .quality"), "^reconstruction, no difference$")
+    playwright.expect(page.get_by_role("button", name="Draw", exact=True)).to_be_visible()
+
+
 def test_late_neighbors_of_an_earlier_question_are_not_shown(open_page, demo, picture):
     page = open_page(demo)
     page.set_input_files("#file", picture)
