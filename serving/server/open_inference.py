@@ -14,16 +14,12 @@ from typing import Any
 import tensorflow as tf
 from aiohttp import web
 
-from serving.server import image_limit
 from serving.server.access import OPEN_PATHS
-from serving.server.batching import Call
-from serving.server.bodies import Bodies
-from serving.server.json_process import LARGE_TEXT, JsonProcess, is_large
+from serving.server.backend import Backend
+from serving.server.json_process import LARGE_TEXT, is_large
 from serving.server.model import Model, version_of
-from serving.server.models import ModelRepository
-from serving.server.observation import Observer, Seen
-from serving.server.scheduler import Scheduler
-from serving.server.servable import DEFAULT_SIGNATURE, Servable, specs_of
+from serving.server.observation import Seen
+from serving.server.servable import DEFAULT_SIGNATURE, Servable
 from serving.wire.errors import invalid
 from serving.wire.open_inference import InferRequest, datatype
 
@@ -34,21 +30,8 @@ _LENGTH = "Inference-Header-Content-Length"
 class OpenInferenceService:
     """The handlers below /v2."""
 
-    def __init__(
-        self,
-        repository: ModelRepository,
-        scheduler: Scheduler,
-        observer: Observer,
-        bodies: Bodies,
-        json_process: JsonProcess,
-        max_image_pixels: int,
-    ):
-        self._repository = repository
-        self._scheduler = scheduler
-        self._observer = observer
-        self._bodies = bodies
-        self._json = json_process
-        self._max_image_pixels = max_image_pixels
+    def __init__(self, backend: Backend):
+        self._backend = backend
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
@@ -75,13 +58,13 @@ class OpenInferenceService:
 
     async def ready(self, request: web.Request) -> web.Response:
         """GET /v2/models/M/ready: 200 if it is served, else 404."""
-        with self._observer.observe(REST, "ModelReady") as seen, contextlib.ExitStack() as stack:
+        with self._backend.observer.observe(REST, "ModelReady") as seen, contextlib.ExitStack() as stack:
             self._leased(request, seen, stack)
         return web.Response()
 
     async def metadata(self, request: web.Request) -> web.Response:
         """GET /v2/models/M: inputs and outputs."""
-        with self._observer.observe(REST, "ModelMetadata") as seen, contextlib.ExitStack() as stack:
+        with self._backend.observer.observe(REST, "ModelMetadata") as seen, contextlib.ExitStack() as stack:
             model, servable, signature = self._leased(request, seen, stack)
             found = servable.signature(signature)
             return web.json_response(
@@ -96,25 +79,22 @@ class OpenInferenceService:
 
     async def infer(self, request: web.Request) -> web.Response:
         """POST /v2/models/M/infer: run the signature."""
+        backend = self._backend
         with contextlib.ExitStack() as stack:
-            seen = stack.enter_context(self._observer.observe(REST, "ModelInfer"))
+            seen = stack.enter_context(backend.observer.observe(REST, "ModelInfer"))
             _, servable, signature = self._leased(request, seen, stack)
             length = _json_bytes(request)
-            async with self._bodies.read(request) as body:
-                if (len(body) if length is None else length) >= LARGE_TEXT:
-                    asked = await self._json.run(InferRequest.parse, body, length)
-                else:
-                    asked = await self._scheduler.in_thread(lambda: InferRequest.parse(body, length))
-                check = functools.partial(_call, servable, signature, asked, self._max_image_pixels)
-                call = await self._scheduler.in_thread(check)
+            async with backend.bodies.read(request) as body:
+                large = (len(body) if length is None else length) >= LARGE_TEXT
+                asked = await backend.json.run(InferRequest.parse, body, length, large=large)
+                check = functools.partial(backend.call, servable, signature, asked.inputs, asked.outputs)
+                call = await backend.scheduler.in_thread(check)
             seen.signature = call.signature.name
-            outputs = await self._scheduler.run(call, seen)
+            outputs = await backend.scheduler.run(call, seen)
             head = {"model_name": request.match_info["model"], "model_version": str(servable.version)}
             asked = dataclasses.replace(asked, inputs={})
-            if is_large(outputs):
-                content, binary = await self._json.run(asked.write, outputs, head)
-            else:
-                content, binary = await self._scheduler.in_thread(lambda: asked.write(outputs, head))
+            large = is_large({name: array for name, array in outputs.items() if not asked.is_binary(name)})
+            content, binary = await backend.json.run(asked.write, outputs, head, large=large)
         if not binary:
             return web.Response(body=content, content_type="application/json")
         return web.Response(
@@ -130,9 +110,9 @@ class OpenInferenceService:
         path = request.match_info
         name, signature = path["model"], DEFAULT_SIGNATURE
         # The name of a model may have a dot itself.
-        if name not in self._repository.names and "." in name:
+        if name not in self._backend.repository.names and "." in name:
             name, _, signature = name.rpartition(".")
-        model = self._repository.model(name)
+        model = self._backend.repository.model(name)
         seen.model = model.name
         servable = stack.enter_context(model.lease(version_of(path.get("version")), None))
         seen.version = servable.version
@@ -148,13 +128,6 @@ def _json_bytes(request: web.Request) -> int | None:
     if not (stated.isascii() and stated.isdecimal() and len(stated) < 20):
         raise invalid(f"{_LENGTH} must be a number of bytes, got {stated!r}")
     return int(stated)
-
-
-def _call(servable: Servable, signature: str, asked: InferRequest, max_image_pixels: int) -> Call:
-    found = servable.signature(signature)
-    found.check_inputs(specs_of(asked.inputs))
-    image_limit.check(asked.inputs, max_image_pixels)
-    return Call(servable, found, asked.inputs, servable.wanted(found, asked.outputs))
 
 
 def _described(name: str, spec: tf.TensorSpec) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from google.protobuf import json_format
 
-from serving.server import image_limit
 from serving.server.access import Access, token_middleware
-from serving.server.batching import Arrays, Call
+from serving.server.backend import Backend
+from serving.server.batching import Call
 from serving.server.bodies import Bodies
 from serving.server.grpc import signature_def_map
 from serving.server.json_process import LARGE_TEXT, JsonProcess, is_large
@@ -24,7 +24,7 @@ from serving.server.models import ModelRepository
 from serving.server.observation import Observer, Seen
 from serving.server.open_inference import OpenInferenceService
 from serving.server.scheduler import Scheduler
-from serving.server.servable import DEFAULT_SIGNATURE, Servable, specs_of
+from serving.server.servable import DEFAULT_SIGNATURE, Servable
 from serving.wire import json_tensors
 from serving.wire.errors import RequestError, printable
 from serving.wire.json_tensors import PredictBody
@@ -67,9 +67,10 @@ def application(
       request_seconds: to read a large body of JSON, and to write a large answer.
       max_image_pixels: an image with more is refused.
     """
-    bodies, json_process = Bodies(scheduler, max_body_bytes, body_seconds), JsonProcess(request_seconds)
-    reading = (repository, scheduler, observer, bodies, json_process, max_image_pixels)
-    service = RestService(*reading)
+    json_process = JsonProcess(scheduler, request_seconds)
+    bodies = Bodies(scheduler, max_body_bytes, body_seconds)
+    backend = Backend(repository, scheduler, observer, bodies, json_process, max_image_pixels)
+    service = RestService(backend)
     app = web.Application(
         client_max_size=max_body_bytes, middlewares=[_errors_as_json, token_middleware(access)]
     )
@@ -79,7 +80,7 @@ def application(
         app.router.add_get(prefix, service.status)
         app.router.add_get(f"{prefix}/metadata", service.metadata)
         app.router.add_post(f"{prefix}:predict", service.predict)
-    OpenInferenceService(*reading).add_to(app.router)
+    OpenInferenceService(backend).add_to(app.router)
     # The first of what ends: what it does is not waited for.
     app.on_shutdown.append(lambda _: asyncio.to_thread(json_process.close))
     return app
@@ -88,25 +89,12 @@ def application(
 class RestService:
     """The handlers of status, metadata, :predict and the metrics."""
 
-    def __init__(
-        self,
-        repository: ModelRepository,
-        scheduler: Scheduler,
-        observer: Observer,
-        bodies: Bodies,
-        json_process: JsonProcess,
-        max_image_pixels: int,
-    ):
-        self._repository = repository
-        self._scheduler = scheduler
-        self._observer = observer
-        self._bodies = bodies
-        self._json = json_process
-        self._max_image_pixels = max_image_pixels
+    def __init__(self, backend: Backend):
+        self._backend = backend
 
     async def status(self, request: web.Request) -> web.Response:
         """GET /v1/models/M: the state of every version, with the error of those that did not load."""
-        with self._observer.observe(REST, "GetModelStatus") as seen:
+        with self._backend.observer.observe(REST, "GetModelStatus") as seen:
             model, version, label = self._choice(request, seen)
             statuses = model.statuses(version, label)
         return web.json_response(
@@ -128,7 +116,7 @@ class RestService:
     async def metadata(self, request: web.Request) -> web.Response:
         """GET /v1/models/M/metadata: the signatures."""
         with contextlib.ExitStack() as stack:
-            seen = stack.enter_context(self._observer.observe(REST, "GetModelMetadata"))
+            seen = stack.enter_context(self._backend.observer.observe(REST, "GetModelMetadata"))
             model, version, label = self._choice(request, seen)
             servable = stack.enter_context(model.lease(version, label))
             signatures = json_format.MessageToDict(
@@ -140,37 +128,32 @@ class RestService:
     async def predict(self, request: web.Request) -> web.Response:
         """POST /v1/models/M:predict: run one signature."""
         with contextlib.ExitStack() as stack:
-            seen = stack.enter_context(self._observer.observe(REST, "Predict"))
+            seen = stack.enter_context(self._backend.observer.observe(REST, "Predict"))
             model, version, label = self._choice(request, seen)
             servable = stack.enter_context(model.lease(version, label))
             seen.version = servable.version
             asked, call = await self._read(request, servable)
             seen.signature = call.signature.name
-            outputs = await self._scheduler.run(call, seen)
-            if is_large(outputs):
-                answer = await self._json.run(json_tensors.write, asked, outputs)
-            else:
-                answer = await self._scheduler.in_thread(lambda: json_tensors.write(asked, outputs))
+            outputs = await self._backend.scheduler.run(call, seen)
+            answer = await self._backend.json.run(json_tensors.write, asked, outputs, large=is_large(outputs))
         return web.Response(text=answer, content_type="application/json")
 
     async def _read(self, request: web.Request, servable: Servable) -> tuple[PredictBody, Call]:
-        async with self._bodies.read(request) as body:
-            dtypes = _dtypes(servable)
-            if len(body) >= LARGE_TEXT:
-                asked, inputs = await self._json.run(json_tensors.read, body, dtypes)
-            else:
-                asked, inputs = await self._scheduler.in_thread(lambda: json_tensors.read(body, dtypes))
-            check = functools.partial(_call, servable, asked.signature_name, inputs, self._max_image_pixels)
-            return asked, await self._scheduler.in_thread(check)
+        backend = self._backend
+        async with backend.bodies.read(request) as body:
+            large = len(body) >= LARGE_TEXT
+            asked, inputs = await backend.json.run(json_tensors.read, body, _dtypes(servable), large=large)
+            check = functools.partial(backend.call, servable, asked.signature_name, inputs)
+            return asked, await backend.scheduler.in_thread(check)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """GET /monitoring/prometheus/metrics, TF Serving's default path."""
         del request
-        return web.Response(text=self._observer.exposition(), content_type="text/plain")
+        return web.Response(text=self._backend.observer.exposition(), content_type="text/plain")
 
     def _choice(self, request: web.Request, seen: Seen) -> tuple[Model, int | None, str | None]:
         version = version_of(request.match_info.get("version"))
-        model = self._repository.model(request.match_info["model"])
+        model = self._backend.repository.model(request.match_info["model"])
         seen.model = model.name
         return model, version, request.match_info.get("label")
 
@@ -182,13 +165,6 @@ def _dtypes(servable: Servable) -> dict[str, dict[str, Any]]:
         for name, signature in servable.signatures.items()
     }
     return {**dtypes, "": dtypes.get(DEFAULT_SIGNATURE, {})}
-
-
-def _call(servable: Servable, signature_name: str, inputs: Arrays, max_image_pixels: int) -> Call:
-    signature = servable.signature(signature_name)
-    signature.check_inputs(specs_of(inputs))
-    image_limit.check(inputs, max_image_pixels)
-    return Call(servable, signature, inputs, tuple(signature.outputs))
 
 
 @web.middleware

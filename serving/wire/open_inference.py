@@ -35,6 +35,8 @@ DTYPES: Mapping[str, Any] = {
 }
 _NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 _LENGTH = struct.Struct("<I")
+# NumPy's limit.
+_MOST_SIZES = 32
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,10 @@ class InferRequest:
             binary,
         )
 
+    def is_binary(self, name: str) -> bool:
+        """Whether an output is to be bytes behind the JSON."""
+        return self.outputs.get(name, self.binary)
+
     def write(self, outputs: Mapping[str, np.ndarray], head: Mapping[str, Any]) -> tuple[bytes, bytes]:
         """Return the JSON of an answer, which begins with the fields of `head`, and the bytes behind it."""
         described, binary = self.answer(outputs)
@@ -111,7 +117,7 @@ class InferRequest:
                 "datatype": datatype(array.dtype),
                 "shape": list(array.shape),
             }
-            if self.outputs.get(name, self.binary):
+            if self.is_binary(name):
                 parts.append(_packed(array))
                 one["parameters"] = {"binary_data_size": len(parts[-1])}
             else:
@@ -146,6 +152,9 @@ def _tensor(name: str, given: Mapping[str, Any], rest: _Rest) -> np.ndarray:
     shape, kind = given.get("shape"), given.get("datatype")
     if not isinstance(shape, list) or not all(_is_size(size) for size in shape):
         raise invalid(f"shape of {name} must be a list of sizes")
+    # Before they are multiplied: the product of a million sizes takes minutes.
+    if len(shape) > _MOST_SIZES:
+        raise invalid(f"shape of {name} must be one of an array, got {len(shape)} sizes")
     if not isinstance(kind, str) or kind not in DTYPES:
         raise invalid(f"datatype of {name} must be one of {', '.join(DTYPES)}, got {kind!r}")
     parameters = _parameters(given)
@@ -158,12 +167,11 @@ def _tensor(name: str, given: Mapping[str, Any], rest: _Rest) -> np.ndarray:
         values = _from_json(name, given["data"], kind, parameters)
     else:
         raise invalid(f"input {name} must have data, or binary_data_size")
-    # Python's integers: a product of sizes may have any length.
     if math.prod(shape) != values.size:
         raise invalid(f"data of {name} must have {math.prod(shape)} values for its shape, got {values.size}")
     try:
         return values.reshape(shape)
-    # More sizes than NumPy takes, or of nothing and larger than memory.
+    # Of nothing, and larger than memory.
     except ValueError as error:
         raise invalid(f"shape of {name} must be one of an array, got {len(shape)} sizes") from error
 

@@ -1,5 +1,6 @@
 """Large JSON is read and written in another process."""
 
+import asyncio
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ import pytest
 
 from serving.client.connect import connect
 from serving.server import json_process
+from serving.server.json_process import JsonProcess
 from serving.server.server import background_server
 from serving.wire.errors import RequestError
 from tests.serving.server.test_rest import ask
@@ -119,6 +121,20 @@ def test_the_process_ends_with_its_server(base):
     while json_processes() & own and time.monotonic() < end:
         time.sleep(0.05)
     assert not json_processes() & own
+
+
+def test_work_that_takes_too_long_does_not_keep_what_comes_after():
+    async def ask():
+        process = JsonProcess(None, 8.0)
+        with pytest.raises(RequestError) as error:
+            await process.run(time.sleep, 3600, large=True)
+        assert error.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        try:
+            return await process.run(len, "next", large=True)
+        finally:
+            process.close()
+
+    assert asyncio.run(ask()) == 4
 
 
 def test_errors_pass_from_one_process_to_another():
