@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from serving.export.metadata import Metadata
-from serving.export.signatures import ERROR
+from serving.export.metadata import ERROR, Metadata
 
 # The signatures of each kind of model and their required outputs (`serving.export.tokenizer` and siblings).
 CONTRACT: Mapping[str, Mapping[str, tuple[str, ...]]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import grpc
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -50,11 +51,7 @@ class GrpcClient(Client):
 
     def __init__(self, endpoint: str, timeout: float, credentials: Credentials, version: Version):
         self._endpoint, self._timeout, self._version = endpoint, timeout, version
-        scheme, _, address = endpoint.partition("://")
-        if scheme == "grpcs":
-            self._channel = grpc.secure_channel(address, credentials.grpc, options=_OPTIONS)
-        else:
-            self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._channel = _channel(grpc, endpoint, credentials)
         self._headers = tuple(credentials.headers.items())
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
@@ -75,11 +72,7 @@ class AsyncGrpcClient(AsyncClient):
 
     def __init__(self, endpoint: str, timeout: float, credentials: Credentials, version: Version):
         self._endpoint, self._timeout, self._version = endpoint, timeout, version
-        scheme, _, address = endpoint.partition("://")
-        if scheme == "grpcs":
-            self._channel = grpc.aio.secure_channel(address, credentials.grpc, options=_OPTIONS)
-        else:
-            self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._channel = _channel(grpc.aio, endpoint, credentials)
         self._headers = tuple(credentials.headers.items())
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
@@ -93,6 +86,14 @@ class AsyncGrpcClient(AsyncClient):
     async def close(self) -> None:
         """Close the channel."""
         await self._channel.close()
+
+
+def _channel(kind: Any, endpoint: str, credentials: Credentials) -> Any:
+    """The channel to an endpoint: of `grpc`, or of `grpc.aio`."""
+    scheme, _, address = endpoint.partition("://")
+    if scheme == "grpcs":
+        return kind.secure_channel(address, credentials.grpc, options=_OPTIONS)
+    return kind.insecure_channel(address, options=_OPTIONS)
 
 
 def _request(

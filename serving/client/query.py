@@ -9,12 +9,11 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from serving.client.client import Array, Client
+from serving.export.metadata import ERROR
 from serving.wire.errors import ClientError, RefusedError
 
 # A batch of photographs must stay far below the servers' 64 MiB, base64 included.
 BATCH_BYTES = 16 * 2**20
-# The output of signatures that take images (`serving.export.signatures`).
-ERROR = "error"
 
 Answer = TypeVar("Answer")
 

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 # Every image is RGB.
 CHANNELS = 3
 WHITE = "#ffffff"
+# The output of signatures that take images: why a row failed; empty where it did not.
+ERROR = "error"
 # Beside a SavedModel, where TF Serving takes no notice of it.
 FILE = os.path.join("assets.extra", "tfx_vim.json")
 

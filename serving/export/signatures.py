@@ -18,7 +18,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from serving.export import images
 from serving.export.atomic import write_atomic
-from serving.export.metadata import CHANNELS, Metadata
+from serving.export.metadata import CHANNELS, ERROR, Metadata
 from serving.export.metadata import FILE as METADATA_FILE
 
 IMAGE_BYTES = tf.TensorSpec([None], tf.string, "image_bytes")
@@ -28,8 +28,6 @@ _INIT_OP = "__saved_model_init_op"
 CLASS_ID = tf.TensorSpec([None], tf.int32, "class_id")
 # Serialized, with the features of the Examples artifact.
 EXAMPLES = tf.TensorSpec([None], tf.string, "examples")
-# The output that says of each row why it failed; empty where it did not.
-ERROR = "error"
 
 
 def pixels_spec(metadata: Metadata) -> tf.TensorSpec:

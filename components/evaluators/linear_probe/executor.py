@@ -16,9 +16,8 @@ from components.evaluators.linear_probe import probe
 from components.metrics import registry
 from components.saved_model import SavedModel
 from serving.export.atomic import DRAFT, is_remote
-from serving.export.metadata import Metadata
+from serving.export.metadata import ERROR, Metadata
 from serving.export.records import naming_damage
-from serving.export.signatures import ERROR
 
 
 class Executor(base_executor.BaseExecutor):
