@@ -24,7 +24,7 @@ from pydantic import Discriminator, Field, PositiveInt, Tag
 from components.image_example_gen.classes import Check
 from components.image_example_gen.source_kinds import Reading, SourceOptions, parse_source
 from components.metrics import registry
-from serving.export.metadata import WHITE
+from serving.export.metadata import MAX_PIXELS, WHITE
 from serving.export.sampling_params import SamplingParams
 from serving.wire.errors import did_you_mean
 from tfx_pipeline.beam import Beam
@@ -106,6 +106,12 @@ class Tokens(Section):
     num_shards: PositiveInt = 1
 
 
+class Export(Section):
+    """What the exported models take: an image with more than `max_image_pixels` is refused."""
+
+    max_image_pixels: Annotated[int, Field(gt=0, le=MAX_PIXELS)] = MAX_PIXELS
+
+
 class Bound(Section):
     """Bounds of a metric for a model to be blessed.
 
@@ -184,6 +190,7 @@ class Config(Section):
     tokens: Tokens = Tokens()
     stage2: Stage2
     evaluation: Evaluation = Evaluation()
+    export: Export = Export()
     beam: Beam = Beam()
     platform: Platform = Platform()
     # What `load` was told beyond the preset: dotted key -> value.

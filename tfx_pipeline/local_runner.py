@@ -31,7 +31,7 @@ from components.tokenizer_importer import saved_tokenizer
 from serving.export.atomic import is_remote, write_atomic
 from serving.export.versions import content_digest, push, versions
 from serving.wire.errors import did_you_mean
-from tfx_pipeline import code, console, failures, history, lineage, run_lock
+from tfx_pipeline import code, console, failures, history, lineage, run_lock, trainings
 from tfx_pipeline.config import Config, ImportedTokenizer
 from tfx_pipeline.console import ComponentLog
 from tfx_pipeline.lineage import LineageError
@@ -138,7 +138,7 @@ def _finish(home: Path, pipeline: str, log: ComponentLog) -> Run:
         folder.publish(results["RunReport"].outputs["report"].uri, str(home))
     except ReportError as error:
         raise RunError(f"{error}; `run --no-cache RunReport` writes it anew") from error
-    for component in ("Pusher-tokenizer", "Pusher-vim"):
+    for component in (f"Pusher-{name}" for name in trainings.SERVED_AS):
         _serve(results[component].outputs["pushed_model"], component)
     folder.add_components(
         str(home),

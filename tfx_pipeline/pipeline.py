@@ -150,6 +150,7 @@ def create_pipeline(
     tokenizer_validator, tokenizer_pusher = _release(
         "tokenizer", tokenizer, reconstruction, served["tokenizer"]
     )
+    classifier_validator, classifier_pusher = _release("classifier", classifier, None, served["classifier"])
     vim_validator, vim_pusher = _release("vim", vim, generation, served["vim"])
 
     components = [
@@ -167,6 +168,8 @@ def create_pipeline(
         linear_probe,
         tokenizer_validator,
         tokenizer_pusher,
+        classifier_validator,
+        classifier_pusher,
         vim_validator,
         vim_pusher,
     ]
@@ -260,14 +263,14 @@ def _trainer(
 def _release(
     name: str,
     model: BaseComponent,
-    evaluator: BaseComponent,
+    evaluator: BaseComponent | None,
     served: str,
 ) -> tuple[ModelValidator, Pusher]:
-    """Validate a model by querying it, and push it if validator and evaluator both bless it."""
+    """Validate a model by querying it, and push it if the validator, and the evaluator if any, bless it."""
     validator = ModelValidator(model=model.outputs["model"]).with_id(f"ModelValidator-{name}")
     pusher = Pusher(
         model=model.outputs["model"],
-        model_blessing=evaluator.outputs["blessing"],
+        model_blessing=evaluator.outputs["blessing"] if evaluator else None,
         infra_blessing=validator.outputs["blessing"],
         push_destination=tfx.proto.PushDestination(
             filesystem=tfx.proto.PushDestination.Filesystem(base_directory=served)

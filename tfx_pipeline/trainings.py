@@ -36,7 +36,7 @@ TRAININGS = {
 
 
 # The folders for a model server, by training.
-SERVED_AS = {"tokenizer": "vit_vqgan", "vim": "vim"}
+SERVED_AS = {"tokenizer": "vit_vqgan", "classifier": "classifier", "vim": "vim"}
 
 
 def of(config: Config) -> list[str]:
@@ -79,6 +79,7 @@ def custom_config(
         checkpoints=os.path.join(run_dir, "checkpoints", name),
         logs=os.path.join(run_dir, "logs", name),
         ground=config.data.ground,
+        max_image_pixels=config.export.max_image_pixels,
         code=code_version or fingerprint(name),
         start=start,
         label=config.label("seed", "data", section),
@@ -101,8 +102,6 @@ def _started(stage: Any, section: str, name: str, run_dir: str, served: str) -> 
     key = f"{section}.train.warm_start"
     if folder == PUSHED:
         # By name alone: what is pushed at the end of a run must not make its trainings run again.
-        if name not in SERVED_AS:
-            raise ConfigError(f"{key} must be the path of weights, got pushed: a {name} is not pushed")
         train = stage.train.model_copy(update={"warm_start": os.path.join(served, SERVED_AS[name])})
         return stage.model_copy(update={"train": train}), PUSHED
     if not is_remote(folder):

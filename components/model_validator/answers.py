@@ -28,8 +28,8 @@ CONTRACT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "serving_default": (),
     },
     "classifier": {
-        "classify": ("logits", "features"),
-        "classify_pixels": ("logits", "features"),
+        "classify": ("logits", "probabilities", "features"),
+        "classify_pixels": ("logits", "probabilities", "features"),
         "serving_default": (),
     },
 }
@@ -58,7 +58,7 @@ def check(signature: str, answer: Mapping[str, tf.Tensor], batch: int, metadata:
             raise WrongAnswerError(f"{name} must be finite, got NaN or infinity")
         if name in ("tokens", "neighbors"):
             _check_range(name, tensor, 0, metadata.codebook_size - 1)
-        if name == "pixels":
+        if name in ("pixels", "probabilities"):
             _check_range(name, tensor, 0.0, 1.0)
         if name == ERROR and (refused := set(tensor.numpy()) - {b""}):
             raise WrongAnswerError(f"error must be empty for images that are right, got {refused.pop()!r}")
@@ -86,6 +86,7 @@ def _expected(name: str, tensor: tf.Tensor, metadata: Metadata) -> tuple[tf.DTyp
         "log_likelihood": (tf.float32, ()),
         "bits_per_token": (tf.float32, ()),
         "logits": (tf.float32, (len(metadata.class_names),)),
+        "probabilities": (tf.float32, (len(metadata.class_names),)),
         # [L, D] of all blocks for a Transformer (generator), [D] of the last layer otherwise.
         "features": (tf.float32, (None, None) if metadata.kind == "generator" else (None,)),
     }

@@ -1,4 +1,4 @@
-"""Commands that query models: generate, complete, encode, decode, reconstruct.
+"""Commands that query models: generate, complete, encode, decode, reconstruct, classify.
 
 What needs TensorFlow is imported by the command that runs, so that `--help` is fast.
 """
@@ -66,6 +66,7 @@ def generate(
 @click.command(context_settings=options.SHOW_DEFAULTS)
 @options.where
 @options.images
+@options.max_pixels
 @click.option(
     "--keep",
     type=click.FloatRange(0, 1),
@@ -82,6 +83,7 @@ def complete(
     run_dir: str | None,
     endpoint: str | None,
     images: tuple[Path, ...],
+    max_pixels: int,
     keep: float,
     classes: tuple[str, ...],
     count: int,
@@ -95,7 +97,8 @@ def complete(
         with _usage_errors():
             class_id = queries.one_class(metadata, classes)
             kept_rows = queries.kept_rows(metadata, keep)
-        originals = [files.read_image(path) for path in images]
+        most = min(max_pixels, metadata.max_image_pixels)
+        originals = [files.read_image(path, most) for path in images]
         ids = np.full(len(images) * count, class_id, np.int32)
         repeated = [original for original in originals for _ in range(count)]
         completed, tokens = queries.complete(client, repeated, ids.tolist(), kept_rows, params)
@@ -127,15 +130,19 @@ def complete(
 @click.command()
 @options.where
 @options.images_or_folders
+@options.max_pixels
 @options.output("Tokens as .npz, .json, or .tfrecord (tf.Examples).")
-def encode(run_dir: str | None, endpoint: str | None, images: tuple[Path, ...], output: Path) -> None:
+def encode(
+    run_dir: str | None, endpoint: str | None, images: tuple[Path, ...], max_pixels: int, output: Path
+) -> None:
     """Encode images, also all of a folder, to tokens; a killed command goes on where it stopped."""
     with options.one_line_errors(), _client(run_dir, endpoint, output, options.TOKEN_SUFFIXES) as client:
+        most = min(max_pixels, client.metadata(queries.TOKENIZER).max_image_pixels)
 
         def ask(files: list[bytes]) -> dict[str, np.ndarray]:
             return {"tokens": queries.encode(client, files)}
 
-        with folders.answered(folders.find(images), output, ask, "encode") as chunks:
+        with folders.answered(folders.find(images), output, ask, "encode", most) as chunks:
             files.write_tokens(
                 output, ((chunk.arrays["tokens"], chunk.names) for chunk in chunks if chunk.names)
             )
@@ -164,18 +171,22 @@ def decode(run_dir: str | None, endpoint: str | None, tokens_file: Path, output:
 @click.command()
 @options.where
 @options.images_or_folders
+@options.max_pixels
 @options.images_output
-def reconstruct(run_dir: str | None, endpoint: str | None, images: tuple[Path, ...], output: Path) -> None:
+def reconstruct(
+    run_dir: str | None, endpoint: str | None, images: tuple[Path, ...], max_pixels: int, output: Path
+) -> None:
     """Encode images, also all of a folder, and decode them again; a .png shows both side by side."""
     with options.one_line_errors(), _client(run_dir, endpoint, output, options.IMAGE_SUFFIXES) as client:
-        ground = client.metadata(queries.TOKENIZER).ground
+        metadata = client.metadata(queries.TOKENIZER)
+        most = min(max_pixels, metadata.max_image_pixels)
 
         def ask(originals: list[bytes]) -> dict[str, np.ndarray]:
             made = queries.reconstruct(client, originals)
-            shown = [files.cropped(original, made.shape[1], ground) for original in originals]
+            shown = [files.cropped(original, made.shape[1], metadata.ground) for original in originals]
             return {"images": made, "originals": np.stack(shown)}
 
-        with folders.answered(folders.find(images), output, ask, "reconstruct") as chunks:
+        with folders.answered(folders.find(images), output, ask, "reconstruct", most) as chunks:
             if output.suffix:
                 read = [chunk for chunk in chunks if chunk.names]
                 _write_pairs(output, [name for chunk in read for name in chunk.names], read)
@@ -202,7 +213,34 @@ def _write_pairs(output: Path, names: list[str], chunks: list[folders.Chunk]) ->
     )
 
 
-COMMANDS = (generate, complete, encode, decode, reconstruct)
+@click.command()
+@options.where
+@options.images_or_folders
+@options.max_pixels
+@options.output("Classes as .csv, .json or .npz; the last two with the probability of each class.")
+def classify(
+    run_dir: str | None, endpoint: str | None, images: tuple[Path, ...], max_pixels: int, output: Path
+) -> None:
+    """Tell the class of images, also of all in a folder, with the run's classifier."""
+    with options.one_line_errors(), _client(run_dir, endpoint, output, options.CLASS_SUFFIXES) as client:
+        metadata = client.metadata(queries.CLASSIFIER)
+        most = min(max_pixels, metadata.max_image_pixels)
+
+        def ask(files: list[bytes]) -> dict[str, np.ndarray]:
+            return {"probabilities": queries.classify(client, files)}
+
+        with folders.answered(folders.find(images), output, ask, "classify", most) as chunks:
+            read = [chunk for chunk in chunks if chunk.names]
+            files.write_classes(
+                output,
+                [name for chunk in read for name in chunk.names],
+                np.concatenate([chunk.arrays["probabilities"] for chunk in read]),
+                metadata.class_names,
+            )
+            _report_read(output, chunks, "image")
+
+
+COMMANDS = (generate, complete, encode, decode, reconstruct, classify)
 
 
 def _completion_rows(

@@ -1,8 +1,9 @@
-"""Images and tokens on the user's disk, written whole or not at all."""
+"""Images, tokens and classes on the user's disk, written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import os
@@ -17,8 +18,8 @@ from google.protobuf.message import DecodeError
 from PIL import Image
 
 from serving.export.atomic import atomic_path
-from serving.export.metadata import WHITE
-from serving.export.standard_image import UnreadableImage, to_pixels
+from serving.export.metadata import MAX_PIXELS, WHITE
+from serving.export.standard_image import UnreadableImage, fitted, to_pixels
 from serving.wire.errors import ServingError, one_line
 
 _MAX_NAME = 60
@@ -28,8 +29,8 @@ class FileError(ServingError):
     """A file that cannot be read or written; the message is one line for the user."""
 
 
-def read_image(path: Path) -> bytes:
-    """The bytes of an image file that can be decoded.
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
+    """The bytes of an image file that can be decoded, or of a smaller picture if it has more pixels.
 
     Raises:
       FileError: it cannot be read, or is no image.
@@ -37,9 +38,9 @@ def read_image(path: Path) -> bytes:
     try:
         data = path.read_bytes()
         to_pixels(data)
+        return fitted(data, max_pixels)
     except (OSError, UnreadableImage) as error:
         raise FileError(f"{path} {_reason(error)}") from error
-    return data
 
 
 def cropped(image_bytes: bytes, size: int, ground: str = WHITE) -> np.ndarray:
@@ -135,6 +136,43 @@ def write_tokens(path: Path, parts: Iterable[tuple[np.ndarray, Sequence[str]]]) 
             target.write_text(json.dumps({"names": names, "tokens": tokens.tolist()}))
         else:
             np.savez_compressed(target, tokens=tokens, names=np.array(names))
+
+
+def write_classes(
+    path: Path, names: Sequence[str], probabilities: np.ndarray, class_names: Sequence[str]
+) -> None:
+    """Write the most probable class of each image.
+
+    Args:
+      path: .csv (name, class, probability), .json (the same a row, and all probabilities by class), or .npz
+        (`names`, `class_id`, `probabilities`, `class_names`).
+      names: of the images.
+      probabilities: float32 [N, C].
+      class_names: of the C classes.
+    """
+    best = probabilities.argmax(axis=1)
+    rows = [
+        {"name": name, "class": class_names[one], "probability": round(float(own[one]), 6)}
+        for name, one, own in zip(names, best, probabilities, strict=True)
+    ]
+    with _draft(path) as target:
+        if path.suffix == ".csv":
+            with open(target, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+                table = csv.DictWriter(file, ["name", "class", "probability"])
+                table.writeheader()
+                table.writerows(rows)
+        elif path.suffix == ".json":
+            for row, own in zip(rows, probabilities.tolist(), strict=True):
+                row["probabilities"] = dict(zip(class_names, own, strict=True))
+            target.write_text(json.dumps(rows, indent=1))
+        else:
+            np.savez_compressed(
+                target,
+                names=np.array(names),
+                class_id=best.astype(np.int32),
+                probabilities=probabilities,
+                class_names=np.array(class_names),
+            )
 
 
 def _write_examples(path: Path, parts: Iterable[tuple[np.ndarray, Sequence[str]]]) -> None:

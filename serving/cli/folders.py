@@ -22,6 +22,7 @@ import numpy as np
 from serving.cli.files import FileError, read_image
 from serving.client.client import Array
 from serving.export.atomic import DRAFT, atomic_path, remove
+from serving.export.metadata import MAX_PIXELS
 from serving.export.standard_image import ALL_SUFFIXES
 from serving.wire.errors import RefusedError, printable
 
@@ -96,7 +97,7 @@ def find(paths: Sequence[Path]) -> list[Source]:
 
 @contextlib.contextmanager
 def answered(
-    sources: Sequence[Source], output: Path, ask: Ask, command: str = ""
+    sources: Sequence[Source], output: Path, ask: Ask, command: str = "", max_pixels: int = MAX_PIXELS
 ) -> Iterator[Iterable[Chunk]]:
     """Ask for all images; yield the chunks, which are read again whenever they are iterated.
 
@@ -106,24 +107,28 @@ def answered(
         before it was killed, is used again if the model still gives its first answer.
       ask: asks a model.
       command: its name: another one's answers are not used.
+      max_pixels: an image with more is made smaller.
 
     Raises:
       FileError: no image can be read, or one that was named cannot.
     """
     chunks = [sources[start : start + CHUNK] for start in range(0, len(sources), CHUNK)]
     if len(chunks) == 1:
-        only = _answer(sources, ask)
+        only = _answer(sources, ask, max_pixels)
         _check_any([only], len(sources))
         yield [only]
         return
     part = output.with_name(f"{output.name}.part")
-    stored = [part / f"{_digest(chunk, command)}-{index}.npz" for index, chunk in enumerate(chunks)]
+    stored = [
+        part / f"{_digest(chunk, f'{command} {max_pixels}')}-{index}.npz"
+        for index, chunk in enumerate(chunks)
+    ]
     try:
         with _bar(len(sources)) as advance:
-            _drop_others(stored, chunks, ask)
+            _drop_others(stored, chunks, ask, max_pixels)
             for chunk, path in zip(chunks, stored, strict=True):
                 if not path.exists():
-                    _write(path, _answer(chunk, ask))
+                    _write(path, _answer(chunk, ask, max_pixels))
                 advance(len(chunk))
         _check_any(_Stored(stored), len(sources))
         yield _Stored(stored)
@@ -156,7 +161,7 @@ def _write(path: Path, chunk: Chunk) -> None:
         np.savez(draft, **dict[str, Any]({**dict(zip(_OWN, own, strict=True)), **chunk.arrays}))
 
 
-def _answer(sources: Sequence[Source], ask: Ask) -> Chunk:
+def _answer(sources: Sequence[Source], ask: Ask, max_pixels: int) -> Chunk:
     read: list[tuple[int, bytes]] = []
     skipped: list[str] = []
 
@@ -167,7 +172,7 @@ def _answer(sources: Sequence[Source], ask: Ask) -> Chunk:
 
     for place, source in enumerate(sources):
         try:
-            read.append((place, read_image(source.path)))
+            read.append((place, read_image(source.path, max_pixels)))
         except FileError as error:
             skip(source, error)
     try:
@@ -188,7 +193,9 @@ def _answer(sources: Sequence[Source], ask: Ask) -> Chunk:
     return Chunk(names, arrays, tuple(skipped), places[0] if places else -1)
 
 
-def _drop_others(stored: Sequence[Path], chunks: Sequence[Sequence[Source]], ask: Ask) -> None:
+def _drop_others(
+    stored: Sequence[Path], chunks: Sequence[Sequence[Source]], ask: Ask, max_pixels: int
+) -> None:
     """Remove stored chunks that are damaged, and all of them if the model answers something else by now."""
     asked = False
     for path, sources in zip(stored, chunks, strict=True):
@@ -202,7 +209,7 @@ def _drop_others(stored: Sequence[Path], chunks: Sequence[Sequence[Source]], ask
         if asked or chunk.first < 0:
             continue
         asked = True
-        again = ask([read_image(sources[chunk.first].path)])
+        again = ask([read_image(sources[chunk.first].path, max_pixels)])
         if any(not np.array_equal(again[name][0], rows[0]) for name, rows in chunk.arrays.items()):
             for one in stored:
                 remove(os.fspath(one))

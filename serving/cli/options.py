@@ -12,6 +12,7 @@ import click
 
 from serving.client.connect import TIMEOUT_SECONDS
 from serving.client.credentials import Credentials, read_token
+from serving.export.metadata import MAX_PIXELS
 from serving.export.sampling_params import MAX_SEED, GuidanceSchedule
 from serving.wire.errors import ServingError
 
@@ -25,6 +26,7 @@ FILE = click.Path(exists=True, dir_okay=False)
 # What --output may end in; "" is a folder.
 IMAGE_SUFFIXES = (".png", ".npz", "")
 TOKEN_SUFFIXES = (".npz", ".json", ".tfrecord")
+CLASS_SUFFIXES = (".csv", ".json", ".npz")
 
 
 def where(command: Command) -> Command:
@@ -150,6 +152,13 @@ images_or_folders = click.argument(
     nargs=-1,
     required=True,
     type=click.Path(exists=True, path_type=Path),
+)
+max_pixels = click.option(
+    "--max-pixels",
+    type=click.IntRange(1, MAX_PIXELS),
+    default=2**25,
+    show_default=True,
+    help="Images with more are made smaller before they are sent, as servers refuse them.",
 )
 images_output = output("A .png (labelled grid), an .npz, or a folder (a PNG each).")
 

@@ -1,4 +1,4 @@
-"""Queries of the two models: generate, complete, encode, decode, reconstruct.
+"""Queries of the models: generate, complete, encode, decode, reconstruct, classify.
 
 Images are uint8 [N, S, S, 3] here and PNG bytes on the wire. Requests are sent in batches, so the number of
 rows is not limited, and the answer does not depend on the batch size. `generate` asks at once for what the
@@ -23,6 +23,7 @@ from serving.wire.errors import ClientError, did_you_mean
 
 TOKENIZER = "vit_vqgan"
 GENERATOR = "vim"
+CLASSIFIER = "classifier"
 BATCH_SIZE = 64
 # More rows at once are not faster (docs/performance.md), and each answer takes longer.
 SAMPLES_PER_REQUEST = 16
@@ -167,6 +168,17 @@ def reconstruction(
     return Query(model, "reconstruct", inputs, ("image_bytes",), _pixels, batch_size)
 
 
+def classification(image_bytes: Sequence[bytes], *, batch_size: int = BATCH_SIZE) -> Query[Array]:
+    """Image files of any size to the probabilities of the classifier's classes, float32 [N, C].
+
+    Raises:
+      ValueError: one of them cannot be read.
+    """
+    inputs = {"image_bytes": _sendable(image_bytes)}
+    outputs = ("probabilities",)
+    return Query(CLASSIFIER, "classify", inputs, outputs, lambda answer: answer["probabilities"], batch_size)
+
+
 def generate(
     client: Client,
     class_ids: Sequence[int],
@@ -204,6 +216,11 @@ def decode(client: Client, tokens: Array, *, batch_size: int = BATCH_SIZE) -> Ar
 def reconstruct(client: Client, image_bytes: Sequence[bytes], *, batch_size: int = BATCH_SIZE) -> Array:
     """Answer `reconstruction`."""
     return run(client, reconstruction(image_bytes, batch_size=batch_size))
+
+
+def classify(client: Client, image_bytes: Sequence[bytes], *, batch_size: int = BATCH_SIZE) -> Array:
+    """Answer `classification`."""
+    return run(client, classification(image_bytes, batch_size=batch_size))
 
 
 def _check_has_classes(known: Sequence[str], names: Sequence[str]) -> None:

@@ -32,13 +32,15 @@ from serving.client.client import Array
 from serving.client.query import Query
 from serving.demo.requests import Complete, Decode, Draw, Neighbors, Reconstruct
 from serving.export.metadata import Metadata
-from serving.export.standard_image import UnreadableImage
+from serving.export.standard_image import UnreadableImage, fitted
 from serving.wire.errors import ClientError, printable
 
 # A photograph of a camera, in base64.
 MAX_BODY_BYTES = 32 * 2**20
 # Rows a request: pictures should arrive one after the other, and few together are drawn faster than alone.
 ROWS = 4
+# A photograph with more is made smaller first: a completion sends it once a row.
+MAX_PIXELS = 2**22
 # Photographs that are decoded at the same time.
 _DECODED = 2
 _PAGE = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
@@ -100,7 +102,8 @@ class _Api:
         asked = await _body(request, Complete)
 
         def query() -> Query[tuple[Array, Array]]:
-            images, classes = [asked.content] * asked.count, [asked.class_id] * asked.count
+            images = [_fitted(asked.content)] * asked.count
+            classes = [asked.class_id] * asked.count
             return queries.completion(images, classes, asked.kept_rows, asked.sampling, batch_size=ROWS)
 
         return await self._drawn(request, await self._made(query))
@@ -108,12 +111,11 @@ class _Api:
     async def reconstruct(self, request: web.Request) -> web.Response:
         asked = await _body(request, Reconstruct)
         metadata = await self._client.metadata(self._known(asked.tokenizer))
-        tokens = await aio.run(
-            self._client,
-            await self._made(lambda: queries.encoding([asked.content], model=asked.tokenizer)),
-        )
+        content = await self._made(lambda: _fitted(asked.content))
+        query = await self._made(lambda: queries.encoding([content], model=asked.tokenizer))
+        tokens = await aio.run(self._client, query)
         (image,) = await aio.run(self._client, queries.decoding(tokens, model=asked.tokenizer))
-        seen = await self._made(lambda: files.cropped(asked.content, metadata.image_size, metadata.ground))
+        seen = await self._made(lambda: files.cropped(content, metadata.image_size, metadata.ground))
         error = float(np.mean(np.square(seen.astype(np.float64) - image)))
         return web.json_response(
             {
@@ -181,6 +183,13 @@ async def _body(request: web.Request, kind: type[Body]) -> Body:
     if request.content_type != "application/json":
         raise ValueError(f"Content-Type must be application/json, got {request.content_type}")
     return kind.model_validate_json(await request.read())
+
+
+def _fitted(content: bytes) -> bytes:
+    try:
+        return fitted(content, MAX_PIXELS)
+    except UnreadableImage as error:
+        raise ValueError(f"image {error}") from error
 
 
 def _described(metadata: Metadata) -> dict[str, Any]:

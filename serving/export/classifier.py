@@ -8,7 +8,17 @@ import tensorflow as tf
 
 from serving.export import request_images
 from serving.export.metadata import Metadata
-from serving.export.signatures import EXAMPLES, IMAGE_BYTES, by_row, pixels_spec, save
+from serving.export.signatures import (
+    EXAMPLES,
+    IMAGE_BYTES,
+    by_row,
+    grey_example,
+    grey_image,
+    grey_pixels,
+    pixels_spec,
+    save,
+)
+from serving.export.warmup import write_warmup
 
 
 def export_classifier(
@@ -18,7 +28,7 @@ def export_classifier(
     *,
     classify: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
 ) -> None:
-    """Write the classifier SavedModel.
+    """Write the classifier SavedModel and its warm-up requests.
 
     Args:
       directory: where to, a path of any file system that TensorFlow knows.
@@ -30,11 +40,13 @@ def export_classifier(
 
     def answer(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         logits, features = classify(pixels)
-        return {"logits": logits, "features": features}
+        return {"logits": logits, "probabilities": tf.nn.softmax(logits), "features": features}
 
     @tf.function(autograph=False, input_signature=[IMAGE_BYTES])
     def classify_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        pixels, errors = request_images.decode_batch(image_bytes, metadata.image_size, metadata.ground)
+        pixels, errors = request_images.decode_batch(
+            image_bytes, metadata.image_size, metadata.ground, metadata.max_image_pixels
+        )
         return by_row(errors, answer(pixels))
 
     @tf.function(autograph=False, input_signature=[pixels_spec(metadata)])
@@ -43,7 +55,9 @@ def export_classifier(
 
     @tf.function(autograph=False, input_signature=[EXAMPLES])
     def of_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        pixels, errors, _ = request_images.decode_examples(examples, metadata.image_size, metadata.ground)
+        pixels, errors, _ = request_images.decode_examples(
+            examples, metadata.image_size, metadata.ground, metadata.max_image_pixels
+        )
         return by_row(errors, answer(pixels))
 
     signatures = {
@@ -52,3 +66,11 @@ def export_classifier(
         "serving_default": of_examples,
     }
     save(directory, model, metadata, signatures)
+    write_warmup(
+        directory,
+        {
+            "classify": grey_image(metadata),
+            "classify_pixels": grey_pixels(metadata),
+            "serving_default": grey_example(metadata),
+        },
+    )

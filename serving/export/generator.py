@@ -76,7 +76,10 @@ class Generator:
 
     def read(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Encoded images (string [B]) to pixels and errors, as `request_images.decode_batch`."""
-        return request_images.decode_batch(image_bytes, self.metadata.image_size, self.metadata.ground)
+        metadata = self.metadata
+        return request_images.decode_batch(
+            image_bytes, metadata.image_size, metadata.ground, metadata.max_image_pixels
+        )
 
     def encode_by_row(self, pixels: tf.Tensor) -> tf.Tensor:
         """`encode`, one image at a time.
@@ -273,7 +276,7 @@ def _of_examples(generator: Generator) -> Any:
     @tf.function(autograph=False, input_signature=[EXAMPLES])
     def of_examples(examples: tf.Tensor) -> Outputs:
         pixels, errors, labels = request_images.decode_examples(
-            examples, metadata.image_size, metadata.ground
+            examples, metadata.image_size, metadata.ground, metadata.max_image_pixels
         )
         if classes:
             known = (labels >= 0) & (labels < classes)

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 # Every image is RGB.
 CHANNELS = 3
 WHITE = "#ffffff"
+# Of an image, anywhere: a few kilobytes can decode to gigabytes.
+MAX_PIXELS = 2**26
 # The output of signatures that take images: why a row failed; empty where it did not.
 ERROR = "error"
 # Beside a SavedModel, where TF Serving takes no notice of it.
@@ -29,6 +31,7 @@ class Metadata:
       class_names: the name of each class id; empty for a model without classes.
       versions: of the libraries that trained it.
       ground: the colour behind transparent pixels of its images, "#rrggbb".
+      max_image_pixels: an image with more is refused.
     """
 
     kind: str
@@ -39,11 +42,13 @@ class Metadata:
     class_names: tuple[str, ...]
     versions: Mapping[str, str]
     ground: str = WHITE
+    max_image_pixels: int = MAX_PIXELS
 
     @property
     def interface(self) -> tuple[object, ...]:
         """What requests and answers depend on."""
-        return self.kind, self.image_size, self.tokens, self.codebook_size, self.class_names, self.ground
+        sizes = self.image_size, self.tokens, self.codebook_size, self.max_image_pixels
+        return self.kind, sizes, self.class_names, self.ground
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Metadata:

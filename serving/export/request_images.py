@@ -17,8 +17,7 @@ import tensorflow as tf
 from PIL import ImageColor
 
 from serving.export import images
-from serving.export.metadata import WHITE
-from serving.export.standard_image import MAX_PIXELS
+from serving.export.metadata import MAX_PIXELS, WHITE
 
 # Numbers behind the end of the bytes are read as 0.
 _BEHIND = b"\0" * 16
@@ -37,23 +36,25 @@ _FEATURES = {
 _LARGEST_PNG_PROFILE = 8192
 
 
-def decode_batch(image_bytes: tf.Tensor, size: int, ground: str = WHITE) -> tuple[tf.Tensor, tf.Tensor]:
+def decode_batch(
+    image_bytes: tf.Tensor, size: int, ground: str = WHITE, max_pixels: int = MAX_PIXELS
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Decode and centre-crop images (string [B]).
 
     JPEG, PNG and BMP, upright and on `ground`, as `standard_image.to_pixels` shows them. Anything else is
-    refused, and before decoding if a header states more than `MAX_PIXELS` pixels. Colours must be sRGB: a
+    refused, and before decoding if a header states more than `max_pixels` pixels. Colours must be sRGB: a
     CMYK image or one with another colour profile is refused.
 
     Returns:
       (pixels float32 [B, size, size, 3] in [0, 1], errors string [B]): of an image that is refused, zeros and
       the reason; the others' errors are empty.
     """
-    pixels, errors, _ = _decoder(size, ground)(image_bytes)
+    pixels, errors, _ = _decoder(size, ground, max_pixels)(image_bytes)
     return pixels, errors
 
 
 def decode_examples(
-    examples: tf.Tensor, size: int, ground: str = WHITE
+    examples: tf.Tensor, size: int, ground: str = WHITE, max_pixels: int = MAX_PIXELS
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Decode serialized tf.Examples (string [B]) with the features of the Examples artifact.
 
@@ -61,11 +62,13 @@ def decode_examples(
       (pixels, errors) of `image/encoded` as `decode_batch`, and `image/label` int64 [B], -1 where there is
       none.
     """
-    return _decoder(size, ground, of_examples=True)(examples)
+    return _decoder(size, ground, max_pixels, of_examples=True)(examples)
 
 
 @functools.lru_cache
-def _decoder(size: int, ground: str, of_examples: bool = False) -> tf.types.experimental.PolymorphicFunction:
+def _decoder(
+    size: int, ground: str, max_pixels: int, of_examples: bool = False
+) -> tf.types.experimental.PolymorphicFunction:
     """One function for all signatures of a model, which makes it half as large and faster to load."""
 
     def row(index: tf.Tensor, content: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -73,7 +76,7 @@ def _decoder(size: int, ground: str, of_examples: bool = False) -> tf.types.expe
         if of_examples:
             example = tf.io.parse_single_example(content, _FEATURES)
             content, label = example["image/encoded"], example["image/label"]
-        pixels, error = _read(content, ground)
+        pixels, error = _read(content, ground, max_pixels)
         return index, images.center_crop(pixels, size), error, label
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)])
@@ -106,18 +109,18 @@ def _as_they_are() -> tf.data.Options:
     return options
 
 
-def decode(image_bytes: tf.Tensor, ground: str = WHITE) -> tf.Tensor:
+def decode(image_bytes: tf.Tensor, ground: str = WHITE, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
     """Decode one image (scalar string) to float32 [height, width, 3] in [0, 1], as for `decode_batch`.
 
     Raises `InvalidArgumentError` if it is refused.
     """
-    pixels, error = _read(image_bytes, ground)
+    pixels, error = _read(image_bytes, ground, max_pixels)
     # The bare operation: `tf.debugging` adds a branch with a function of its own.
     with tf.control_dependencies([tf.raw_ops.Assert(condition=error == "", data=[error])]):
         return tf.identity(pixels)
 
 
-def _read(image_bytes: tf.Tensor, ground: str) -> tuple[tf.Tensor, tf.Tensor]:
+def _read(image_bytes: tf.Tensor, ground: str, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor]:
     """The pixels of one image and why it is refused: "", or the pixels are a black one.
 
     The decoders raise errors of their own.
@@ -129,9 +132,9 @@ def _read(image_bytes: tf.Tensor, ground: str) -> tuple[tf.Tensor, tf.Tensor]:
     pixels, exif, error = tf.switch_case(
         kind,
         [
-            lambda: _jpeg(image_bytes, data),
-            lambda: _png(image_bytes, data, ground),
-            lambda: _bmp(image_bytes, data),
+            lambda: _jpeg(image_bytes, data, max_pixels),
+            lambda: _png(image_bytes, data, ground, max_pixels),
+            lambda: _bmp(image_bytes, data, max_pixels),
             lambda: (tf.zeros([1, 1, 3]), tf.constant(b""), _prefixed("be a JPEG, PNG or BMP")),
         ],
     )
@@ -147,21 +150,25 @@ def _unless(error: tf.Tensor, pixels: Callable[[], tf.Tensor]) -> tf.Tensor:
     )
 
 
-def _jpeg(image_bytes: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _jpeg(image_bytes: tf.Tensor, data: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     exif, profile, error = _jpeg_segments(data)
     shape = tf.image.extract_jpeg_shape(image_bytes)
     error = _first(
         error,
-        _size_error(shape[0], shape[1]),
+        _size_error(shape[0], shape[1], max_pixels),
         _error_unless(shape[2] != 4, "be RGB or grey, not CMYK"),
         _profile_error(profile),
     )
     return _unless(error, lambda: _scaled(images.decode_jpeg(image_bytes))), exif, error
 
 
-def _png(image_bytes: tf.Tensor, data: tf.Tensor, ground: str) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _png(
+    image_bytes: tf.Tensor, data: tf.Tensor, ground: str, max_pixels: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     exif, profile, hidden, error = _png_chunks(data)
-    error = _first(error, _size_error(_number(data, 16, 4), _number(data, 20, 4)), _profile_error(profile))
+    error = _first(
+        error, _size_error(_number(data, 16, 4), _number(data, 20, 4), max_pixels), _profile_error(profile)
+    )
 
     def on_ground() -> tf.Tensor:
         pixels = _scaled(tf.image.decode_png(image_bytes, channels=4))
@@ -178,7 +185,7 @@ def _png(image_bytes: tf.Tensor, data: tf.Tensor, ground: str) -> tuple[tf.Tenso
     return _unless(error, lambda: tf.cond(has_alpha, on_ground, plain)), exif, error
 
 
-def _bmp(image_bytes: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _bmp(image_bytes: tf.Tensor, data: tf.Tensor, max_pixels: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     # The header: its own size at 14, width at 18, height at 22, bits at 28, compression at 30, colours at 46.
     bits, header = _number(data, 28, 2, little=True), _number(data, 14, 4, little=True)
     compression = _number(data, 30, 4, little=True)
@@ -186,7 +193,8 @@ def _bmp(image_bytes: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor,
     width, height = (_number(data, at, 4, little=True) for at in (18, 22))
     error = _first(
         _error_unless(readable, "have 8, 24 or 32 bits a pixel without compression, if it is a BMP"),
-        _size_error(tf.abs(height), tf.abs(width)),  # rows from top to bottom have a negative height
+        # Rows from top to bottom have a negative height.
+        _size_error(tf.abs(height), tf.abs(width), max_pixels),
     )
 
     def palette() -> tf.Tensor:
@@ -335,10 +343,10 @@ def _first(*errors: tf.Tensor) -> tf.Tensor:
     return functools.reduce(lambda first, next_: tf.where(first == "", next_, first), errors)
 
 
-def _size_error(height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+def _size_error(height: tf.Tensor, width: tf.Tensor, max_pixels: int) -> tf.Tensor:
     size = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
     return _error_unless(
-        (height > 0) & (width > 0) & (size <= MAX_PIXELS), f"have at most {MAX_PIXELS} pixels"
+        (height > 0) & (width > 0) & (size <= max_pixels), f"have at most {max_pixels} pixels"
     )
 
 

@@ -103,6 +103,11 @@ def grey_image(metadata: Metadata) -> dict[str, np.ndarray]:
     return {"image_bytes": images.encode_batch(tf.fill([1, size, size, CHANNELS], 0.5)).numpy()}
 
 
+def grey_pixels(metadata: Metadata) -> dict[str, np.ndarray]:
+    """A request of one grey image as pixels, for warm-up."""
+    return {"pixels": np.full([1, *pixels_spec(metadata).shape[1:]], 0.5, np.float32)}
+
+
 def grey_example(metadata: Metadata) -> dict[str, np.ndarray]:
     """A request of one tf.Example of a grey PNG of the first class, for warm-up."""
     example = tf.train.Example()

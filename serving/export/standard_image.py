@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from serving.export.metadata import WHITE
+from serving.export.metadata import MAX_PIXELS, WHITE
 from serving.wire.errors import one_line
 
 # The only formats that Pillow may open, with their usual suffixes: fewer decoders are a smaller risk with
@@ -36,8 +37,6 @@ SUFFIXES = {
 }
 FORMATS = tuple(SUFFIXES)
 ALL_SUFFIXES = frozenset(suffix for own in SUFFIXES.values() for suffix in own)
-# A few kilobytes can decode to gigabytes.
-MAX_PIXELS = 2**26
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -152,6 +151,32 @@ def to_pixels(content: bytes, ground: str = WHITE) -> Image.Image:
         raw = _Raw.of(picture)
         picture.load()
         return _shown(picture, raw, ground)
+
+
+def fitted(content: bytes, max_pixels: int) -> bytes:
+    """The file itself, or if it has more than `max_pixels`, a smaller picture of at most as many.
+
+    Upright and sRGB; a JPEG of quality 95, which fits into a request, or a PNG if it is transparent.
+
+    Raises:
+      UnreadableImage: as for `standardize`.
+    """
+    with _opened(io.BytesIO(content)) as picture:
+        width, height = picture.size
+        if width * height <= max_pixels:
+            return content
+        raw = _Raw.of(picture)
+        picture.load()
+        shown = _shown(picture, raw, None)
+    share = math.sqrt(max_pixels / (width * height))
+    size = [max(1, min(math.floor(side * share), max_pixels)) for side in shown.size]
+    buffer = io.BytesIO()
+    smaller = shown.resize((size[0], size[1]), Image.Resampling.BICUBIC)
+    if smaller.mode == "RGBA":
+        smaller.save(buffer, "PNG")
+    else:
+        smaller.save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
 
 
 @contextlib.contextmanager

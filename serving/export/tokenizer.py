@@ -27,6 +27,7 @@ from serving.export.signatures import (
     checked_ids,
     grey_example,
     grey_image,
+    grey_pixels,
     pixels_spec,
     row_check,
     save,
@@ -64,7 +65,9 @@ def export_tokenizer(
 
     @tf.function(autograph=False, input_signature=[IMAGE_BYTES])
     def encode_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        pixels, errors = request_images.decode_batch(image_bytes, size, metadata.ground)
+        pixels, errors = request_images.decode_batch(
+            image_bytes, size, metadata.ground, metadata.max_image_pixels
+        )
         return by_row(errors, {"tokens": encode(pixels)})
 
     @tf.function(autograph=False, input_signature=[pixels_spec(metadata)])
@@ -86,13 +89,17 @@ def export_tokenizer(
 
     @tf.function(autograph=False, input_signature=[IMAGE_BYTES])
     def reconstruct(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        original, errors = request_images.decode_batch(image_bytes, size, metadata.ground)
+        original, errors = request_images.decode_batch(
+            image_bytes, size, metadata.ground, metadata.max_image_pixels
+        )
         pixels, _, _ = decode(encode(original))
         return by_row(errors, {"image_bytes": images.encode_batch(pixels)})
 
     @tf.function(autograph=False, input_signature=[EXAMPLES])
     def encode_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        pixels, errors, _ = request_images.decode_examples(examples, size, metadata.ground)
+        pixels, errors, _ = request_images.decode_examples(
+            examples, size, metadata.ground, metadata.max_image_pixels
+        )
         return by_row(errors, {"tokens": encode(pixels)})
 
     signatures = {
@@ -107,12 +114,11 @@ def export_tokenizer(
     save(directory, model, metadata, signatures)
     image = grey_image(metadata)
     tokens = {"tokens": np.zeros([1, metadata.tokens], np.int32)}
-    pixels = {"pixels": np.full([1, *pixels_spec(metadata).shape[1:]], 0.5, np.float32)}
     write_warmup(
         directory,
         {
             "encode": image,
-            "encode_pixels": pixels,
+            "encode_pixels": grey_pixels(metadata),
             "decode": tokens,
             "decode_pixels": tokens,
             "reconstruct": image,

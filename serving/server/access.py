@@ -19,7 +19,11 @@ from serving.server import textproto
 from serving.wire.errors import RequestError, ServingError, one_line
 
 # Probes have no credentials, and health says nothing but whether models are served.
-OPEN = "/grpc.health.v1.Health/Check"
+OPEN = (
+    "/grpc.health.v1.Health/Check",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+)
 OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
 _FEWEST = 16
 # Of ssl_config.proto: the contents of PEM files.
@@ -179,7 +183,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler:
         """As gRPC calls it."""
         given = dict(details.invocation_metadata or ()).get("authorization", "")
-        if details.method.startswith(OPEN) or self._access.allows(str(given)):
+        if details.method in OPEN or self._access.allows(str(given)):
             return await continuation(details)
         return self._refusal
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving.server import image_limit, model_config
+from serving.server.backend import Backend
 from serving.server.batching import Arrays, Call, bytes_of
 from serving.server.model import Model
 from serving.server.models import ModelRepository
@@ -28,6 +29,7 @@ from serving.wire.errors import RequestError, ServingError, invalid
 from serving.wire.tensor_protos import from_protos, specs_of, to_proto
 
 T = TypeVar("T")
+Method = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message]]
 
 _STATUS = get_model_status_pb2.ModelVersionStatus
 _SIGNATURE_DEF = "signature_def"
@@ -36,22 +38,15 @@ GRPC = "GRPC"
 _SMALL = 2**16
 
 
-def add_services(
-    server: grpc.aio.Server,
-    repository: ModelRepository,
-    scheduler: Scheduler,
-    observer: Observer,
-    *,
-    max_image_pixels: int,
-) -> list[str]:
-    """Add the services of the repository's models to `server`, and return their names.
+def add_services(server: grpc.aio.Server, backend: Backend) -> list[str]:
+    """Add the services of the backend's models to `server`, and return their names.
 
     Older calls answer UNIMPLEMENTED.
     """
-    prediction = PredictionService(repository, scheduler, observer, max_image_pixels)
-    models = ModelService(repository, observer)
+    prediction = PredictionService(backend)
+    models = ModelService(backend.repository, backend.observer)
     # By their names: protobuf 6, of lane B, refuses `model_service_pb2` of TF Serving's package.
-    services: dict[str, dict[str, tuple[Any, type[Message]]]] = {
+    services: dict[str, dict[str, tuple[Method, type[Message]]]] = {
         "tensorflow.serving.PredictionService": {
             "Predict": (prediction.Predict, predict_pb2.PredictRequest),
             "GetModelMetadata": (
@@ -68,14 +63,19 @@ def add_services(
         },
     }
     for service, methods in services.items():
-        handlers = {name: _handler(method, request) for name, (method, request) in methods.items()}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        add_service(server, service, methods)
     return list(services)
 
 
-def _handler(
-    method: Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message]], request_type: type[Message]
-) -> grpc.RpcMethodHandler:
+def add_service(
+    server: grpc.aio.Server, service: str, methods: Mapping[str, tuple[Method, type[Message]]]
+) -> None:
+    """Add a service with its methods and their requests, by name."""
+    handlers = {name: _handler(method, request) for name, (method, request) in methods.items()}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+
+
+def _handler(method: Method, request_type: type[Message]) -> grpc.RpcMethodHandler:
     """A handler that answers a damaged message with INVALID_ARGUMENT; gRPC itself would say UNKNOWN."""
 
     async def parsed(body: bytes, context: grpc.aio.ServicerContext) -> Message:
@@ -96,20 +96,18 @@ def _handler(
 class PredictionService:
     """Predict and GetModelMetadata."""
 
-    def __init__(
-        self, repository: ModelRepository, scheduler: Scheduler, observer: Observer, max_image_pixels: int
-    ):
-        self._repository = repository
-        self._scheduler = scheduler
-        self._observer = observer
-        self._max_image_pixels = max_image_pixels
+    def __init__(self, backend: Backend):
+        self._repository = backend.repository
+        self._scheduler = backend.scheduler
+        self._observer = backend.observer
+        self._max_image_pixels = backend.max_image_pixels
 
     async def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.aio.ServicerContext
     ) -> predict_pb2.PredictResponse:
         """Run one signature."""
         version, label = _choice(request.model_spec)
-        async with _status(context):
+        async with aborting(context):
             with self._observer.observe(GRPC, "Predict") as seen:
                 model = self._repository.model(request.model_spec.name)
                 seen.model, seen.signature = model.name, request.model_spec.signature_name
@@ -120,24 +118,18 @@ class PredictionService:
     async def _predicted(
         self, request: predict_pb2.PredictRequest, servable: Servable, seen: Seen, seconds: float | None
     ) -> predict_pb2.PredictResponse:
-        size = request.ByteSize()
-        self._scheduler.hold(size)
-        try:
-            call = await self._converted(size, lambda: _call(servable, request, self._max_image_pixels))
-        finally:
-            self._scheduler.release(size)
+        call = await read_in_bounds(
+            self._scheduler, request, lambda: _call(servable, request, self._max_image_pixels)
+        )
         outputs = await self._scheduler.run(call, seen, seconds)
-        return await self._converted(bytes_of(outputs), lambda: _answer(call, outputs))
-
-    async def _converted(self, size: int, work: Callable[[], T]) -> T:
-        return work() if size < _SMALL else await self._scheduler.in_thread(work)
+        return await converted(self._scheduler, bytes_of(outputs), lambda: _answer(call, outputs))
 
     async def GetModelMetadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.aio.ServicerContext
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """Return the signatures, as stored in the SavedModel."""
         version, label = _choice(request.model_spec)
-        async with _status(context):
+        async with aborting(context):
             with self._observer.observe(GRPC, "GetModelMetadata") as seen:
                 model = self._repository.model(request.model_spec.name)
                 seen.model = model.name
@@ -171,7 +163,7 @@ class ModelService:
     ) -> get_model_status_pb2.GetModelStatusResponse:
         """Return the state of every version, with the error of those that did not load."""
         version, label = _choice(request.model_spec)
-        async with _status(context):
+        async with aborting(context):
             with self._observer.observe(GRPC, "GetModelStatus") as seen:
                 model = self._repository.model(request.model_spec.name)
                 seen.model = model.name
@@ -193,7 +185,7 @@ class ModelService:
 
         As in TF Serving the error of a version is in the answer's own status.
         """
-        async with _status(context):
+        async with aborting(context):
             with self._observer.observe(GRPC, "HandleReloadConfigRequest"):
                 try:
                     configs = model_config.of_message(request.config, "config")
@@ -205,6 +197,25 @@ class ModelService:
                 response.status.error_code = refused[0].code.value[0]
                 response.status.error_message = refused[0].message
             return response
+
+
+async def read_in_bounds(scheduler: Scheduler, request: Message, read: Callable[[], T]) -> T:
+    """Read the arrays of a request, whose bytes count as waiting meanwhile.
+
+    Raises:
+      RequestError: RESOURCE_EXHAUSTED: too much is waiting; or what `read` raises.
+    """
+    size = request.ByteSize()
+    scheduler.hold(size)
+    try:
+        return await converted(scheduler, size, read)
+    finally:
+        scheduler.release(size)
+
+
+async def converted(scheduler: Scheduler, size: int, work: Callable[[], T]) -> T:
+    """Convert so many bytes, in a thread if they are many."""
+    return work() if size < _SMALL else await scheduler.in_thread(work)
 
 
 def signature_def_map(servable: Servable) -> get_model_metadata_pb2.SignatureDefMap:
@@ -246,7 +257,8 @@ def _choice(spec: model_pb2.ModelSpec) -> tuple[int | None, str | None]:
 
 
 @asynccontextmanager
-async def _status(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+async def aborting(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    """End the call with the status of a RequestError."""
     try:
         yield
     except RequestError as error:

@@ -12,8 +12,15 @@ from grpc_reflection.v1alpha import reflection
 class Health:
     """The health of a server and of its services: all answer from its start until it ends."""
 
-    def __init__(self, server: grpc.aio.Server, services: Sequence[str]):
-        self._services = services
+    def __init__(self, server: grpc.aio.Server, services: Sequence[str], unlisted: Sequence[str] = ()):
+        """Tell the health of all services; reflection has those whose messages are in the default pool.
+
+        Args:
+          server: of the services.
+          services: their names.
+          unlisted: the names of those with messages in a pool of their own.
+        """
+        self._services = [*services, *unlisted]
         self._servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
         shown = [*services, health.SERVICE_NAME, reflection.SERVICE_NAME]

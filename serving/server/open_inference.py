@@ -1,7 +1,8 @@
 """The Open Inference Protocol, version 2, over REST, which the clients of KServe and Triton speak.
 
 A model of this protocol is one signature: `vim.generate`, `vit_vqgan.encode`; a bare `vim` is its
-`serving_default`. Health, metadata and infer, with the extension for binary tensors.
+`serving_default`. Health, metadata and infer, with the extension for binary tensors. Over gRPC it is in
+`open_inference_grpc`.
 """
 
 from __future__ import annotations
@@ -15,22 +16,23 @@ import tensorflow as tf
 from aiohttp import web
 
 from serving.server.access import OPEN_PATHS
-from serving.server.backend import Backend
+from serving.server.backend import WebBackend
 from serving.server.json_process import LARGE_TEXT, is_large
-from serving.server.model import Model, version_of
+from serving.server.model import Model
 from serving.server.observation import Seen
-from serving.server.servable import DEFAULT_SIGNATURE, Servable
+from serving.server.servable import Servable
 from serving.wire.errors import invalid
 from serving.wire.open_inference import InferRequest, datatype
 
 REST = "REST"
+SERVER, PLATFORM = "tfx-vim", "tensorflow_savedmodel"
 _LENGTH = "Inference-Header-Content-Length"
 
 
 class OpenInferenceService:
     """The handlers below /v2."""
 
-    def __init__(self, backend: Backend):
+    def __init__(self, backend: WebBackend):
         self._backend = backend
 
     def add_to(self, router: web.UrlDispatcher) -> None:
@@ -53,7 +55,7 @@ class OpenInferenceService:
         """GET /v2: what this is."""
         del request
         return web.json_response(
-            {"name": "tfx-vim", "version": tf.__version__, "extensions": ["binary_tensor_data"]}
+            {"name": SERVER, "version": tf.__version__, "extensions": ["binary_tensor_data"]}
         )
 
     async def ready(self, request: web.Request) -> web.Response:
@@ -70,10 +72,10 @@ class OpenInferenceService:
             return web.json_response(
                 {
                     "name": request.match_info["model"],
-                    "versions": [str(one.version) for one in model.statuses() if one.state == "AVAILABLE"],
-                    "platform": "tensorflow_savedmodel",
-                    "inputs": [_described(name, spec) for name, spec in found.inputs.items()],
-                    "outputs": [_described(name, spec) for name, spec in found.outputs.items()],
+                    "versions": available(model),
+                    "platform": PLATFORM,
+                    "inputs": [described(name, spec) for name, spec in found.inputs.items()],
+                    "outputs": [described(name, spec) for name, spec in found.outputs.items()],
                 }
             )
 
@@ -108,16 +110,7 @@ class OpenInferenceService:
     ) -> tuple[Model, Servable, str]:
         """The model, its version, and the name of the signature that a path names."""
         path = request.match_info
-        name, signature = path["model"], DEFAULT_SIGNATURE
-        # The name of a model may have a dot itself.
-        if name not in self._backend.repository.names and "." in name:
-            name, _, signature = name.rpartition(".")
-        model = self._backend.repository.model(name)
-        seen.model = model.name
-        servable = stack.enter_context(model.lease(version_of(path.get("version")), None))
-        seen.version = servable.version
-        servable.signature(signature)
-        return model, servable, signature
+        return self._backend.lease_signature(path["model"], path.get("version"), seen, stack)
 
 
 def _json_bytes(request: web.Request) -> int | None:
@@ -130,7 +123,13 @@ def _json_bytes(request: web.Request) -> int | None:
     return int(stated)
 
 
-def _described(name: str, spec: tf.TensorSpec) -> dict[str, Any]:
+def available(model: Model) -> list[str]:
+    """The versions of a model that are served."""
+    return [str(one.version) for one in model.statuses() if one.state == "AVAILABLE"]
+
+
+def described(name: str, spec: tf.TensorSpec) -> dict[str, Any]:
+    """Name, datatype and shape of an input or output; -1 is any size."""
     return {
         "name": name,
         "datatype": datatype(spec.dtype.as_numpy_dtype),

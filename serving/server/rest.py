@@ -14,16 +14,14 @@ from aiohttp.typedefs import Handler
 from google.protobuf import json_format
 
 from serving.server.access import Access, token_middleware
-from serving.server.backend import Backend
+from serving.server.backend import Backend, WebBackend
 from serving.server.batching import Call
 from serving.server.bodies import Bodies
 from serving.server.grpc import signature_def_map
 from serving.server.json_process import LARGE_TEXT, JsonProcess, is_large
 from serving.server.model import Model, version_of
-from serving.server.models import ModelRepository
-from serving.server.observation import Observer, Seen
+from serving.server.observation import Seen
 from serving.server.open_inference import OpenInferenceService
-from serving.server.scheduler import Scheduler
 from serving.server.servable import DEFAULT_SIGNATURE, Servable
 from serving.wire import json_tensors
 from serving.wire.errors import RequestError, printable
@@ -45,32 +43,28 @@ METRICS = "/monitoring/prometheus/metrics"
 
 
 def application(
-    repository: ModelRepository,
-    scheduler: Scheduler,
-    observer: Observer,
-    *,
-    access: Access,
-    max_body_bytes: int,
-    body_seconds: float,
-    request_seconds: float,
-    max_image_pixels: int,
+    backend: Backend, *, access: Access, max_body_bytes: int, body_seconds: float, request_seconds: float
 ) -> web.Application:
     """Create the aiohttp application.
 
     Args:
-      repository: the models to serve.
-      scheduler: runs the models.
-      observer: is told of each request, and answers `METRICS`.
+      backend: the models; its observer answers `METRICS` too.
       access: who may ask.
       max_body_bytes: a larger body is answered with 413.
       body_seconds: a body that takes longer to arrive is answered with 408.
       request_seconds: to read a large body of JSON, and to write a large answer.
-      max_image_pixels: an image with more is refused.
     """
-    json_process = JsonProcess(scheduler, request_seconds)
-    bodies = Bodies(scheduler, max_body_bytes, body_seconds)
-    backend = Backend(repository, scheduler, observer, bodies, json_process, max_image_pixels)
-    service = RestService(backend)
+    json_process = JsonProcess(backend.scheduler, request_seconds)
+    bodies = Bodies(backend.scheduler, max_body_bytes, body_seconds)
+    own = WebBackend(
+        backend.repository,
+        backend.scheduler,
+        backend.observer,
+        backend.max_image_pixels,
+        bodies,
+        json_process,
+    )
+    service = RestService(own)
     app = web.Application(
         client_max_size=max_body_bytes, middlewares=[_errors_as_json, token_middleware(access)]
     )
@@ -80,7 +74,7 @@ def application(
         app.router.add_get(prefix, service.status)
         app.router.add_get(f"{prefix}/metadata", service.metadata)
         app.router.add_post(f"{prefix}:predict", service.predict)
-    OpenInferenceService(backend).add_to(app.router)
+    OpenInferenceService(own).add_to(app.router)
     # The first of what ends: what it does is not waited for.
     app.on_shutdown.append(lambda _: asyncio.to_thread(json_process.close))
     return app
@@ -89,7 +83,7 @@ def application(
 class RestService:
     """The handlers of status, metadata, :predict and the metrics."""
 
-    def __init__(self, backend: Backend):
+    def __init__(self, backend: WebBackend):
         self._backend = backend
 
     async def status(self, request: web.Request) -> web.Response:

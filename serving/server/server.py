@@ -15,12 +15,14 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
 import grpc
 from aiohttp import web
 
+from serving.server import open_inference_grpc
 from serving.server.access import ANYONE, Access, TokenInterceptor
+from serving.server.backend import Backend
 from serving.server.batching import Batching
 from serving.server.grpc import add_services
 from serving.server.health import Health
@@ -170,12 +172,12 @@ async def _serve(
     scheduler = Scheduler(
         limits.batching, observer, max_waiting_bytes=limits.max_waiting_bytes, seconds=limits.request_seconds
     )
-    service = _Service(repository, scheduler, observer, options)
+    backend = Backend(repository, scheduler, observer, limits.max_image_pixels)
     closers: list[Callable[[], Awaitable[None]]] = []
     try:
-        grpc_endpoint, close = await _start_grpc(service)
+        grpc_endpoint, close = await _start_grpc(backend, options)
         closers.append(close)
-        http_endpoint, close = await _start_rest(service)
+        http_endpoint, close = await _start_rest(backend, options)
         closers.append(close)
         endpoints = Endpoints(grpc_endpoint, http_endpoint)
         for status in repository.first_news:
@@ -192,17 +194,8 @@ async def _serve(
         scheduler.close()
 
 
-class _Service(NamedTuple):
-    """What both protocols need."""
-
-    repository: ModelRepository
-    scheduler: Scheduler
-    observer: Observer
-    options: Options
-
-
-async def _start_grpc(service: _Service) -> tuple[str, Callable[[], Awaitable[None]]]:
-    options, limits = service.options, service.options.limits
+async def _start_grpc(backend: Backend, options: Options) -> tuple[str, Callable[[], Awaitable[None]]]:
+    limits = options.limits
     own: dict[str, int | str] = {
         "grpc.max_receive_message_length": limits.max_message_bytes,
         "grpc.max_send_message_length": limits.max_message_bytes,
@@ -216,14 +209,9 @@ async def _start_grpc(service: _Service) -> tuple[str, Callable[[], Awaitable[No
         interceptors=[TokenInterceptor(options.access)],
         options=list({**own, **dict(options.grpc_arguments)}.items()),
     )
-    services = add_services(
-        server,
-        service.repository,
-        service.scheduler,
-        service.observer,
-        max_image_pixels=limits.max_image_pixels,
+    health = Health(
+        server, add_services(server, backend), unlisted=[open_inference_grpc.add_service_to(server, backend)]
     )
-    health = Health(server, services)
     address = f"{bracketed(options.host)}:{options.port}"
     tls = options.access.tls
     try:
@@ -240,17 +228,14 @@ async def _start_grpc(service: _Service) -> tuple[str, Callable[[], Awaitable[No
     return f"{'grpcs' if tls else 'grpc'}://{bracketed(options.host)}:{bound}", close
 
 
-async def _start_rest(service: _Service) -> tuple[str, Callable[[], Awaitable[None]]]:
-    options, limits = service.options, service.options.limits
+async def _start_rest(backend: Backend, options: Options) -> tuple[str, Callable[[], Awaitable[None]]]:
+    limits = options.limits
     app = application(
-        service.repository,
-        service.scheduler,
-        service.observer,
+        backend,
         access=options.access,
         max_body_bytes=limits.max_message_bytes,
         body_seconds=limits.body_seconds,
         request_seconds=limits.request_seconds,
-        max_image_pixels=limits.max_image_pixels,
     )
     # With cancellation, so that what a client that has left had asked for does not run.
     runner = web.AppRunner(

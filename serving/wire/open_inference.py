@@ -36,7 +36,7 @@ DTYPES: Mapping[str, Any] = {
 _NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 _LENGTH = struct.Struct("<I")
 # NumPy's limit.
-_MOST_SIZES = 32
+MOST_SIZES = 32
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class InferRequest:
                 "shape": list(array.shape),
             }
             if self.is_binary(name):
-                parts.append(_packed(array))
+                parts.append(packed(array))
                 one["parameters"] = {"binary_data_size": len(parts[-1])}
             else:
                 one.update(_listed(name, array))
@@ -149,24 +149,44 @@ def datatype(dtype: Any) -> str:
 
 
 def _tensor(name: str, given: Mapping[str, Any], rest: _Rest) -> np.ndarray:
-    shape, kind = given.get("shape"), given.get("datatype")
-    if not isinstance(shape, list) or not all(_is_size(size) for size in shape):
-        raise invalid(f"shape of {name} must be a list of sizes")
-    # Before they are multiplied: the product of a million sizes takes minutes.
-    if len(shape) > _MOST_SIZES:
-        raise invalid(f"shape of {name} must be one of an array, got {len(shape)} sizes")
-    if not isinstance(kind, str) or kind not in DTYPES:
-        raise invalid(f"datatype of {name} must be one of {', '.join(DTYPES)}, got {kind!r}")
+    shape, kind = checked(name, given.get("shape"), given.get("datatype"))
     parameters = _parameters(given)
     size = parameters.get("binary_data_size")
     if size is not None:
         if not _is_size(size):
             raise invalid(f"binary_data_size of {name} must be a number of bytes, got {size!r}")
-        values = _unpacked(name, rest.take(size), DTYPES[kind])
+        values = unpacked(name, rest.take(size), DTYPES[kind])
     elif "data" in given:
         values = _from_json(name, given["data"], kind, parameters)
     else:
         raise invalid(f"input {name} must have data, or binary_data_size")
+    return filled(name, values, shape)
+
+
+def checked(name: str, shape: Any, kind: Any) -> tuple[list[int], str]:
+    """Shape and datatype of a tensor, checked before its values are read.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT.
+    """
+    if not isinstance(shape, list):
+        raise invalid(f"shape of {name} must be a list of sizes")
+    # Before they are multiplied: the product of a million sizes takes minutes.
+    if len(shape) > MOST_SIZES:
+        raise invalid(f"shape of {name} must be one of an array, got {len(shape)} sizes")
+    if not all(_is_size(size) for size in shape):
+        raise invalid(f"shape of {name} must be a list of sizes")
+    if not isinstance(kind, str) or kind not in DTYPES:
+        raise invalid(f"datatype of {name} must be one of {', '.join(DTYPES)}, got {kind!r}")
+    return shape, kind
+
+
+def filled(name: str, values: np.ndarray, shape: list[int]) -> np.ndarray:
+    """Values [n] in a checked shape.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT: they do not fill it.
+    """
     if math.prod(shape) != values.size:
         raise invalid(f"data of {name} must have {math.prod(shape)} values for its shape, got {values.size}")
     try:
@@ -188,7 +208,12 @@ def _from_json(name: str, data: Any, kind: str, parameters: Mapping[str, Any]) -
     return json_tensors.decode(name, data, DTYPES[kind]).reshape(-1)
 
 
-def _unpacked(name: str, content: memoryview, dtype: Any) -> np.ndarray:
+def unpacked(name: str, content: memoryview, dtype: Any) -> np.ndarray:
+    """The values in the bytes of a tensor, [n].
+
+    Raises:
+      RequestError: INVALID_ARGUMENT: they are not whole.
+    """
     if dtype is np.object_:
         return _objects(list(_elements(name, content)))
     item = np.dtype(dtype).itemsize
@@ -210,7 +235,8 @@ def _elements(name: str, content: memoryview) -> Iterator[bytes]:
         at += length
 
 
-def _packed(array: np.ndarray) -> bytes:
+def packed(array: np.ndarray) -> bytes:
+    """The bytes of a tensor."""
     if array.dtype == np.object_:
         return b"".join(_LENGTH.pack(len(one)) + one for one in array.flat)
     return np.ascontiguousarray(array).tobytes()

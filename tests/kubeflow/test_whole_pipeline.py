@@ -14,6 +14,7 @@ import pytest
 from tests.kubeflow import launcher, stores
 from tests.kubeflow.test_newest_kfp import newest_kfp
 from tfx_pipeline.cli import cli
+from tfx_pipeline.trainings import SERVED_AS
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +113,8 @@ def test_a_run_on_the_cluster_equals_a_local_one(tmp_path, compiled, local, sche
         assert b"<html" in store.read(launcher.key_of(done["RunReport"].outputs["page"]["uri"]))
         shown = done["ReconstructionEvaluator"].outputs["metrics"]
         assert shown["metadata"]["psnr"] == measured["reconstruction"]["psnr"]
-        for model, task in (("vit_vqgan", "Pusher-tokenizer"), ("vim", "Pusher-vim")):
+        for name, model in SERVED_AS.items():
+            task = f"Pusher-{name}"
             version = done[task].outputs["pushed_model"]["metadata"]["pushed_version"]
             assert f"serving/{model}/{version}/saved_model.pb" in run
         # Markers break downloads. Those in the run's folder, which pyarrow leaves on S3, it reads itself.
@@ -121,7 +123,7 @@ def test_a_run_on_the_cluster_equals_a_local_one(tmp_path, compiled, local, sche
         if not killing:
             again = cluster.run(compiled)
             ran = {name for name, one in again.items() if one.state == "COMPLETE"}
-            assert ran == {"Pusher-tokenizer", "Pusher-vim", "RunReport"}
+            assert ran == {"Pusher-tokenizer", "Pusher-classifier", "Pusher-vim", "RunReport"}
 
 
 @pytest.mark.nightly
@@ -137,5 +139,5 @@ def test_a_run_of_the_newest_kfp_on_this_machine_equals_a_local_one(tmp_path, co
     assert written == local_files(local, "TokenTransform", "examples")
     measured = json.loads((home / "run" / "metrics.json").read_text())
     assert scores(measured) == scores(json.loads((local / "metrics.json").read_text()))
-    for model in ("vit_vqgan", "vim"):
+    for model in SERVED_AS.values():
         assert list((home / "run" / "serving" / model).glob("*/saved_model.pb"))

@@ -29,9 +29,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def names(base):
-    """Every signature of both models."""
+    """Every signature of the models."""
     found = set()
-    for version in ("vit_vqgan/3", "vim/17"):
+    for version in ("vit_vqgan/3", "vim/17", "classifier/5"):
         found |= read_signature_defs(str(base / version)).keys()
     return found - {"serving_default"}
 
@@ -62,6 +62,7 @@ def test_every_call_in_python_answers(server, folder, capsys):
     assert set(scope["scores"]) == {"log_likelihood", "bits_per_token", "error"}
     assert scope["features"].ndim == 3
     assert scope["near"].shape == (1, 15)
+    assert scope["probabilities"].shape == (1, 3)
     shown = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[1]
     exec(shown.replace("grpc://localhost:8500", server.grpc), scope)
     assert capsys.readouterr().out.splitlines() == ["4 more"] * 4 + ["2 more"] * 4

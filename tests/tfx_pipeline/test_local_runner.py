@@ -40,7 +40,8 @@ COMPONENTS = {
     "ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator",
     "Trainer-tokenizer", "Trainer-classifier", "Trainer-vim", "TokenTransform",
     "ReconstructionEvaluator", "ImageSampler", "GenerationEvaluator", "LinearProbeEvaluator",
-    "ModelValidator-tokenizer", "ModelValidator-vim", "Pusher-tokenizer", "Pusher-vim", "RunReport",
+    "ModelValidator-tokenizer", "ModelValidator-classifier", "ModelValidator-vim",
+    "Pusher-tokenizer", "Pusher-classifier", "Pusher-vim", "RunReport",
 }  # fmt: skip
 
 
@@ -187,7 +188,10 @@ def test_second_run_is_cached_and_stricter_threshold_blocks_the_push(finished):
     assert {c["name"]: c["seconds"] for c in again.metrics["components"]} == seconds
 
     served = finished.directory / "serving"
-    before = {model: sorted(p.name for p in (served / model).iterdir()) for model in ("vit_vqgan", "vim")}
+    before = {
+        model: sorted(p.name for p in (served / model).iterdir())
+        for model in ("vit_vqgan", "classifier", "vim")
+    }
     strict = config.load("digits", ["evaluation.reconstruction.thresholds.psnr.min=90"], small=True)
     refused = local_runner.run(strict, folder)
     ran = {name for name, state in states(refused.metrics).items() if state == "ran"}
@@ -214,7 +218,7 @@ def test_unlabelled_images_complete_the_run_and_the_first_configuration_comes_ba
     back = local_runner.run(config.load("digits", small=True), folder)
     assert set(states(back.metrics).values()) == {"cached"}
     assert back.metrics["reconstruction"] == finished.metrics["reconstruction"]
-    for model in ("vit_vqgan", "vim"):
+    for model in ("vit_vqgan", "classifier", "vim"):
         first_weights, *_, other_weights, last_weights = (
             (version / "variables" / "variables.index").read_bytes() for version in versions(finished, model)
         )
@@ -225,7 +229,10 @@ def test_imported_tokenizer_scores_like_the_trained_one(finished):
     (pushed, *_) = versions(finished, "vit_vqgan")
     small = config.load("digits", [f"stage1={json.dumps({'savedmodel': str(pushed)})}"], small=True)
     metrics = local_runner.run(small, str(finished.directory)).metrics
-    from_images = {"ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "Trainer-classifier"}
+    from_images = {
+        "ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "Trainer-classifier",
+        "ModelValidator-classifier", "Pusher-classifier",
+    }  # fmt: skip
     assert states(metrics) == {
         **dict.fromkeys(COMPONENTS - {"Trainer-tokenizer"} | {"TokenizerImporter"}, "ran"),
         **dict.fromkeys(from_images, "cached"),

@@ -52,16 +52,25 @@ def test_warm_start_is_settled_when_the_pipeline_is_made(tmp_path):
 
 
 def test_the_pushed_model_is_named_and_not_looked_for_when_the_pipeline_is_made():
-    for name, section, served in (("vim", "stage2", "vim"), ("tokenizer", "stage1", "vit_vqgan")):
+    for name, section, served in (
+        ("vim", "stage2", "vim"),
+        ("tokenizer", "stage1", "vit_vqgan"),
+        ("classifier", "classifier", "classifier"),
+    ):
         trainer = graph(f"{section}.train.warm_start=pushed")[f"Trainer-{name}"]
         sent = json.loads(trainer.exec_properties["custom_config"])
         folder = json.loads(sent["stage"])["train"]["warm_start"]
         assert folder.endswith(f"/serving/{served}")
         assert json.loads(sent["job"])["start"] == "pushed"
-    with pytest.raises(
-        ConfigError, match=r"classifier\.train\.warm_start must be the path of weights, got pushed"
-    ):
-        graph("classifier.train.warm_start=pushed")
+
+
+def test_the_limit_of_pixels_reaches_every_exported_model():
+    components = graph("export.max_image_pixels=1000")
+    for name in ("tokenizer", "classifier", "vim"):
+        sent = json.loads(components[f"Trainer-{name}"].exec_properties["custom_config"])
+        assert json.loads(sent["job"])["max_image_pixels"] == 1000
+    with pytest.raises(ConfigError, match=r"export\.max_image_pixels"):
+        graph("export.max_image_pixels=67108865")
 
 
 def test_only_a_gate_that_compares_has_the_pushed_model_measured():

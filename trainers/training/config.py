@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 import pydantic
 from pydantic import Field, PositiveInt
 
-from serving.export.metadata import WHITE
+from serving.export.metadata import MAX_PIXELS, WHITE
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -203,6 +203,7 @@ class Job(Section):
     checkpoints: str
     logs: str
     ground: str = WHITE
+    max_image_pixels: int = MAX_PIXELS
     code: str = ""
     start: str = ""
     label: str = ""

@@ -84,7 +84,7 @@ def training_digest(job: Job, stage: Section, *inputs: str) -> str:
       stage: the trainer's own section.
       inputs: fingerprints of the data.
     """
-    own = job.model_dump_json(exclude={"checkpoints", "logs", "label"})
+    own = job.model_dump_json(exclude={"checkpoints", "logs", "label", "max_image_pixels"})
     # `job.start` tells the weights of a warm start, wherever they lie.
     aside = {*Train.OPERATIONAL, "warm_start"}
     learned = stage.model_dump_json(exclude={"train": aside, "usage_alarm": True, "sampler": True})
@@ -178,6 +178,7 @@ def describe(
         codebook_size=codebook_size,
         class_names=class_names,
         ground=job.ground,
+        max_image_pixels=job.max_image_pixels,
         versions={name: distributions.version(name) for name in ("tfx-vim", "tensorflow", "keras")},
     )
 

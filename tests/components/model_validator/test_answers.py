@@ -55,7 +55,8 @@ def test_invalid_answer_is_rejected_with_a_reason(signature, answer, metadata, r
 
 
 def test_valid_answers_and_additional_outputs_pass():
-    answers.check("classify", {"logits": tf.zeros([2, 3]), "features": tf.zeros([2, 7])}, 2, CLASSIFIER)
+    classes = {"logits": tf.zeros([2, 3]), "probabilities": tf.fill([2, 3], 1 / 3)}
+    answers.check("classify", {**classes, "features": tf.zeros([2, 7])}, 2, CLASSIFIER)
     answers.check("extra", {"novel": tf.zeros([2, 5])}, 2, GENERATOR)
 
 

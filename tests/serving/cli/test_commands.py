@@ -1,3 +1,4 @@
+import csv
 import json
 
 import click
@@ -10,6 +11,7 @@ from PIL import Image
 from serving.cli import commands, files, grid, operate
 from serving.client.connect import connect
 from serving.export.sampling_params import BatchSamplingParams, SamplingRequest
+from serving.server.server import Limits, Options, background_server
 from tests import stand_ins
 
 pytestmark = pytest.mark.slow
@@ -191,6 +193,45 @@ def test_reconstruct_shows_originals_beside_reconstructions(where, tmp_path, pic
     assert (sheet == 102).all(-1).sum() >= 2 * 64 * 64
 
 
+@pytest.mark.parametrize("suffix", ["csv", "json", "npz"])
+def test_classify_tells_the_class_of_images_and_folders(where, tmp_path, suffix):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, level in (("a, b.png", 0), ("grey.png", 119), ("white.png", 238)):
+        flat_picture(folder / name, level)
+    (folder / "x.png").write_bytes(b"no picture")
+    out = tmp_path / f"classes.{suffix}"
+    result = run("classify", *where, folder, "--output", out)
+    assert (result.exit_code, result.output.splitlines()[-1]) == (0, f"{out}: 3 images")
+    names, classes = ["a, b.png", "grey.png", "white.png"], ["dark", "grey", "bright"]
+    if suffix == "npz":
+        with np.load(out) as archive:
+            assert archive["names"].tolist() == names
+            assert archive["class_names"][archive["class_id"]].tolist() == classes
+            np.testing.assert_allclose(archive["probabilities"].max(axis=1), 1.0, atol=1e-3)
+        return
+    text = out.read_text()
+    rows = list(csv.DictReader(text.splitlines())) if suffix == "csv" else json.loads(text)
+    assert [(row["name"], row["class"]) for row in rows] == list(zip(names, classes, strict=True))
+    assert all(float(row["probability"]) > 0.99 for row in rows)
+    if suffix == "json":
+        assert [max(row["probabilities"], key=row["probabilities"].get) for row in rows] == classes
+
+
+def test_images_that_a_server_would_refuse_are_made_smaller(base, tmp_path):
+    limits = Limits(max_image_pixels=1000)
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.full((300, 200, 3), 102, np.uint8)).save(photo)
+    with background_server(str(base), Options(limits=limits)) as server:
+        asked = ["--endpoint", server.grpc, photo, "--output", tmp_path / "tokens.json"]
+        assert "must have at most 1000 pixels, got 200 x 300" in error_line(run("encode", *asked), 1)
+        assert run("encode", *asked, "--max-pixels", 1000).exit_code == 0
+        assert json.loads((tmp_path / "tokens.json").read_text())["tokens"] == [[6] * 4]
+        asked = ["--class", "dark", *asked[:-1], tmp_path / "out.npz", "--max-pixels", 1000]
+        assert run("complete", *asked).exit_code == 0
+        assert run("classify", *asked[2:]).exit_code == 0
+
+
 def error_line(result, code):
     """Return the one-line message of a command that failed with this exit code and without a traceback."""
     assert result.exit_code == code, result.output
@@ -220,6 +261,7 @@ def error_line(result, code):
         (["complete", "text.txt", "--class", "id:0", "--output", "x.png"], 1, "text.txt must be a JPEG"),
         (["encode", "missing.png", "--output", "x.npz"], 2, "missing.png"),
         (["encode", "text.txt", "--output", "x.npz"], 1, "text.txt must be a JPEG"),
+        (["classify", "text.txt", "--output", "x.png"], 2, "output must end in .csv, .json, .npz, got x.png"),
         (["reconstruct", "text.txt", "--output", "x.png"], 1, "text.txt must be a JPEG"),
         (["decode", "text.txt", "--output", "x.png"], 1, "text.txt must be an .npz, .json or .tfrecord file"),
         (["decode", "short.json", "--output", "x.png"], 1, "input tokens must be int32 [?, 4], got int32"),

@@ -69,7 +69,7 @@ def test_models_are_described_or_say_why_they_are_not_there(demo, server, base):
         16,
     )
     assert found["neighbors"]
-    assert "model must be one of vim, vit_vqgan, got 'other'" in missing["error"]
+    assert "model must be one of classifier, vim, vit_vqgan, got 'other'" in missing["error"]
     assert described["generator"]["classes"] == list(stand_ins.CLASSES)
 
 
@@ -132,7 +132,7 @@ PICTURE = base64_of(pictures.encoded())
         ("generate", b"{", "body: Invalid JSON"),
         ("complete", {"image": "?", "count": 1, "kept_rows": 0}, "image: Value error, "),
         ("complete", {"image": PICTURE, "count": 65, "kept_rows": 0}, "count: Input should be less"),
-        ("reconstruct", {"image": "aGk=", "tokenizer": "vit_vqgan"}, "image 1 of 1 must be a JPEG, PNG"),
+        ("reconstruct", {"image": "aGk=", "tokenizer": "vit_vqgan"}, "image must be a JPEG, PNG"),
         ("reconstruct", {"image": PICTURE, "tokenizer": "../x"}, "tokenizer must be one of vit_vqgan, other"),
         ("reconstruct", {"image": PICTURE, "tokenizer": "other"}, "refused: model must be one of vim"),
         ("decode", {"tokenizer": "vit_vqgan", "tokens": [[0, 0, 0, 16]]}, "tokens must be in [0, 16)"),

@@ -81,11 +81,10 @@ def test_cut_file_is_refused(kind, share):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
 def test_oversized_image_is_refused_by_its_header(kind, monkeypatch):
-    monkeypatch.setattr(request_images, "MAX_PIXELS", 100)
     for decoder in ("decode_jpeg", "decode_png", "decode_bmp"):
         monkeypatch.setattr(tf.image, decoder, lambda *_, **__: pytest.fail("the image was decoded"))
     with pytest.raises(tf.errors.InvalidArgumentError, match="at most 100 pixels"):
-        request_images.decode(tf.constant(FILES[kind].content))
+        request_images.decode(tf.constant(FILES[kind].content), max_pixels=100)
 
 
 def test_transparent_pixels_get_the_ground_of_the_model():

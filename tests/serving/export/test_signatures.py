@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -6,6 +7,7 @@ import tensorflow as tf
 
 from serving.export import images
 from serving.export.signatures import read_metadata
+from serving.export.tokenizer import export_tokenizer
 from serving.export.warmup import read_warmup
 from tests import stand_ins
 from tests.serving.export.image_files import FILES
@@ -24,6 +26,13 @@ def tokenizer(tmp_path_factory):
 def generator(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("generator"))
     stand_ins.write_generator(path)
+    return tf.saved_model.load(path), path
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("classifier"))
+    stand_ins.write_classifier(path)
     return tf.saved_model.load(path), path
 
 
@@ -54,6 +63,19 @@ def test_tokenizer_signatures_agree_with_each_other(tokenizer):
     png = ask["decode"](tokens=tokens)["image_bytes"]
     np.testing.assert_array_equal(ask["reconstruct"](image_bytes=grey(0.4))["image_bytes"], png)
     np.testing.assert_array_equal(ask["encode"](image_bytes=png)["tokens"], tokens)
+
+
+def test_classifier_signatures_agree_with_each_other(classifier):
+    ask = classifier[0].signatures
+    answer = ask["classify"](image_bytes=tf.concat([grey(0.0), grey(7 / 15)], axis=0))
+    np.testing.assert_array_equal(tf.argmax(answer["logits"], axis=-1), [0, 1])
+    np.testing.assert_allclose(tf.reduce_sum(answer["probabilities"], axis=-1), 1.0, rtol=1e-6)
+    difference = answer["logits"][:, :1] - answer["logits"][:, 1:2]
+    odds = answer["probabilities"][:, :1] / answer["probabilities"][:, 1:2]
+    np.testing.assert_allclose(odds[1], tf.exp(difference[1]), rtol=1e-4)
+    pixels = tf.fill([1, 8, 8, 3], 119 / 255)
+    for name, values in ask["classify_pixels"](pixels=pixels).items():
+        np.testing.assert_allclose(values[0], answer[name][1], rtol=1e-5)
 
 
 def test_neighbors_are_the_other_codes_by_their_distance(tokenizer):
@@ -188,6 +210,7 @@ BROKEN = {
         ("generator", "complete"),
         ("generator", "score"),
         ("generator", "features"),
+        ("classifier", "classify"),
     ],
 )
 def test_broken_images_of_a_batch_fail_alone(request, kind, signature):
@@ -269,9 +292,22 @@ def test_unknown_tokens_are_rejected_with_their_row(tokenizer):
         ask["decode"](tokens=tokens)
 
 
-def test_every_signature_is_warmed_up_by_a_request_that_it_answers(tokenizer, generator):
-    for model, path in (tokenizer, generator):
+def test_every_signature_is_warmed_up_by_a_request_that_it_answers(tokenizer, generator, classifier):
+    for model, path in (tokenizer, generator, classifier):
         requests = dict(read_warmup(path))
         assert requests.keys() == set(model.signatures) - {"metadata"}
         for signature, inputs in requests.items():
             assert model.signatures[signature](**{k: tf.constant(v) for k, v in inputs.items()})
+
+
+def test_images_of_more_pixels_than_the_model_takes_fail_by_row(tmp_path):
+    own = dataclasses.replace(stand_ins.metadata("tokenizer"), max_image_pixels=200)
+    export_tokenizer(str(tmp_path), tf.Module(), own, encode=stand_ins.encode, decode=stand_ins.decode)
+    ask = tf.saved_model.load(str(tmp_path)).signatures
+    large = images.encode_batch(tf.fill([1, 10, 21, 3], 0.4)).numpy()[0]
+    right = images.encode_batch(tf.fill([1, 10, 20, 3], 0.4)).numpy()[0]
+    reason = b"image must have at most 200 pixels"
+    answer = ask["encode"](image_bytes=tf.constant([large, right]))
+    assert answer["error"].numpy().tolist() == [reason, b""]
+    answer = ask["serving_default"](examples=tf.constant([example(large), example(right)]))
+    assert answer["error"].numpy().tolist() == [reason, b""]

@@ -3,7 +3,7 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 from PIL.PngImagePlugin import PngImageFile
 
 from serving.export import standard_image
@@ -152,3 +152,24 @@ def test_grey_with_a_colour_profile_of_rgb_ignores_it():
 def test_cut_file_is_refused():
     with pytest.raises(UnreadableImage, match="cannot be decoded"):
         standardize(FILES["JPEG"].content[:-200])
+
+
+def test_an_image_with_more_pixels_than_allowed_is_made_smaller_upright_and_in_proportion():
+    wide = two_halves().resize((300, 100))
+    small = encoded(wide, "PNG")
+    assert standard_image.fitted(small, 30_000) is small
+    picture = Image.open(io.BytesIO(standard_image.fitted(small, 7_500)))
+    assert (picture.format, picture.size) == ("JPEG", (150, 50))
+    smaller = np.asarray(wide.resize((150, 50), Image.Resampling.BICUBIC), np.int16)
+    assert np.abs(np.asarray(picture, np.int16) - smaller).max() <= 6
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    upright = standard_image.fitted(encoded(wide, "JPEG", exif=exif), 7_500)
+    assert Image.open(io.BytesIO(upright)).size == (50, 150)
+    line = encoded(Image.new("RGB", (1000, 1)), "PNG")
+    assert Image.open(io.BytesIO(standard_image.fitted(line, 10))).size == (10, 1)
+    transparent = Image.new("RGBA", (100, 100), (255, 0, 0, 10))
+    kept = Image.open(io.BytesIO(standard_image.fitted(encoded(transparent, "PNG"), 99)))
+    assert (kept.format, kept.size, kept.getpixel((3, 3))) == ("PNG", (9, 9), (255, 0, 0, 10))
+    with pytest.raises(UnreadableImage, match="must be a JPEG"):
+        standard_image.fitted(b"no picture", 10)

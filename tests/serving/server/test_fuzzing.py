@@ -21,6 +21,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2, model_management_pb2
 from serving.client.connect import connect
 from serving.server.server import Limits, Options, background_server
 from serving.wire.errors import LONGEST
+from serving.wire.open_inference_protos import SERVICE, answer, message
 from tests import stand_ins
 from tests.serving.export.image_files import encoded
 from tests.serving.server.test_attacks import ROW, address, peak_memory
@@ -221,12 +222,12 @@ def test_broken_requests_over_rest_are_the_client_s_fault(server):
                 headers = {"Inference-Header-Content-Length": str(stated)}
             connection.request(method, path, body, headers)
             response = connection.getresponse()
-            answer = response.read()
-            assert response.status in STATUSES, (number, method, path, body[:300], answer[:300])
+            content = response.read()
+            assert response.status in STATUSES, (number, method, path, body[:300], content[:300])
             if response.status != 200 and method != "HEAD":
-                assert answer.startswith(b"{"), (number, method, path, answer[:300])
-                message = json.loads(answer)["error"]
-                assert is_one_line(message), (number, message[:300])
+                assert content.startswith(b"{"), (number, method, path, content[:300])
+                said = json.loads(content)["error"]
+                assert is_one_line(said), (number, said[:300])
             seen[response.status] += 1
         assert more() < 2**30
     assert seen[400] > REST / 3, seen
@@ -236,6 +237,10 @@ def test_broken_requests_over_rest_are_the_client_s_fault(server):
 
 def test_broken_requests_over_grpc_are_the_client_s_fault(server):
     requests = [(f"{PREDICTION}/Predict", request) for request in predicts()]
+    requests += [
+        (f"{SERVICE}/ModelInfer", infer_request(one, raw)) for one in predicts() for raw in (True, False)
+    ]
+    requests.append((f"{SERVICE}/ModelMetadata", message("ModelMetadataRequest")(name="vim.score")))
     metadata = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     metadata.model_spec.name = "vim"
     requests.append((f"{PREDICTION}/GetModelMetadata", metadata))
@@ -296,9 +301,21 @@ def predicts() -> list[predict_pb2.PredictRequest]:
     return found
 
 
-def is_one_line(message: str) -> bool:
-    short = 0 < len(message.encode()) < LONGEST + 9
-    return short and len(message.splitlines()) == 1 and "Traceback" not in message
+def infer_request(request: predict_pb2.PredictRequest, raw: bool) -> Any:
+    """The same in the Open Inference Protocol."""
+    spec = request.model_spec
+    empty = message("ModelInferRequest")(raw_input_contents=[b""] if raw else [])
+    tensors = answer(empty, {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}, 1)
+    made = message("ModelInferRequest")(model_name=f"{spec.name}.{spec.signature_name}", id="7")
+    for one in tensors.outputs:
+        made.inputs.add(name=one.name, datatype=one.datatype, shape=one.shape, contents=one.contents)
+    made.raw_input_contents.extend(tensors.raw_output_contents)
+    return made
+
+
+def is_one_line(said: str) -> bool:
+    short = 0 < len(said.encode()) < LONGEST + 9
+    return short and len(said.splitlines()) == 1 and "Traceback" not in said
 
 
 def still_answers(server) -> None:

@@ -82,7 +82,7 @@ def test_a_bad_image_fails_alone(client):
 @pytest.mark.parametrize(
     ("model", "version", "arrays", "message"),
     [
-        ("vom", "", {}, "model must be one of vim, vit_vqgan, got 'vom'"),
+        ("vom", "", {}, "model must be one of classifier, vim, vit_vqgan, got 'vom'"),
         ("vim.paint", "", {}, "signature of vim must be one of complete"),
         ("vim", "16", {}, "version of vim must be 17, got 16"),
         ("vim.features", "", {"picture": np.zeros(1, np.int32)}, "missing: image_bytes"),

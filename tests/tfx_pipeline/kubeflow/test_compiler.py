@@ -158,7 +158,7 @@ def test_what_is_written_to_the_runs_folder_is_not_taken_from_the_cache(tmp_path
     compile_pipeline(whole_graph(), tmp_path / "pipeline.yaml")
     tasks = yaml.safe_load((tmp_path / "pipeline.yaml").read_text())["root"]["dag"]["tasks"]
     anew = {name for name, task in tasks.items() if not task["cachingOptions"].get("enableCache")}
-    assert anew == {"Pusher-tokenizer", "Pusher-vim", "RunReport"}
+    assert anew == {"Pusher-tokenizer", "Pusher-classifier", "Pusher-vim", "RunReport"}
 
 
 def test_the_code_of_a_task_is_in_its_command_line_and_so_in_the_caches_key(tmp_path, monkeypatch):

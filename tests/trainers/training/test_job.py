@@ -47,6 +47,10 @@ def test_training_digest_depends_on_what_affects_the_result(override):
     assert len({digest(override), digest(), *others}) == 5
 
 
+def test_training_digest_does_not_depend_on_what_only_the_export_takes():
+    assert digest(job={"max_image_pixels": 100}) == digest()
+
+
 def test_training_folders_tell_day_changes_and_digest_and_are_found_again(tmp_path, monkeypatch):
     own = {"preset": "test", "image_size": 32, "checkpoints": f"{tmp_path}/here", "logs": f"{tmp_path}/logs"}
     job = Job(seed=0, augmentation=Augmentation(), label="dropout=0.3", **own)
