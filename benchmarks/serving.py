@@ -7,9 +7,11 @@ second. The bare rate is that of one client who sends a whole batch, and of the 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +28,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving.export.metadata import Metadata
 from serving.export.sampling_params import SamplingParams
-from serving.export.versions import versions
+from serving.export.versions import push, versions
 
 BATCH = 64
 CLIENTS = (1, 8, 32, 64)
@@ -144,6 +146,54 @@ def overhead(asked: Callable[[Arrays], Any], bare: Callable[[Arrays], Any], work
     return f"{statistics.median(differences):.1f} ({np.percentile(differences, 99):.1f})"
 
 
+def swapping(work: Work, run: Path, seconds: float) -> str:
+    """The latency of requests while a new version is loaded every few seconds, and while none is, in ms."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        shutil.copytree(run / "serving" / work.model, home / "serving" / work.model)
+        with served(home, "--file-system-poll-wait-seconds", "0.2") as address:
+            asked = work.asked(address)
+            asked(work.inputs(1))
+            quiet = _latencies(asked, work, seconds)
+            pushed = threading.Timer(0, _push_often, (str(home / "serving" / work.model), seconds))
+            pushed.start()
+            busy = _latencies(asked, work, seconds)
+            pushed.join()
+    described = ", ".join(
+        f"{name} {np.percentile(times, 50):.1f} ({np.percentile(times, 99):.1f})"
+        for name, times in (("quiet", quiet), ("in swaps", busy))
+    )
+    return f"{described}, ratio of p99 {np.percentile(busy, 99) / np.percentile(quiet, 99):.1f}"
+
+
+def _latencies(asked: Callable[[Arrays], Any], work: Work, seconds: float) -> list[float]:
+    """Milliseconds of the requests of four clients who ask for a row one after the other."""
+    times: list[float] = []
+    ends = time.monotonic() + seconds
+
+    def client(number: int) -> None:
+        while time.monotonic() < ends:
+            inputs = work.inputs(1, first=number)
+            begin = time.perf_counter()
+            asked(inputs)
+            times.append(1000 * (time.perf_counter() - begin))
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return times
+
+
+def _push_often(base: str, seconds: float) -> None:
+    """Push a copy of the newest version every five seconds."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        push(next(iter(versions(base).values())), base)
+        time.sleep(5)
+
+
 @click.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--seconds", default=10.0, show_default=True, help="Of each measurement.")
@@ -175,6 +225,9 @@ def main(run: Path, seconds: float) -> None:
                         f"{work.signature}: one client with {BATCH} rows {whole:.0f}, bare {alone:.0f}; "
                         f"one row costs {added} ms more than bare, median (p99)"
                     )
+        notes.append(
+            f"{work.signature}: one row of 4 clients, median (p99) in ms: {swapping(work, run, seconds)}"
+        )
     console = Console()
     console.print(table)
     for note in notes:

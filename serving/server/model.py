@@ -20,6 +20,7 @@ import grpc
 import tensorflow as tf
 
 from serving.export.versions import MAX_VERSION, versions
+from serving.server.loading import in_background
 from serving.server.model_config import ModelConfig
 from serving.server.servable import Servable
 from serving.wire.errors import RequestError, invalid, not_found, one_line
@@ -216,7 +217,7 @@ class Model:
         with self._lock:
             self._note(version, "LOADING")
         try:
-            servable = Servable(self.name, version, path)
+            servable = in_background(lambda: Servable(self.name, version, path))
         # TensorFlow raises almost any exception on a broken folder; the old version must keep serving.
         except Exception as error:
             message = f"version {version} of {self.name} does not load: {one_line(error)}"

@@ -134,7 +134,7 @@ PICTURE = base64_of(pictures.encoded())
         ("complete", {"image": PICTURE, "count": 65, "kept_rows": 0}, "count: Input should be less"),
         ("reconstruct", {"image": "aGk=", "tokenizer": "vit_vqgan"}, "image must be a JPEG, PNG"),
         ("reconstruct", {"image": PICTURE, "tokenizer": "../x"}, "tokenizer must be one of vit_vqgan, other"),
-        ("reconstruct", {"image": PICTURE, "tokenizer": "other"}, "refused: model must be one of vim"),
+        ("reconstruct", {"image": PICTURE, "tokenizer": "other"}, "refused: model must be one of classifier"),
         ("decode", {"tokenizer": "vit_vqgan", "tokens": [[0, 0, 0, 16]]}, "tokens must be in [0, 16)"),
         ("decode", {"tokenizer": "vit_vqgan", "tokens": [[0], [0, 0]]}, "must have the same length"),
         ("decode", {"tokenizer": "vit_vqgan", "tokens": [[0] * 4] * 17}, "List should have at most 16"),

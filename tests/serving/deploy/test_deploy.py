@@ -10,7 +10,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving.cli import operate
-from serving.client.queries import GENERATOR, TOKENIZER
+from serving.client.queries import CLASSIFIER, GENERATOR, TOKENIZER
 from serving.server.rest import METRICS
 
 DEPLOY = Path(__file__).resolve().parents[3] / "serving" / "deploy"
@@ -20,12 +20,12 @@ def read_yaml(name):
     return list(yaml.safe_load_all((DEPLOY / name).read_text()))
 
 
-def test_models_config_names_both_models_in_the_mounted_folder():
+def test_models_config_names_all_models_in_the_mounted_folder():
     config = text_format.Parse(
         (DEPLOY / "models.config").read_text(), model_server_config_pb2.ModelServerConfig()
     )
     named = {one.name: one.base_path for one in config.model_config_list.config}
-    assert named == {name: f"/models/{name}" for name in (TOKENIZER, GENERATOR)}
+    assert named == {name: f"/models/{name}" for name in (TOKENIZER, CLASSIFIER, GENERATOR)}
 
 
 def test_largest_allowed_batch_size_is_max_batch_size():

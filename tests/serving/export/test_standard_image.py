@@ -155,7 +155,7 @@ def test_cut_file_is_refused():
 
 
 def test_an_image_with_more_pixels_than_allowed_is_made_smaller_upright_and_in_proportion():
-    wide = two_halves().resize((300, 100))
+    wide = Image.fromarray(two_halves()).resize((300, 100))
     small = encoded(wide, "PNG")
     assert standard_image.fitted(small, 30_000) is small
     picture = Image.open(io.BytesIO(standard_image.fitted(small, 7_500)))

@@ -6,6 +6,8 @@ import sys
 import threading
 import time
 import urllib.request
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from serving.server import model
 from serving.server.models import ModelRepository
 from serving.server.server import Options, background_server
 from serving.wire.errors import RequestError, ServingError
+from tests import stand_ins
 
 pytestmark = pytest.mark.slow
 
@@ -179,6 +182,45 @@ def test_version_swap_under_load_fails_no_request(folder):
     assert len(set(answers)) == 1
 
 
+def test_a_minute_of_a_swap_every_second_fails_no_request(folder):
+    black = files.png(np.zeros((8, 8, 3), np.uint8))
+    tokens = {"image_bytes": np.array([black], object)}
+    shutil.rmtree(folder / "vim")
+    stand_ins.write_tokenizer(str(folder / "vit_vqgan" / "100"))
+    answers, failures, memory = Counter(), [], []
+    stop = threading.Event()
+
+    def load(endpoint):
+        with connect(endpoint) as client:
+            while not stop.is_set():
+                try:
+                    answers[client.predict("vit_vqgan", "encode", tokens)["tokens"].tobytes()] += 1
+                except Exception as error:
+                    failures.append(error)
+
+    with background_server(str(folder), Options(poll_seconds=0.1)) as server:
+        threads = [threading.Thread(target=load, args=[url]) for url in (server.grpc, server.http)]
+        for thread in threads:
+            thread.start()
+        for version in range(101, 161):
+            begin = time.monotonic()
+            shutil.copytree(folder / "vit_vqgan" / "100", folder / "away")
+            (folder / "away").rename(folder / "vit_vqgan" / str(version))
+            if version > 103:
+                shutil.rmtree(folder / "vit_vqgan" / str(version - 3))
+            time.sleep(max(0.0, begin + 1.0 - time.monotonic()))
+            memory.append(resident())
+        wait_for_version(server, 160, "vit_vqgan")
+        stop.set()
+        for thread in threads:
+            thread.join()
+        served = statuses(server, "vit_vqgan")
+    assert failures == []
+    assert len(answers) == 1
+    assert max(memory) < max(memory[:20]) + 2**28
+    assert [one["version"] for one in served if one["state"] == "AVAILABLE"] == ["160"]
+
+
 def test_a_push_that_is_killed_at_any_moment_is_never_loaded(folder, tmp_path_factory, capfd):
     model = tmp_path_factory.mktemp("model") / "large"
     shutil.copytree(folder / "vim" / "17", model)
@@ -204,11 +246,20 @@ def test_a_push_that_is_killed_at_any_moment_is_never_loaded(folder, tmp_path_fa
     assert not list((folder / "vim").glob(".draft-*"))
 
 
-def wait_for_version(server, version):
+def resident():
+    """Bytes that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def statuses(server, model):
+    with urllib.request.urlopen(f"{server.http}/v1/models/{model}", timeout=30) as response:
+        return json.load(response)["model_version_status"]
+
+
+def wait_for_version(server, version, model="vim"):
     limit = time.monotonic() + 60
     while time.monotonic() < limit:
-        with urllib.request.urlopen(f"{server.http}/v1/models/vim", timeout=30) as response:
-            served = json.load(response)["model_version_status"]
+        served = statuses(server, model)
         if (served[0]["version"], served[0]["state"]) == (str(version), "AVAILABLE"):
             return
         time.sleep(0.05)

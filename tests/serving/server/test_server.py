@@ -56,8 +56,9 @@ def test_sigterm_finishes_running_requests_and_exits_with_0(base):
         text=True,
     )
     try:
-        lines = [process.stdout.readline().split() for _ in range(2)]
+        lines = [process.stdout.readline().split() for _ in range(3)]
         assert [line[:4] for line in lines] == [
+            ["serving", "classifier", "version", "5"],
             ["serving", "vim", "version", "17"],
             ["serving", "vit_vqgan", "version", "3"],
         ]
