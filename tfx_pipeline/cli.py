@@ -71,13 +71,16 @@ def run(
     directory = output or os.path.join("runs", config.name)
     with one_line_errors(preflight.RunError, RunningError):
         preflight.check_run(config, Path(os.path.realpath(directory)), beam_args)
+    from components.evaluators.network_names import ProtocolError
     from components.image_example_gen.sources import SourceError
     from components.tokenizer_importer.saved_tokenizer import TokenizerError
     from tfx_pipeline import local_runner
     from tfx_pipeline.lineage import LineageError
 
     try:
-        with one_line_errors(SourceError, TokenizerError, RunningError, LineageError, preflight.RunError):
+        with one_line_errors(
+            SourceError, TokenizerError, ProtocolError, RunningError, LineageError, preflight.RunError
+        ):
             finished = local_runner.run(config, directory, beam_args, no_cache=no_cache)
     except local_runner.Stopped as stop:
         click.echo(f"tfx-vim: {stop}", err=True)

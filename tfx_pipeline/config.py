@@ -21,6 +21,8 @@ import pydantic
 import yaml
 from pydantic import Discriminator, Field, PositiveInt, Tag
 
+from components.evaluators import network_names
+from components.evaluators.network_names import OWN
 from components.image_example_gen.classes import Check
 from components.image_example_gen.source_kinds import Reading, SourceOptions, parse_source
 from components.metrics import registry
@@ -169,11 +171,23 @@ class LinearProbeEvaluation(Section):
 
 
 class Evaluation(Section):
-    """The three evaluators."""
+    """The three evaluators.
 
+    `features` names the network in whose features FID and the Inception Score are measured: `classifier`, the
+    run's own, or one at a path (`components.evaluators.network_names`).
+    """
+
+    features: str = OWN
     reconstruction: ReconstructionEvaluation = ReconstructionEvaluation()
     generation: GenerationEvaluation = GenerationEvaluation()
     linear_probe: LinearProbeEvaluation = LinearProbeEvaluation()
+
+    @pydantic.field_validator("features")
+    @classmethod
+    def _known_network(cls, features: str) -> str:
+        if features != OWN:
+            network_names.parse(features)
+        return features
 
 
 class Config(Section):

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from components.evaluators.network_names import FORMS
+
 # The libraries whose versions change scores.
 _LIBRARIES = ("tfx-vim", "tensorflow", "numpy", "scipy", "pillow")
 
@@ -20,7 +22,7 @@ _LIBRARIES = ("tfx-vim", "tensorflow", "numpy", "scipy", "pillow")
     "--features",
     required=True,
     metavar="NETWORK",
-    help="classifier:PATH, inception_2015:FILE.pb or savedmodel:PATH#OUTPUT.",
+    help=f"One of {FORMS}.",
 )
 @click.option(
     "--image-size", type=click.IntRange(1), help="Crop and resize all images.  [default: as they are]"
@@ -49,7 +51,8 @@ def evaluate(
     # Which import TensorFlow, that a wrong option need not wait for.
     from components.evaluators import comparison, files
     from components.evaluators.image_sets import ImageSetError
-    from components.evaluators.protocols import ProtocolError, open_protocol
+    from components.evaluators.network_names import ProtocolError
+    from components.evaluators.protocols import open_protocol
 
     try:
         network = open_protocol(features)

@@ -21,6 +21,8 @@ from ml_metadata.proto.metadata_store_pb2 import Artifact
 from tfx import v1 as tfx
 from tfx.dsl.compiler import compiler
 
+from components.evaluators.network_names import OWN
+from components.evaluators.protocols import open_protocol
 from components.image_example_gen import summary
 from components.image_example_gen.sources import SourceError, source_version
 from components.image_example_gen.survey import survey
@@ -35,7 +37,7 @@ from tfx_pipeline import code, console, failures, history, lineage, run_lock, tr
 from tfx_pipeline.config import Config, ImportedTokenizer
 from tfx_pipeline.console import ComponentLog
 from tfx_pipeline.lineage import LineageError
-from tfx_pipeline.pipeline import create_pipeline, imported_version
+from tfx_pipeline.pipeline import create_pipeline, imported_version, network_version
 from tfx_pipeline.preflight import RunError, check_paths
 from tfx_pipeline.run_lock import RunLock
 from trainers.training.checkpoint import saved_steps
@@ -86,6 +88,7 @@ def run(
     Raises:
       SourceError: the images cannot be read, or a survey found a problem; nothing was started.
       TokenizerError: an imported tokenizer is missing or does not fit; nothing was started.
+      ProtocolError: the feature network is missing or another one; nothing was started.
       RunError: a component failed; or a perceptual network is missing, and nothing was started. The models
         served before are untouched.
     """
@@ -98,6 +101,7 @@ def run(
         run_dir=str(home),
         dataset_version=version,
         tokenizer_version=imported_version(config),
+        features_version=network_version(config),
         beam_pipeline_args=beam_args,
         # TFX's own function would create the folder before anything has been checked.
         metadata_connection_config=lineage.connection(home / "metadata.db"),
@@ -251,6 +255,8 @@ def _survey(config: Config, kept: Path) -> dict[str, Any]:
 
 def _require_models(config: Config) -> None:
     """Load the networks that are not trained here, so that a missing one stops the run at once."""
+    if config.evaluation.features != OWN:
+        open_protocol(config.evaluation.features)
     if isinstance(config.stage1, ImportedTokenizer):
         saved_tokenizer.read(config.stage1.savedmodel, image_size=config.data.image_size)
     elif config.stage1.loss.perceptual:

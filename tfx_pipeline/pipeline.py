@@ -14,9 +14,10 @@ from tfx import v1 as tfx
 from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
 from tfx.dsl.components.base.base_component import BaseComponent
 
-from components.evaluators import blessing
+from components.evaluators import blessing, protocols
 from components.evaluators.generation.component import GenerationEvaluator
 from components.evaluators.linear_probe.component import LinearProbeEvaluator
+from components.evaluators.network_names import OWN
 from components.evaluators.reconstruction.component import ReconstructionEvaluator
 from components.example_validator.component import ExampleValidator
 from components.image_example_gen.component import ImageExampleGen
@@ -39,6 +40,7 @@ def create_pipeline(
     serving_dir: str = "",
     dataset_version: str,
     tokenizer_version: str = "",
+    features_version: str = "",
     beam_pipeline_args: Sequence[str] = (),
     metadata_connection_config: Message | None = None,
     to: str = "",
@@ -51,6 +53,7 @@ def create_pipeline(
       serving_dir: the folder that a model server watches; `serving` in the run's folder by default.
       dataset_version: fingerprint of the source, so that the cache notices changed images.
       tokenizer_version: fingerprint of an imported tokenizer (`imported_version`), for the same reason.
+      features_version: digest of the feature network (`network_version`), likewise.
       beam_pipeline_args: flags for Beam beside the configuration's, which they win over.
       metadata_connection_config: where lineage is stored; None if the runner has its own.
       to: the component with which the pipeline ends; it has what this depends on then. All by default.
@@ -118,6 +121,8 @@ def create_pipeline(
         model=tokenizer.outputs["model"],
         classifier=classifier.outputs["model"],
         batch_size=evaluation.reconstruction.batch_size,
+        features=evaluation.features,
+        features_version=features_version,
         thresholds=gates["reconstruction"],
         pushed=served["tokenizer"],
     )
@@ -137,6 +142,8 @@ def create_pipeline(
         model=vim.outputs["model"],
         classifier=classifier.outputs["model"],
         batch_size=evaluation.generation.batch_size,
+        features=evaluation.features,
+        features_version=features_version,
         thresholds=gates["generation"],
     )
     linear_probe = LinearProbeEvaluator(
@@ -241,6 +248,16 @@ def imported_version(config: Config) -> str:
     if isinstance(config.stage1, ImportedTokenizer):
         return saved_tokenizer.version(config.stage1.savedmodel)
     return ""
+
+
+def network_version(config: Config) -> str:
+    """The `features_version` of `create_pipeline`; empty for the run's own classifier.
+
+    Raises:
+      ProtocolError: the feature network is not there.
+    """
+    features = config.evaluation.features
+    return "" if features == OWN else protocols.version(features)
 
 
 def _trainer(

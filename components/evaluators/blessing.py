@@ -12,6 +12,7 @@ from tfx.types import Artifact
 
 from components.evaluators import files
 from components.metrics import registry
+from components.metrics.intervals import Interval
 from serving.export.atomic import write_atomic
 
 # What TFX's Evaluator writes, whose module imports all of TFX's components.
@@ -130,6 +131,7 @@ def judge(
     protocol: Mapping[str, Any],
     counts: Mapping[str, int],
     seconds: float,
+    intervals: Mapping[str, Interval] | None = None,
     pushed: Pushed = Pushed(),
 ) -> None:
     """Write the evaluation with the reasons, and the blessing in Pusher's format, positive or negative."""
@@ -141,6 +143,7 @@ def judge(
         protocol=protocol,
         counts=counts,
         seconds=seconds,
+        intervals=intervals or {},
         thresholds=thresholds,
         blessed=not failed,
         failed_thresholds=failed,

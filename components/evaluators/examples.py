@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -27,6 +28,7 @@ _FEATURES = {
 class ImageBatch(NamedTuple):
     """B images as stored in the Examples."""
 
+    places: np.ndarray  # int64 [B], in the split
     image_bytes: np.ndarray  # object [B], JPEG or PNG
     keys: np.ndarray  # object [B], bytes
     labels: np.ndarray  # int64 [B], -1 if unlabelled
@@ -38,7 +40,9 @@ class ReadImages(beam.PTransform):
     def __init__(self, examples: list[Artifact], split: str, batch_size: int):
         super().__init__()
         files = split_files(examples, split)
-        self._files = list(zip(files, dataset(examples).records_in(split, files), strict=True))
+        counts = dataset(examples).records_in(split, files)
+        firsts = itertools.accumulate(counts[:-1], initial=0)
+        self._files = list(zip(files, counts, firsts, strict=True))
         self._batch_size = batch_size
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[ImageBatch]:
@@ -52,7 +56,7 @@ class ReadImages(beam.PTransform):
 
 
 def read_dataset(examples: list[Artifact], split: str, batch_size: int) -> tf.data.Dataset:
-    """The images of one split in stored order, as dicts of the tensors of an `ImageBatch`."""
+    """The images of one split in stored order, as dicts of the tensors of an `ImageBatch`, but for places."""
     files = split_files(examples, split)
     return _parse(files, dataset(examples).records_in(split, files), batch_size)
 
@@ -80,11 +84,13 @@ def count(examples: list[Artifact], split: str) -> int:
     return records
 
 
-def _read_shard(shard: tuple[str, int], batch_size: int) -> Iterator[ImageBatch]:
-    path, records = shard
+def _read_shard(shard: tuple[str, int, int], batch_size: int) -> Iterator[ImageBatch]:
+    path, records, place = shard
     with naming_damage([path]):
         for batch in _parse([path], [records], batch_size).as_numpy_iterator():
-            yield ImageBatch(**batch)
+            count = len(batch["keys"])
+            yield ImageBatch(places=place + np.arange(count), **batch)
+            place += count
 
 
 def _parse(files: list[str], records: list[int], batch_size: int) -> tf.data.Dataset:

@@ -1,26 +1,24 @@
 """Feature networks, in whose features FID and the Inception Score are measured.
 
-There is one: the classifier that was trained on the same Examples. FID and IS on natural images use
-Inception, which was trained on them; its features say little about other images, such as digits. Scores in
-the classifier's features compare within one data set and classifier, never with published ones. Images are
-rounded to 8 bits first, as stored images are, so that a set of files and a set of arrays get the same score.
-
-`feature_network` is the one place that chooses a network (docs/extending.md).
+The run's own classifier is one: scores in its features compare within one data set and classifier, never with
+published ones. Others are in `components.evaluators.protocols`. Images are rounded to 8 bits first, as stored
+images are, so that a set of files and a set of arrays get the same score.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import apache_beam as beam
 import numpy as np
 import tensorflow as tf
-from tfx.types import Artifact
 
 from components.evaluators.examples import ImageBatch
+from components.evaluators.network_names import OWN
 from components.saved_model import SavedModel
 from serving.export import images
+from serving.export.versions import content_digest
 
 # The size of the splits that the Inception Score is averaged over (Dhariwal and Nichol 2021's evaluator).
 INCEPTION_SPLIT = 5000
@@ -32,7 +30,7 @@ class Features(NamedTuple):
     """What a feature network computes of B images."""
 
     features: np.ndarray  # float32 [B, D]
-    probabilities: np.ndarray  # float32 [B, C], of the network's classes
+    probabilities: np.ndarray  # float32 [B, C], of the network's classes; [B, 0] if it has none
 
 
 # 8-bit images uint8 [B, S, S, 3] to their features.
@@ -43,25 +41,37 @@ class FeatureNetwork(Protocol):
     """A feature network, light enough to be sent to a Beam worker.
 
     Attributes:
-      protocol: its name in `evaluation.json`; scores compare only under the same name.
-      class_names: the classes of its probabilities.
+      name: in `evaluation.json`; scores compare only under the same name and weights.
+      has_probabilities: whether it has classes, and so an Inception Score.
     """
 
-    protocol: str
-    class_names: tuple[str, ...]
+    name: str
+    has_probabilities: bool
+
+    def about(self) -> dict[str, Any]:
+        """What must be the same for two scores to compare: `weights`, `resize`."""
 
     def load(self) -> Extract:
         """Load the network, once a process."""
 
 
 class ClassifierFeatures:
-    """Pooled activations and class probabilities of the run's own classifier."""
+    """Pooled activations and class probabilities of a run's classifier."""
 
-    protocol = "classifier"
+    name = OWN
+    has_probabilities = True
 
     def __init__(self, classifier: SavedModel):
         self._classifier = classifier
-        self.class_names = classifier.metadata().class_names
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of its probabilities."""
+        return self._classifier.metadata().class_names
+
+    def about(self) -> dict[str, Any]:
+        """The digest of its weights; images have its size already."""
+        return {"weights": content_digest(self._classifier.path), "resize": "none"}
 
     def load(self) -> Extract:
         """Load the classifier, once a process."""
@@ -72,11 +82,6 @@ class ClassifierFeatures:
             return Features(answer["features"].numpy(), tf.nn.softmax(answer["logits"]).numpy())
 
         return extract
-
-
-def feature_network(inputs: Mapping[str, list[Artifact]]) -> FeatureNetwork:
-    """The feature network of an evaluator with these input artifacts."""
-    return ClassifierFeatures(SavedModel.of(inputs["classifier"]))
 
 
 class ExtractFeatures(beam.DoFn):

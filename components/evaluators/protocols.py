@@ -1,39 +1,31 @@
-"""Feature networks by name: what must be the same for two scores to be comparable.
+"""Feature networks at a path: what must be the same for two scores to be comparable.
 
-| name | network | features; probabilities |
-|---|---|---|
-| `classifier:PATH` | the classifier SavedModel of a run | pooled; softmax |
-| `inception_2015:FILE.pb` | Inception of 2015-12-05, frozen (Dhariwal 2021) | `pool_3`; softmax |
-| `savedmodel:PATH#OUTPUT` | any, with a signature from uint8 [B, H, W, 3] to OUTPUT [B, D] | OUTPUT; none |
-
-Nothing is downloaded, and no other network ever stands in for one that is not there.
+`components.evaluators.network_names` lists them. Nothing is downloaded, and no other network ever stands in
+for one that is not there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from components.evaluators.features import ClassifierFeatures, Extract, Features
+from components.evaluators.network_names import NetworkName, ProtocolError, parse
 from components.saved_model import SavedModel
 from serving.export.signatures import read_signature_defs
 from serving.export.versions import SAVED_MODEL, content_digest
 from serving.wire.errors import one_line
 
-FORMS = "classifier:PATH, inception_2015:FILE.pb, savedmodel:PATH#OUTPUT"
-
 # Nodes of the frozen graph, as ADM's evaluator and TF-GAN use them: images before resizing, and the kernel of
 # the logits, which the Inception Score takes without their bias.
 _IMAGES, _POOL, _LOGITS = "ExpandDims", "pool_3", "softmax/logits/MatMul"
-
-
-class ProtocolError(ValueError):
-    """A feature network that is unknown or not there; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +51,9 @@ def open_protocol(text: str) -> FeatureProtocol:
     Raises:
       ProtocolError: it has none of the forms, or the network is not there or is another.
     """
-    name, _, place = text.partition(":")
-    if name not in _OPENERS or not place:
-        raise ProtocolError(f"features must be one of {FORMS}, got {text!r}")
+    name = parse(text)
     try:
-        return _OPENERS[name](place)
+        return _OPENERS[name.kind](name)
     except ProtocolError:
         raise
     # A file that is no graph raises almost anything.
@@ -71,50 +61,129 @@ def open_protocol(text: str) -> FeatureProtocol:
         raise ProtocolError(f"{text} cannot be loaded: {one_line(error)}") from error
 
 
-def _classifier(path: str) -> FeatureProtocol:
-    _check_saved_model(path)
-    network = ClassifierFeatures(SavedModel(path))
-    size = SavedModel(path).metadata().image_size
+def has_probabilities(text: str) -> bool:
+    """Whether the network that `text` names has classes."""
+    return parse(text).kind in ("classifier", "inception_2015")
+
+
+def version(text: str) -> str:
+    """The digest of the weights of the network that `text` names, without loading it.
+
+    Raises:
+      ProtocolError: it has none of the forms, or is not there.
+    """
+    name = parse(text)
+    if name.kind == "inception_2015":
+        return hashlib.sha256(_read(name.path)).hexdigest()[:16]
+    _check_saved_model(name.path)
+    return content_digest(name.path)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return file.read()
+    except tf.errors.OpError as error:
+        raise ProtocolError(
+            f"inception_2015 must be the file of the frozen graph (classify_image_graph_def.pb), got {path}"
+        ) from error
+
+
+def _classifier(name: NetworkName) -> FeatureProtocol:
+    _check_saved_model(name.path)
+    network = ClassifierFeatures(SavedModel(name.path))
+    size = SavedModel(name.path).metadata().image_size
     return FeatureProtocol(
-        "classifier", content_digest(path), f"none: images must have {size} pixels a side", network.load()
+        "classifier",
+        content_digest(name.path),
+        f"none: images must have {size} pixels a side",
+        network.load(),
     )
 
 
-def _saved_model(place: str) -> FeatureProtocol:
-    path, _, output = place.rpartition("#")
-    if not path or not output:
-        raise ProtocolError(f"features must be savedmodel:PATH#OUTPUT, got savedmodel:{place!r}")
-    _check_saved_model(path)
-    signatures = read_signature_defs(path)
-    having = [name for name, one in signatures.items() if output in one.outputs and len(one.inputs) == 1]
-    if not having:
-        known = sorted({name for one in signatures.values() for name in one.outputs})
-        raise ProtocolError(f"output of {path} must be one of {', '.join(known)}, got {output!r}")
-    loaded = tf.saved_model.load(path)
-    signature = loaded.signatures[having[0]]
-    ((argument, spec),) = signature.structured_input_signature[1].items()
+def _saved_model(name: NetworkName) -> FeatureProtocol:
+    loaded, signature, argument, spec = _signature(name)
     if spec.dtype != tf.uint8:
-        raise ProtocolError(f"input {argument} of {path} must be uint8, got {spec.dtype.name}")
+        raise ProtocolError(f"input {argument} of {name.path} must be uint8, got {spec.dtype.name}")
 
     def extract(levels: np.ndarray) -> Features:
         # By `loaded`, which owns the variables.
-        answer = loaded.signatures[having[0]](**{argument: tf.constant(levels)})
-        return _without_probabilities(answer[output].numpy())
+        answer = loaded.signatures[signature](**{argument: tf.constant(levels)})
+        return _without_probabilities(answer[name.output].numpy())
 
-    return FeatureProtocol(f"savedmodel#{output}", content_digest(path), "the network's own", extract)
+    return FeatureProtocol(
+        f"savedmodel#{name.output}", content_digest(name.path), "the network's own", extract
+    )
 
 
-def _inception_2015(path: str) -> FeatureProtocol:
-    if not os.path.isfile(path):
+class _Normalization(NamedTuple):
+    """How a network was trained to see images: resized by bicubic filters, and centred."""
+
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+
+
+_NORMALIZATIONS = {
+    # ImageNet's, as DINOv2 takes it.
+    "dinov2": _Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": _Normalization((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+
+
+def _normalized(name: NetworkName) -> FeatureProtocol:
+    """A network of normalized float32 images of one size, [B, S, S, 3] or, as in PyTorch, [B, 3, S, S]."""
+    loaded, signature, argument, spec = _signature(name)
+    shape = spec.shape.as_list() if spec.shape.rank == 4 else []
+    channels_first = shape[1:2] == [3]
+    size = shape[2] if channels_first else shape[1] if shape[3:] == [3] else None
+    if spec.dtype != tf.float32 or not size:
         raise ProtocolError(
-            f"inception_2015 must be the file of the frozen graph (classify_image_graph_def.pb), got {path}"
+            f"input {argument} of {name.path} must be float32 [B, S, S, 3] or [B, 3, S, S] with a known S, "
+            f"got {spec.dtype.name} {spec.shape}"
         )
-    with open(path, "rb") as file:
-        content = file.read()
+    mean, deviation = (np.array(values, np.float32) for values in _NORMALIZATIONS[name.kind])
+
+    def extract(levels: np.ndarray) -> Features:
+        pixels = _resized(levels, size).astype(np.float32) / 255.0
+        pixels = (pixels - mean) / deviation
+        if channels_first:
+            pixels = pixels.transpose(0, 3, 1, 2)
+        answer = loaded.signatures[signature](**{argument: tf.constant(pixels)})
+        return _without_probabilities(answer[name.output].numpy())
+
+    resize = f"bicubic to {size} (Pillow)"
+    return FeatureProtocol(f"{name.kind}#{name.output}", content_digest(name.path), resize, extract)
+
+
+def _resized(levels: np.ndarray, size: int) -> np.ndarray:
+    """Images uint8 [B, H, W, 3] at `size` pixels a side, by the filter that torchvision and clean-fid use."""
+    if levels.shape[1:3] == (size, size):
+        return levels
+    resized = [Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC) for one in levels]
+    return np.stack([np.asarray(one) for one in resized])
+
+
+def _signature(name: NetworkName) -> tuple[Any, str, str, tf.TensorSpec]:
+    """The loaded SavedModel, its signature with the output, and name and spec of its only input."""
+    _check_saved_model(name.path)
+    signatures = read_signature_defs(name.path)
+    having = [key for key, one in signatures.items() if name.output in one.outputs and len(one.inputs) == 1]
+    if not having:
+        known = sorted({key for one in signatures.values() for key in one.outputs})
+        raise ProtocolError(f"output of {name.path} must be one of {', '.join(known)}, got {name.output!r}")
+    loaded = tf.saved_model.load(name.path)
+    ((argument, spec),) = loaded.signatures[having[0]].structured_input_signature[1].items()
+    return loaded, having[0], argument, spec
+
+
+def _inception_2015(name: NetworkName) -> FeatureProtocol:
+    content = _read(name.path)
     graph = tf.compat.v1.GraphDef.FromString(content)
     nodes = {node.name: node for node in graph.node}
-    if missing := [name for name in (_IMAGES, _POOL, _LOGITS) if name not in nodes]:
-        raise ProtocolError(f"{path} must have the node {missing[0]} of Inception of 2015, got another graph")
+    if missing := [one for one in (_IMAGES, _POOL, _LOGITS) if one not in nodes]:
+        raise ProtocolError(
+            f"{name.path} must have the node {missing[0]} of Inception of 2015, got another graph"
+        )
     kernel = nodes[_LOGITS].input[1]
 
     def run(images: tf.Tensor) -> list[tf.Tensor]:
@@ -143,12 +212,14 @@ def _without_probabilities(features: np.ndarray) -> Features:
 
 
 def _check_saved_model(path: str) -> None:
-    if not os.path.isfile(os.path.join(path, SAVED_MODEL)):
+    if not tf.io.gfile.exists(os.path.join(path, SAVED_MODEL)):
         raise ProtocolError(f"the feature network must be the folder of a SavedModel, got {path}")
 
 
-_OPENERS: dict[str, Any] = {
+_OPENERS: dict[str, Callable[[NetworkName], FeatureProtocol]] = {
     "classifier": _classifier,
     "inception_2015": _inception_2015,
+    "dinov2": _normalized,
+    "clip": _normalized,
     "savedmodel": _saved_model,
 }

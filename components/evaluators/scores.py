@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -43,6 +43,14 @@ class InceptionScores(beam.PTransform):
         )
 
 
+class Accuracy(beam.PTransform):
+    """(hits, images) of batches -> the share of hits in all images; NaN without any."""
+
+    def expand(self, batches: beam.PCollection) -> beam.PCollection[float]:
+        """Sum, then divide."""
+        return batches | beam.CombineGlobally(_sums) | beam.Map(_share)
+
+
 def write_scores(
     pipeline: beam.Pipeline,
     path: str,
@@ -67,6 +75,18 @@ def take_scores(path: str) -> dict[str, Any]:
     scores = files.read_json(path)
     fileio.remove(path)
     return {name: math.nan if value is None else value for name, value in scores.items()}
+
+
+def _sums(pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    hits = images = 0
+    for one in pairs:
+        hits, images = hits + one[0], images + one[1]
+    return hits, images
+
+
+def _share(sums: tuple[int, int]) -> float:
+    hits, images = sums
+    return hits / images if images else math.nan
 
 
 def _by_split(answer: tuple[np.ndarray, np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from components.metrics.moments import Moments
 
 Array = NDArray[Any]
-Need = Literal["classes", "more than 5 classes"]
+Need = Literal["classes", "more than 5 classes", "class probabilities"]
 Statistics = TypeVar("Statistics")
 
 
@@ -49,7 +49,8 @@ class GenerationStatistics(NamedTuple):
 
     samples: Moments  # of features
     train: Moments  # of the train split's features
-    held_out: Moments  # of the eval split's features
+    matched: Moments  # of the features of the first samples
+    held_out: Moments  # of the features of as many images of the eval split
     recognized: Moments  # 1 where the classifier predicts the requested class
     inception_scores: Sequence[float]  # of the samples, one a split
 
@@ -131,13 +132,20 @@ RECONSTRUCTION: tuple[Metric[ReconstructionStatistics], ...] = (
         note="exp of the entropy of the codes",
         per_set=lambda s: s.usage.perplexity,
     ),
-    Metric("fid", "FID", "lower", per_set=lambda s: frechet_distance(s.originals, s.reconstructions)),
+    Metric(
+        "fid",
+        "FID",
+        "lower",
+        note="originals against reconstructions",
+        per_set=lambda s: frechet_distance(s.originals, s.reconstructions),
+    ),
     Metric(
         "is",
         "Inception score",
         "higher",
         note="at most the number of classes",
         per_set=lambda s: float(np.mean(s.inception_scores)),
+        needs=("class probabilities",),
     ),
     Metric(
         "is_std",
@@ -145,17 +153,31 @@ RECONSTRUCTION: tuple[Metric[ReconstructionStatistics], ...] = (
         "",
         note="over splits",
         per_set=lambda s: float(np.std(s.inception_scores)),
+        needs=("class probabilities",),
         deviation_of="is",
     ),
 )
 
 GENERATION: tuple[Metric[GenerationStatistics], ...] = (
-    Metric("fid", "FID", "lower", per_set=lambda s: frechet_distance(s.samples, s.train)),
+    Metric(
+        "fid",
+        "FID",
+        "lower",
+        note="samples against the train split",
+        per_set=lambda s: frechet_distance(s.samples, s.train),
+    ),
+    Metric(
+        "fid_matched",
+        "FID of few samples",
+        "lower",
+        note="of as many as held-out images",
+        per_set=lambda s: frechet_distance(s.matched, s.train),
+    ),
     Metric(
         "fid_eval",
         "FID of real images",
         "",
-        note="eval split against train split: the floor",
+        note="of as many held-out images: what real ones reach",
         per_set=lambda s: frechet_distance(s.held_out, s.train),
     ),
     Metric(
@@ -164,6 +186,7 @@ GENERATION: tuple[Metric[GenerationStatistics], ...] = (
         "higher",
         note="at most the number of classes",
         per_set=lambda s: float(np.mean(s.inception_scores)),
+        needs=("class probabilities",),
     ),
     Metric(
         "is_std",
@@ -171,6 +194,7 @@ GENERATION: tuple[Metric[GenerationStatistics], ...] = (
         "",
         note="over splits",
         per_set=lambda s: float(np.std(s.inception_scores)),
+        needs=("class probabilities",),
         deviation_of="is",
     ),
     Metric(
@@ -237,9 +261,9 @@ def better_of(name: str) -> Literal["higher", "lower", ""]:
     return next((metric.better for metric in _WITH_GATES if metric.name == name), "")
 
 
-def available_needs(classes: int) -> frozenset[Need]:
-    """What data with so many classes has."""
-    needs: list[Need] = []
+def available_needs(classes: int, *, probabilities: bool = False) -> frozenset[Need]:
+    """What data with so many classes has, and a feature network with or without class probabilities."""
+    needs: list[Need] = ["class probabilities"] if probabilities else []
     if classes:
         needs.append("classes")
     if classes > 5:

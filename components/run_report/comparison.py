@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from scipy.stats import binomtest
-
-from components.metrics import registry
+from components.metrics import intervals, registry
 from components.run_report import pictures
 from components.run_report.page import EVALUATIONS, show, template
 from components.run_report.report import ROW, Report
 
-CONFIDENCE = 0.95
-# Shares of independent images, and the count that each is of.
-SHARES = {
-    ("generation", "class_accuracy"): "samples",
-    **{("linear_probe", n): "eval_images" for n in ("top1", "top5")},
-}
 ROWS = 4
 MISSING = "-"
 
@@ -38,17 +30,13 @@ def settings(reports: Sequence[Report]) -> list[Line]:
 
 
 def scores(reports: Sequence[Report]) -> list[Line]:
-    """Every score of any run, with a 95 % interval where it is a share of independent images.
-
-    The interval is Wilson's. Other scores have none here, or their standard deviation over splits.
-    """
+    """Every score of any run, with its 95 % interval or its standard deviation over splits if it has one."""
     return [
         Line(f"{title}: {metric.title}", values)
         for evaluator, title in EVALUATIONS.items()
         for metric in registry.EVALUATORS[evaluator]
         if not metric.deviation_of
-        and set(values := tuple(_score(evaluator, metric, report.metrics[evaluator]) for report in reports))
-        != {MISSING}
+        and set(values := tuple(_score(metric, report.metrics[evaluator]) for report in reports)) != {MISSING}
     ]
 
 
@@ -83,7 +71,7 @@ def page(names: Sequence[str], reports: Sequence[Report]) -> str:
         ],
         settings=settings(reports),
         scores=scores(reports),
-        confidence=f"{CONFIDENCE:.0%}",
+        confidence=f"{intervals.CONFIDENCE:.0%}",
     )
     return html.lstrip()  # the macro at the start leaves an empty line
 
@@ -103,15 +91,13 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
             yield f"{above}{key}", value
 
 
-def _score(evaluator: str, metric: registry.Metric[Any], evaluation: Mapping[str, Any]) -> str:
+def _score(metric: registry.Metric[Any], evaluation: Mapping[str, Any]) -> str:
     if metric.name not in evaluation:
         return MISSING
     value = evaluation[metric.name]
     shown = show(value, metric.unit)
-    count = evaluation.get("counts", {}).get(SHARES.get((evaluator, metric.name), ""))
-    if count and value is not None:
-        interval = binomtest(round(value * count), count).proportion_ci(CONFIDENCE, "wilson")
-        return f"{shown} ({show(interval.low, metric.unit)} to {show(interval.high, metric.unit)})"
+    if value is not None and (interval := evaluation.get("intervals", {}).get(metric.name)):
+        return f"{shown} ({' to '.join(show(end, metric.unit) for end in interval)})"
     deviation = evaluation.get(f"{metric.name}_std")
     return f"{shown} ± {show(deviation, metric.unit)}" if deviation else shown
 

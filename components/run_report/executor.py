@@ -16,7 +16,7 @@ from components.dataset import Dataset
 from components.evaluators import files
 from components.evaluators.generation.executor import SAMPLES_FILE
 from components.evaluators.reconstruction.executor import PAIRS_FILE
-from components.run_report import folder
+from components.run_report import folder, warnings
 from components.run_report.page import EVALUATIONS, STAGES
 from components.run_report.report import Report
 
@@ -54,11 +54,17 @@ class Executor(base_executor.BaseExecutor):
             "versions": {name: distributions.version(name) for name in LIBRARIES},
             "configuration": config,
         }
+        evaluations = {name: _read_evaluation(uris[name]) for name in EVALUATIONS}
+        histories = {stage: _read_history(uri) for stage, uri in runs.items()}
         report = Report(
             config=config,
             dataset=dataclasses.asdict(dataset),
-            metrics={**{name: _read_evaluation(uris[name]) for name in EVALUATIONS}, "run": origin},
-            histories={stage: _read_history(uri) for stage, uri in runs.items()},
+            metrics={
+                **evaluations,
+                "warnings": warnings.find(evaluations, histories, config),
+                "run": origin,
+            },
+            histories=histories,
             alarms={stage: files.read_json(os.path.join(uri, ALARMS_FILE)) for stage, uri in runs.items()},
             samples=files.read_arrays(os.path.join(uris["generation"], SAMPLES_FILE)),
             pairs=files.read_arrays(os.path.join(uris["reconstruction"], PAIRS_FILE)),

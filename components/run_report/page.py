@@ -37,6 +37,7 @@ def render(report: Report) -> str:
         config=report.config,
         dataset=report.dataset,
         verdicts=list(_verdicts(report.metrics)),
+        warnings=report.metrics.get("warnings", []),
         headline=list(_headline(report.metrics)),
         samples=_gallery(report.sample_rows()),
         samples_note=_samples_note(report.metrics["generation"]),
@@ -156,6 +157,9 @@ def _rows(evaluator: str, evaluation: Mapping[str, Any]) -> Iterator[dict[str, A
         yield {
             "title": metric.title,
             "value": show(evaluation[metric.name], metric.unit),
+            "interval": " to ".join(
+                show(end, metric.unit) for end in evaluation.get("intervals", {}).get(metric.name, ())
+            ),
             "note": ", ".join(filter(None, [metric.note, direction])),
             "bounds": ", ".join(
                 f"{word} {show(bounds[bound], metric.unit)}"

@@ -22,7 +22,8 @@ class Report:
       dataset: the Examples' `dataset.json`.
       metrics: one object per evaluator: `reconstruction`, `generation`, `linear_probe`, each with its
         scores, `protocol` and `counts`; `run`, what they come from: preset, date, fingerprints of data and
-        code, versions, configuration; and `components`, after all have ended.
+        code, versions, configuration; `warnings`, why a number must not be believed; and `components`, after
+        all have ended.
       histories: stage (`tokenizer`, `classifier`, `vim`) -> training log, one dict per logged step.
       samples: `images` uint8 [K, S, S, 3] and their `classes` int32 [K], ordered by class.
       pairs: `originals`, `reconstructions` uint8 [K, S, S, 3] and `labels` int64 [K].

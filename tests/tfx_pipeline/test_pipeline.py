@@ -3,8 +3,9 @@ import json
 import pytest
 import tensorflow as tf
 
+from components.evaluators.network_names import ProtocolError
 from tfx_pipeline.config import ConfigError, load
-from tfx_pipeline.pipeline import create_pipeline
+from tfx_pipeline.pipeline import create_pipeline, network_version
 
 
 def graph(*overrides):
@@ -62,6 +63,30 @@ def test_the_pushed_model_is_named_and_not_looked_for_when_the_pipeline_is_made(
         folder = json.loads(sent["stage"])["train"]["warm_start"]
         assert folder.endswith(f"/serving/{served}")
         assert json.loads(sent["job"])["start"] == "pushed"
+
+
+def test_the_feature_network_and_its_weights_are_in_the_caches_key(tmp_path):
+    place = tmp_path / "graph.pb"
+    place.write_bytes(b"weights")
+    made = load("digits", [f"evaluation.features=inception_2015:{place}"])
+    first = network_version(made)
+    components = {
+        one.id: one
+        for one in create_pipeline(
+            made, run_dir="run", dataset_version="v", features_version=first
+        ).components
+    }
+    for name in ("ReconstructionEvaluator", "GenerationEvaluator"):
+        properties = components[name].exec_properties
+        assert (properties["features"], properties["features_version"]) == (f"inception_2015:{place}", first)
+    place.write_bytes(b"other weights")
+    assert network_version(made) != first
+    assert network_version(load("digits")) == ""
+    with pytest.raises(ConfigError, match=r"evaluation\.features must be one of|features must be one of"):
+        load("digits", ["evaluation.features=inception"])
+    place.unlink()
+    with pytest.raises(ProtocolError, match="must be the file of the frozen graph"):
+        network_version(made)
 
 
 def test_the_limit_of_pixels_reaches_every_exported_model():

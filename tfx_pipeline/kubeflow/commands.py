@@ -34,6 +34,7 @@ _ONLY_THERE = "if only the cluster can read it, name its version with"
     help="Version of images that only the cluster can read; a new one makes it read them again.",
 )
 @click.option("--tokenizer-version", metavar="TEXT", help="Likewise, of an imported tokenizer.")
+@click.option("--features-version", metavar="TEXT", help="Likewise, of a feature network.")
 @click.option("--beam", "beam_args", multiple=True, metavar="FLAG", help="A flag for Beam; repeatable.")
 @click.option(
     "--to",
@@ -55,6 +56,7 @@ def compile_(
     pipeline_root: str | None,
     dataset_version: str | None,
     tokenizer_version: str | None,
+    features_version: str | None,
     beam_args: tuple[str, ...],
     to: str | None,
     trainer_jobs: str | None,
@@ -72,6 +74,7 @@ def compile_(
         raise click.ClickException(
             f"{error}; {_ONLY_THERE} --dataset-version or --tokenizer-version"
         ) from error
+    from components.evaluators.network_names import ProtocolError
     from components.image_example_gen.sources import SourceError, source_version
     from components.tokenizer_importer.saved_tokenizer import TokenizerError
     from tfx_pipeline import pipeline
@@ -85,6 +88,10 @@ def compile_(
         imported = tokenizer_version or pipeline.imported_version(config)
     except TokenizerError as error:
         raise click.ClickException(f"{error}; {_ONLY_THERE} --tokenizer-version") from error
+    try:
+        network = features_version or pipeline.network_version(config)
+    except ProtocolError as error:
+        raise click.ClickException(f"{error}; {_ONLY_THERE} --features-version") from error
     if trainer_jobs and run_dir:
         from tfx_pipeline.kubeflow import trainer_jobs as jobs
 
@@ -95,6 +102,7 @@ def compile_(
         serving_dir=parameters.STAND_INS[parameters.SERVING_FOLDER],
         dataset_version=parameters.STAND_INS[parameters.DATASET_VERSION],
         tokenizer_version=imported,
+        features_version=network,
         beam_pipeline_args=beam_args,
         to=to or "",
     )

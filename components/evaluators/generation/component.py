@@ -7,6 +7,7 @@ from tfx.types import BaseChannel, Channel, component_spec, standard_artifacts
 
 from components.evaluators import blessing
 from components.evaluators.generation import executor
+from components.evaluators.network_names import OWN
 from components.metrics import registry
 
 
@@ -16,6 +17,8 @@ class GenerationEvaluatorSpec(component_spec.ComponentSpec):
     PARAMETERS = {
         "batch_size": component_spec.ExecutionParameter(type=int),
         "thresholds": component_spec.ExecutionParameter(type=str),
+        "features": component_spec.ExecutionParameter(type=str),
+        "features_version": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
@@ -44,6 +47,8 @@ class GenerationEvaluator(base_beam_component.BaseBeamComponent):
         *,
         batch_size: int = 100,
         thresholds: blessing.Thresholds | None = None,
+        features: str = OWN,
+        features_version: str = "",
     ):
         """Build the component.
 
@@ -53,6 +58,8 @@ class GenerationEvaluator(base_beam_component.BaseBeamComponent):
           model: the generator SavedModel that drew them, to be blessed.
           classifier: a classifier SavedModel (`classify_pixels`).
           batch_size: images in one call of the classifier.
+          features: the feature network, a name of `components.evaluators.network_names`.
+          features_version: the digest of its weights, so that the cache notices others.
           thresholds: metric -> {"min": bound, "max": bound, "worse_by": bound}; all must hold for a blessing.
 
         Raises:
@@ -65,6 +72,8 @@ class GenerationEvaluator(base_beam_component.BaseBeamComponent):
                 model=model,
                 classifier=classifier,
                 batch_size=batch_size,
+                features=features,
+                features_version=features_version,
                 thresholds=blessing.thresholds_to_json(thresholds, registry.names(registry.GENERATION)),
                 evaluation=Channel(type=standard_artifacts.ModelEvaluation),
                 blessing=Channel(type=standard_artifacts.ModelBlessing),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -23,7 +24,8 @@ from components.evaluators.generation.samples import (
     read_set,
     shards,
 )
-from components.metrics import registry
+from components.evaluators.networks import ExtractHeldOut, HeldOut, Networks
+from components.metrics import intervals, registry
 from components.metrics.moments import MomentsFn
 from components.sampled_set import PUSHED, SAMPLES, SampledSet, SamplingPlan
 
@@ -46,77 +48,87 @@ class Executor(base_beam_executor.BaseBeamExecutor):
     ) -> None:
         """Measure, write `evaluation.json` and `samples.npz`, and bless.
 
-        `fid` is the distance of the samples from the train split, and `fid_eval` that of the eval split: the
-        value for real images, as in Table 6's row "validation data". `class_accuracy`, the share of samples
-        that the classifier assigns to the requested class, exists only if generator and classifier have the
-        same classes.
+        `fid` is the distance of the samples from the train split. `fid_eval` is that of held-out images, the
+        value for real images, as in Table 6's row "validation data", and `fid_matched` that of as many
+        samples. `class_accuracy`, the share of samples that the classifier assigns to the requested class,
+        exists only if generator and classifier have the same classes.
 
-        With an acceptance below 1 all scores are of the kept candidates. The classifier that selects them
-        also provides the features, so all scores but `fid_eval` gain by construction; the paper selects by
-        ResNet-101 and scores by Inception.
+        With an acceptance below 1 all scores are of the kept candidates. In the features of the classifier
+        that selects them, all scores but `fid_eval` gain by construction; the paper selects by ResNet-101 and
+        scores by Inception.
 
         Args:
           input_dict: `examples`, `samples`, `model` (the generator that drew them), `classifier`.
           output_dict: `evaluation`, `blessing`.
-          exec_properties: `batch_size`, `thresholds` (JSON).
+          exec_properties: `batch_size`, `thresholds` (JSON), `features` (a name of
+            `components.evaluators.network_names`), `features_version`.
 
         Raises:
           ValueError: a split is empty; acceptance is below 1, and generator and classifier do not have the
             same classes.
+          ProtocolError: the feature network is not there.
         """
         started = time.monotonic()
         evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
         real, batch_size = input_dict["examples"], exec_properties["batch_size"]
         counts = {f"{split}_images": examples.count(real, split) for split in ("train", "eval")}
-        network = features.feature_network(input_dict)
+        class_names = tuple(examples.dataset(real).class_names)
+        networks = Networks.of(input_dict, exec_properties["features"])
         sampled = read_set(input_dict["samples"])
         plan = sampled.plan
-        same_classes = bool(sampled.class_names) and sampled.class_names == network.class_names
-        if plan.acceptance < 1 and not same_classes:
+        told = networks.tells(sampled.class_names)
+        if plan.acceptance < 1 and not told:
             raise ValueError(
                 "evaluation.generation.acceptance must be 1.0 for a model whose classes are not the "
                 f"classifier's, got {plan.acceptance}"
             )
+        counts["matched"] = min(plan.samples, counts["eval_images"])
         splits = features.inception_splits(plan.samples)
-        needs = registry.available_needs(plan.classes if same_classes else 0)
+        needs = registry.available_needs(
+            plan.classes if told else 0, probabilities=networks.scores_classes(class_names)
+        )
         paths = {split: os.path.join(evaluation.uri, f"{split}.json") for split in sampled.splits}
 
         with self._make_beam_pipeline() as pipeline:
-            train, held_out = (
+            train = (
                 pipeline
-                | f"Read {split}" >> examples.ReadImages(real, split, batch_size)
-                | f"Extract {split}" >> beam.ParDo(features.ExtractFeatures(network, sampled.image_size))
-                | f"Combine {split}" >> scores.Combine("features", MomentsFn())
-                for split in ("train", "eval")
+                | "Read train" >> examples.ReadImages(real, "train", batch_size)
+                | beam.ParDo(features.ExtractFeatures(networks.features, sampled.image_size))
+                | "Combine train" >> scores.Combine("features", MomentsFn())
             )
+            held_out = (
+                pipeline
+                | "Read eval" >> examples.ReadImages(real, "eval", batch_size)
+                | beam.ParDo(ExtractHeldOut(networks, sampled.image_size))
+            )
+            real_statistics = {
+                "train": train,
+                "held_out": held_out | "Combine eval" >> FirstMoments(counts["matched"]),
+                "accuracy": held_out | beam.Map(lambda batch: batch.hits) | scores.Accuracy(),
+            }
             for split, path in paths.items():
                 found = shards(input_dict["samples"], split)
-                samples = pipeline | f"Extract {split}" >> ReadSamples(found, network, sampled, batch_size)
+                samples = pipeline | f"Extract {split}" >> ReadSamples(found, networks, sampled, batch_size)
                 if plan.acceptance < 1:
                     samples |= f"Reject {split}" >> KeepLikeliest(plan)
-                statistics = samples | f"Combine {split}" >> SampleStatistics(plan, splits)
+                statistics = samples | f"Combine {split}" >> SampleStatistics(plan, splits, counts["matched"])
                 scores.write_scores(
-                    pipeline,
-                    path,
-                    lambda **statistics: registry.compute(
-                        registry.GENERATION, registry.GenerationStatistics(**statistics), needs
-                    ),
-                    train=train,
-                    held_out=held_out,
-                    **statistics,
+                    pipeline, path, functools.partial(_score, needs), **real_statistics, **statistics
                 )
                 if split == SAMPLES:
                     _ = samples | WriteShown(found, sampled, evaluation.uri)
 
         measured = {split: scores.take_scores(path) for split, path in paths.items()}
+        metrics = {split: _metrics(one) for split, one in measured.items()}
         blessing.judge(
             evaluation,
             artifact_utils.get_single_instance(output_dict["blessing"]),
             artifact_utils.get_single_instance(input_dict["model"]),
-            metrics=measured[SAMPLES],
+            metrics=metrics[SAMPLES],
             thresholds=json.loads(exec_properties["thresholds"]),
             protocol={
-                "features": network.protocol,
+                **networks.protocol(class_names, measured[SAMPLES]["accuracy"]),
+                "dimensions": measured[SAMPLES]["dimensions"],
                 "reference": "train split",
                 "classes": "in turn" if plan.classes else "none",
                 "acceptance": plan.acceptance,
@@ -126,22 +138,55 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             },
             counts={"samples": plan.samples, "candidates": plan.candidates, **counts},
             seconds=time.monotonic() - started,
-            pushed=blessing.Pushed(sampled.pushed, measured.get(PUSHED, {}), sampled.pushed_problem),
+            intervals={
+                name: intervals.of_share(value, plan.samples)
+                for name, value in metrics[SAMPLES].items()
+                if name == "class_accuracy"
+            },
+            pushed=blessing.Pushed(sampled.pushed, metrics.get(PUSHED, {}), sampled.pushed_problem),
         )
+
+
+def _score(needs: frozenset[registry.Need], *, accuracy: float, **statistics: Any) -> dict[str, float]:
+    """The metrics, and beside them what the protocol needs."""
+    computed = registry.compute(registry.GENERATION, registry.GenerationStatistics(**statistics), needs)
+    return {**computed, "accuracy": accuracy, "dimensions": len(statistics["train"].mean)}
+
+
+def _metrics(measured: Mapping[str, float]) -> dict[str, float]:
+    return {name: measured[name] for name in registry.names(registry.GENERATION) if name in measured}
+
+
+class FirstMoments(beam.PTransform):
+    """Batches with `places` and `features` -> `Moments` of the features of the first `count` images."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self._count = count
+
+    def expand(self, batches: beam.PCollection) -> beam.PCollection:
+        """Select, then combine."""
+        return batches | beam.Map(_first, self._count) | beam.CombineGlobally(MomentsFn())
+
+
+def _first(batch: HeldOut | Samples, count: int) -> np.ndarray:
+    return batch.features.features[batch.places < count]
 
 
 class SampleStatistics(beam.PTransform):
     """`Samples` -> the statistics of them that `registry.GenerationStatistics` needs, by name."""
 
-    def __init__(self, plan: SamplingPlan, inception_splits: int):
+    def __init__(self, plan: SamplingPlan, inception_splits: int, matched: int):
         super().__init__()
         self._samples = plan.samples
         self._splits = inception_splits
+        self._matched = matched
 
     def expand(self, samples: beam.PCollection) -> dict[str, beam.PCollection]:
         """Combine each."""
         return {
             "samples": samples | scores.Combine("features.features", MomentsFn()),
+            "matched": samples | "First" >> FirstMoments(self._matched),
             "recognized": samples | scores.Combine("recognized", MomentsFn()),
             "inception_scores": samples
             | beam.Map(_probabilities, self._samples, self._splits)

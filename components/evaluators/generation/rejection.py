@@ -88,11 +88,12 @@ def _kept(likeliest: Samples, plan: SamplingPlan) -> Samples:
 
 
 def _join(parts: list[Samples]) -> Samples:
-    *columns, every_features = zip(*parts, strict=True)
+    *columns, every_features, recognition = zip(*parts, strict=True)
     places, indices, class_ids = (np.concatenate(column) for column in columns)
     return Samples(
         places,
         indices,
         class_ids,
         Features(*(np.concatenate(column) for column in zip(*every_features, strict=True))),
+        np.concatenate(recognition),
     )

@@ -11,7 +11,8 @@ import tensorflow as tf
 from tfx.types import Artifact, artifact_utils
 
 from components.evaluators import examples, features
-from components.evaluators.features import FeatureNetwork, Features
+from components.evaluators.features import Features
+from components.evaluators.networks import Networks
 from components.sampled_set import SampledSet
 from serving.export.records import all_records, naming_damage
 
@@ -39,16 +40,17 @@ class Samples(NamedTuple):
     indices: np.ndarray  # int64 [B], image numbers of the plan
     class_ids: np.ndarray  # int32 [B], the requested ones
     features: Features
+    recognition: np.ndarray  # float32 [B, C], the recognizer's class probabilities
 
     @property
     def requested_probability(self) -> np.ndarray:
         """float32 [B]: the probability of the requested class."""
-        return np.take_along_axis(self.features.probabilities, self.class_ids[:, None], axis=1)[:, 0]
+        return np.take_along_axis(self.recognition, self.class_ids[:, None], axis=1)[:, 0]
 
     @property
     def recognized(self) -> np.ndarray:
         """float64 [B, 1]: 1 where the requested class is the most likely."""
-        predicted = self.features.probabilities.argmax(axis=1)
+        predicted = self.recognition.argmax(axis=1)
         return (predicted == self.class_ids)[:, None].astype(np.float64)
 
     def take(self, rows: np.ndarray) -> Samples:
@@ -58,6 +60,7 @@ class Samples(NamedTuple):
             self.indices[rows],
             self.class_ids[rows],
             Features(*(array[rows] for array in self.features)),
+            self.recognition[rows],
         )
 
 
@@ -80,10 +83,10 @@ def shards(artifact: list[Artifact], split: str) -> list[Shard]:
 class ReadSamples(beam.PTransform):
     """The images of some shards as `Samples`; shards are distributed over workers."""
 
-    def __init__(self, found: list[Shard], network: FeatureNetwork, sampled: SampledSet, batch_size: int):
+    def __init__(self, found: list[Shard], networks: Networks, sampled: SampledSet, batch_size: int):
         super().__init__()
         self._found = found
-        self._extract = ExtractSamples(network, sampled, batch_size)
+        self._extract = ExtractSamples(networks, sampled, batch_size)
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[Samples]:
         """Read, and compute features."""
@@ -93,15 +96,15 @@ class ReadSamples(beam.PTransform):
 class ExtractSamples(beam.DoFn):
     """`Shard` -> `Samples`, a batch each."""
 
-    def __init__(self, network: FeatureNetwork, sampled: SampledSet, batch_size: int):
-        self._network = network
+    def __init__(self, networks: Networks, sampled: SampledSet, batch_size: int):
+        self._networks = networks
         self._plan = sampled.plan
         self._image_size = sampled.image_size
         self._batch_size = batch_size
 
     def setup(self) -> None:
-        """Load the feature network."""
-        self._extract = self._network.load()
+        """Load the networks."""
+        self._measure = self._networks.load()
 
     def process(self, shard: Shard) -> Iterator[Samples]:
         """Compute the features of one shard."""
@@ -114,7 +117,7 @@ class ExtractSamples(beam.DoFn):
                 places,
                 numbers,
                 self._plan.class_ids(numbers),
-                self._extract(features.to_8_bits(pixels.numpy())),
+                *self._measure(features.to_8_bits(pixels.numpy())),
             )
 
 

@@ -13,7 +13,7 @@ from tfx.types import Artifact, artifact_utils
 
 from components.evaluators import blessing, examples
 from components.evaluators.linear_probe import probe
-from components.metrics import registry
+from components.metrics import intervals, registry
 from components.saved_model import SavedModel
 from serving.export.atomic import DRAFT, is_remote
 from serving.export.metadata import ERROR, Metadata
@@ -94,9 +94,16 @@ class Executor(base_executor.BaseExecutor):
                 seed=exec_properties["seed"],
             )
             accuracy = probe.evaluate(trained, splits["eval"], batch_size)
+        metrics = _metrics(accuracy, classes)
         blessing.write_evaluation(
             evaluation,
-            metrics=_metrics(accuracy, classes),
+            metrics=metrics,
+            intervals={
+                name: intervals.of_share(metrics[name], counts["eval_images"])
+                for name in ("top1", "top5")
+                if name in metrics
+            },
+            classes=classes,
             protocol=protocol,
             counts=counts,
             seconds=time.monotonic() - started,

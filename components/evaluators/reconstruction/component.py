@@ -6,6 +6,7 @@ from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import BaseChannel, Channel, component_spec, standard_artifacts
 
 from components.evaluators import blessing
+from components.evaluators.network_names import OWN
 from components.evaluators.reconstruction import executor
 from components.metrics import registry
 
@@ -16,6 +17,8 @@ class ReconstructionEvaluatorSpec(component_spec.ComponentSpec):
     PARAMETERS = {
         "batch_size": component_spec.ExecutionParameter(type=int),
         "thresholds": component_spec.ExecutionParameter(type=str),
+        "features": component_spec.ExecutionParameter(type=str),
+        "features_version": component_spec.ExecutionParameter(type=str),
         "pushed": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
@@ -43,6 +46,8 @@ class ReconstructionEvaluator(base_beam_component.BaseBeamComponent):
         *,
         batch_size: int = 64,
         thresholds: blessing.Thresholds | None = None,
+        features: str = OWN,
+        features_version: str = "",
         pushed: str = "",
     ):
         """Build the component.
@@ -52,6 +57,8 @@ class ReconstructionEvaluator(base_beam_component.BaseBeamComponent):
           model: a tokenizer SavedModel (`encode_pixels`, `decode_pixels`).
           classifier: a classifier SavedModel (`classify_pixels`).
           batch_size: images in one call of a model.
+          features: the feature network, a name of `components.evaluators.network_names`.
+          features_version: the digest of its weights, so that the cache notices others.
           thresholds: metric -> {"min": bound, "max": bound, "worse_by": bound}; all must hold for a blessing.
           pushed: the folder that a server watches for versions of this model; it is measured too if a
             threshold compares with it.
@@ -62,6 +69,8 @@ class ReconstructionEvaluator(base_beam_component.BaseBeamComponent):
                 model=model,
                 classifier=classifier,
                 batch_size=batch_size,
+                features=features,
+                features_version=features_version,
                 thresholds=blessing.thresholds_to_json(thresholds, registry.names(registry.RECONSTRUCTION)),
                 pushed=pushed if blessing.compares(thresholds) else "",
                 evaluation=Channel(type=standard_artifacts.ModelEvaluation),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
@@ -17,8 +18,9 @@ from tfx.types import Artifact, artifact_utils
 
 from components import pushed_model
 from components.evaluators import blessing, examples, features, files, scores
-from components.evaluators.features import FeatureNetwork, Features
-from components.metrics import registry
+from components.evaluators.features import Features
+from components.evaluators.networks import Networks, hits
+from components.metrics import intervals, registry
 from components.metrics.codebook import CodebookUsageFn, Usage
 from components.metrics.moments import Moments, MomentsFn
 from components.saved_model import SavedModel
@@ -41,6 +43,7 @@ class Reconstructed(NamedTuple):
     per_image: np.ndarray  # float64 [B, M], one column a metric of `PER_IMAGE`
     original_features: Features
     reconstruction_features: Features
+    hits: tuple[int, int]  # originals that are recognized, and originals with a label
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -57,15 +60,19 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         Args:
           input_dict: `examples`, `model` (a tokenizer), `classifier`.
           output_dict: `evaluation`, `blessing`.
-          exec_properties: `batch_size`, `thresholds` (JSON), `pushed` (folder of pushed versions, or "").
+          exec_properties: `batch_size`, `thresholds` (JSON), `pushed` (folder of pushed versions, or ""),
+            `features` (a name of `components.evaluators.network_names`), `features_version`.
 
         Raises:
           ValueError: the eval split is empty.
+          ProtocolError: the feature network is not there.
         """
         started = time.monotonic()
         evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
         count = examples.count(input_dict["examples"], "eval")
-        tokenizer, network = SavedModel.of(input_dict["model"]), features.feature_network(input_dict)
+        tokenizer = SavedModel.of(input_dict["model"])
+        networks = Networks.of(input_dict, exec_properties["features"])
+        class_names = tuple(examples.dataset(input_dict["examples"]).class_names)
         splits = features.inception_splits(count)
         wanted = {"encode_pixels": ("tokens",), "decode_pixels": ("pixels", "mu", "log_scale")}
         pushed = pushed_model.find(exec_properties["pushed"], tokenizer.metadata(), wanted)
@@ -84,7 +91,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             thresholds=json.loads(exec_properties["thresholds"]),
             protocol={
                 "split": "eval",
-                "features": network.protocol,
+                **networks.protocol(class_names, measured["accuracy"]),
+                "dimensions": measured["dimensions"],
                 "reference": "the originals of the eval split",
                 "usage_batch": measured["usage_batch"],
                 "inception_splits": splits,
@@ -92,6 +100,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             },
             counts={"images": count, "usage_batches": measured["usage_batches"]},
             seconds=time.monotonic() - started,
+            intervals=measured["intervals"],
             pushed=blessing.Pushed(pushed.version, _metrics(before), pushed.problem),
         )
 
@@ -104,19 +113,22 @@ class Executor(base_beam_executor.BaseBeamExecutor):
     ) -> dict[str, Any]:
         """The scores of a tokenizer; `pairs.npz` is written to `folder`."""
         scores_path = os.path.join(folder, "scores.json")
-        network = features.feature_network(input_dict)
+        networks = Networks.of(input_dict, exec_properties["features"])
+        class_names = tuple(examples.dataset(input_dict["examples"]).class_names)
+        needs = registry.available_needs(0, probabilities=networks.scores_classes(class_names))
         metadata = tokenizer.metadata()
         splits = features.inception_splits(examples.count(input_dict["examples"], "eval"))
         with self._make_beam_pipeline() as pipeline:
             batches = (
                 pipeline
                 | examples.ReadImages(input_dict["examples"], "eval", exec_properties["batch_size"])
-                | beam.ParDo(Reconstruct(tokenizer, network, metadata.image_size))
+                | beam.ParDo(Reconstruct(tokenizer, networks, metadata.image_size))
             )
             scores.write_scores(
                 pipeline,
                 scores_path,
-                _score,
+                functools.partial(_score, needs),
+                accuracy=batches | beam.Map(lambda batch: batch.hits) | scores.Accuracy(),
                 per_image=batches | scores.Combine("per_image", MomentsFn()),
                 usage=batches | scores.Combine("tokens", CodebookUsageFn(metadata.codebook_size)),
                 originals=batches | scores.Combine("original_features.features", MomentsFn()),
@@ -135,14 +147,16 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 class Reconstruct(beam.DoFn):
     """`ImageBatch` -> `Reconstructed`."""
 
-    def __init__(self, tokenizer: SavedModel, network: FeatureNetwork, image_size: int):
+    def __init__(self, tokenizer: SavedModel, networks: Networks, image_size: int):
         self._handle = tokenizer
-        self._network = network
+        self._networks = networks
         self._image_size = image_size
 
     def setup(self) -> None:
-        """Load tokenizer and feature network."""
-        self._tokenizer, self._extract = self._handle.load(), self._network.load()
+        """Load tokenizer and networks."""
+        self._tokenizer, self._measure = self._handle.load(), self._networks.load()
+        # Of the reconstructions only features are wanted.
+        self._extract = self._networks.features.load()
         outputs = self._tokenizer.signatures["decode_pixels"].structured_outputs
         if "mu" not in outputs:
             raise ValueError(
@@ -159,6 +173,7 @@ class Reconstruct(beam.DoFn):
             original.numpy(), decoded["pixels"].numpy(), decoded["mu"].numpy(), decoded["log_scale"].numpy()
         )
         originals, reconstructions = (features.to_8_bits(pixels) for pixels in images[:2])
+        measured = self._measure(originals)
         yield Reconstructed(
             batch.keys,
             batch.labels,
@@ -166,8 +181,9 @@ class Reconstruct(beam.DoFn):
             reconstructions,
             tokens.numpy(),
             np.stack([metric.per_image(images) for metric in PER_IMAGE if metric.per_image], axis=1),
-            self._extract(originals),
+            measured.features,
             self._extract(reconstructions),
+            hits(measured.recognition, batch.labels),
         )
 
 
@@ -176,18 +192,29 @@ def _metrics(measured: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _score(
+    needs: frozenset[registry.Need],
+    *,
+    accuracy: float,
     per_image: Moments,
     usage: Usage,
     originals: Moments,
     reconstructions: Moments,
     inception_scores: list[float],
-) -> dict[str, float]:
+) -> dict[str, Any]:
     statistics = registry.ReconstructionStatistics(usage, originals, reconstructions, inception_scores)
     return {
         **dict(zip(registry.names(PER_IMAGE), per_image.mean.tolist(), strict=True)),
-        **registry.compute(registry.RECONSTRUCTION, statistics, available=()),
+        **registry.compute(registry.RECONSTRUCTION, statistics, needs),
         "usage_batch": usage.batch_size,
         "usage_batches": usage.batches,
+        "accuracy": accuracy,
+        "dimensions": len(originals.mean),
+        "intervals": {
+            name: intervals.of_mean(mean, variance, per_image.count)
+            for name, mean, variance in zip(
+                registry.names(PER_IMAGE), per_image.mean, np.diag(per_image.covariance), strict=True
+            )
+        },
     }
 
 

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
-from components.evaluators.protocols import ProtocolError, open_protocol
+from components.evaluators.network_names import ProtocolError
+from components.evaluators.protocols import open_protocol, version
 from tests import stand_ins
 
 pytestmark = pytest.mark.slow
@@ -65,6 +67,53 @@ def test_the_digest_is_of_the_weights(tmp_path):
     first = open_protocol(f"inception_2015:{frozen(tmp_path / 'a.pb')}")
     second = open_protocol(f"inception_2015:{frozen(tmp_path / 'b.pb', bias=False)}")
     assert first.digest != second.digest
+    assert first.digest == version(f"inception_2015:{tmp_path / 'a.pb'}")
+    place = f"savedmodel:{saved_model(tmp_path / 'model')}#mean"
+    assert open_protocol(place).digest == version(place)
+
+
+def normalized(path, shape):
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, "pixels")])
+    def embed(pixels):
+        return {"seen": tf.reshape(pixels, [tf.shape(pixels)[0], -1])}
+
+    tf.saved_model.save(tf.Module(), str(path), signatures={"serving_default": embed})
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mean", "deviation"),
+    [
+        ("dinov2", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ("clip", [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
+    ],
+)
+def test_networks_that_want_normalized_images_get_them_in_either_order_of_axes(
+    tmp_path, kind, mean, deviation
+):
+    wanted = (LEVELS / 255.0 - mean) / deviation
+    for name, shape, seen in (
+        ("last", [None, 8, 8, 3], wanted),
+        ("first", [None, 3, 8, 8], wanted.transpose(0, 3, 1, 2)),
+    ):
+        network = open_protocol(f"{kind}:{normalized(tmp_path / name, shape)}#seen")
+        answer = network.extract(LEVELS)
+        np.testing.assert_allclose(answer.features, seen.reshape(3, -1), rtol=1e-5, atol=1e-6)
+        assert answer.probabilities.shape == (3, 0)
+        assert (network.name, network.resize) == (f"{kind}#seen", "bicubic to 8 (Pillow)")
+
+
+def test_images_of_another_size_are_resized_as_pillow_does(tmp_path):
+    network = open_protocol(f"dinov2:{normalized(tmp_path / 'model', [None, 4, 4, 3])}#seen")
+    half = np.stack(
+        [np.asarray(Image.fromarray(one).resize((4, 4), Image.Resampling.BICUBIC)) for one in LEVELS]
+    )
+    small = open_protocol(f"dinov2:{tmp_path / 'model'}#seen").extract(half)
+    np.testing.assert_array_equal(network.extract(LEVELS).features, small.features)
+    with pytest.raises(
+        ProtocolError, match=r"must be float32 \[B, S, S, 3\] or \[B, 3, S, S\] with a known S"
+    ):
+        open_protocol(f"clip:{normalized(tmp_path / 'any', [None, None, None, 3])}#seen")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +121,7 @@ def test_the_digest_is_of_the_weights(tmp_path):
     [
         (
             "inception",
-            "features must be one of classifier:PATH, inception_2015:FILE.pb, savedmodel:PATH#OUTPUT",
+            "features must be one of classifier:PATH, inception_2015:FILE.pb, dinov2:PATH#OUTPUT, clip",
         ),
         ("dinov3:/x", "features must be one of"),
         ("inception_2015:/nowhere.pb", "must be the file of the frozen graph"),

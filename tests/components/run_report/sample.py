@@ -14,6 +14,7 @@ def report(**metrics_changes):
             "codebook_usage": 0.75,
             "codebook_perplexity": 12.0,
             "protocol": {"usage_batch": 4, "inception_splits": 1},
+            "intervals": {"psnr": [21.25, 23.75]},
             "blessed": True,
         },
         "generation": {
@@ -21,8 +22,16 @@ def report(**metrics_changes):
             "fid": 2.5,
             "fid_eval": 0.5,
             "class_accuracy": 0.875,
-            "counts": {"samples": 6, "candidates": 6},
-            "protocol": {"classes": "in turn", "acceptance": 1.0, "inception_splits": 1},
+            "counts": {"samples": 6, "candidates": 6, "train_images": 1234, "eval_images": 4},
+            "intervals": {"class_accuracy": [0.5, 0.97]},
+            "protocol": {
+                "features": "classifier",
+                "dimensions": 5,
+                "recognizer": {"network": "classifier", "classes": 2, "held_out_accuracy": 1.0},
+                "classes": "in turn",
+                "acceptance": 1.0,
+                "inception_splits": 1,
+            },
             "blessed": True,
         },
         "linear_probe": {
@@ -30,6 +39,8 @@ def report(**metrics_changes):
             "best_block": 2,
             "by_block": [{"block": 1, "top1": 0.5}, {"block": 2, "top1": 0.9}],
             "counts": {"eval_images": 4},
+            "classes": 2,
+            "intervals": {"top1": [0.4, 0.99]},
             "protocol": {"epochs": 90},
             "seconds": 1.0,
         },
@@ -42,6 +53,7 @@ def report(**metrics_changes):
             "name": "tiny",
             "seed": 7,
             "data": {"source": "<somewhere>"},
+            **{section: {"train": {"export": "last"}} for section in ("stage1", "classifier", "stage2")},
         },
         dataset={
             "notes": ["splits are the folders train and val"],

@@ -34,12 +34,12 @@ def test_code_and_versions_are_settings():
     ]
 
 
-def test_shares_of_images_have_wilson_intervals():
+def test_scores_have_their_intervals():
     lines = {line.name: line.values for line in comparison.scores([run(), run(generation={"fid": 3.5})])}
     assert lines["Generation: FID"] == ("2.5", "3.5")
-    # 5.25 of 6 is rounded to 5: the interval of 5 of 6 by R's binom.confint(5, 6, methods = "wilson").
     (accuracy, _) = lines["Generation: Class accuracy"]
-    assert accuracy == "87.5\xa0% (43.6\xa0% to 97\xa0%)"
+    assert accuracy == "87.5\xa0% (50\xa0% to 97\xa0%)"
+    assert lines["Reconstruction: PSNR"][0] == "22.5\xa0dB (21.2\xa0dB to 23.8\xa0dB)"
 
 
 def test_score_that_a_run_lacks_is_a_dash():

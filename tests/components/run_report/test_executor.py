@@ -27,7 +27,7 @@ def inputs(tmp_path):
     for name in EVALUATIONS:
         made[name] = artifacts.artifact(standard_artifacts.ModelEvaluation, tmp_path / name)
         metrics = dict(report.metrics[name])
-        about = ("counts", "protocol", "seconds", "thresholds", "failed_thresholds", "blessed")
+        about = ("counts", "protocol", "seconds", "thresholds", "failed_thresholds", "blessed", "intervals")
         evaluation = {key: metrics.pop(key) for key in about if key in metrics}
         files.write_json(str(tmp_path / name / "evaluation.json"), {"metrics": metrics, **evaluation})
     files.write_arrays(str(tmp_path / "generation" / "samples.npz"), report.samples)
@@ -60,6 +60,7 @@ def test_report_is_written_to_the_artifact_and_the_run_folder(inputs, tmp_path):
         assert origin["configuration"] == sample.report().config
         assert origin["date"].startswith(str(datetime.datetime.now(datetime.timezone.utc).date()))
         assert {"tfx-vim", "tensorflow", "keras", "tfx"} <= origin["versions"].keys()
+        assert metrics["warnings"][0] == "4 held-out images are few: mind the intervals."
         assert "<title>tiny" in (tmp_path / place / "report" / "index.html").read_text()
     plain = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
     assert [row["step"] for row in plain["histories"]["vim"]] == [1, 2, 3]

@@ -61,7 +61,7 @@ def test_failed_threshold_shows_its_reason_and_is_marked_in_the_table():
         )
     )
     assert "Tokenizer is not blessed psnr 18 is below 21" in text(html)
-    assert re.search(r'<tr class="failed"><td>PSNR</td>.*at least 21.0 dB', html)
+    assert re.search(r'<tr class="failed"><th scope="row">PSNR</th>.*at least 21.0 dB', html)
 
 
 def test_absent_metrics_are_left_out():

@@ -14,6 +14,7 @@ from components.metrics.moments import moments
 from serving.export.sampling_params import SamplingParams
 from tests import stand_ins
 from tests.components.evaluators import artifacts
+from tests.components.evaluators.test_protocols import saved_model
 
 pytestmark = pytest.mark.slow
 
@@ -34,11 +35,13 @@ def evaluate(tmp_path_factory):
         sampling=None,
         batch_size=4,
         thresholds="{}",
+        features="classifier",
+        real=REAL,
         **drawing,
     ):
         folder = tmp_path_factory.mktemp("evaluation")
         made = artifacts.outputs(folder)
-        splits = {"train": REAL, "eval": REAL}
+        splits = {"train": REAL, "eval": real}
         generator = model(stand_ins.write_generator, class_names=class_names)
         samples = artifacts.artifact(standard_artifacts.Examples, folder / "samples")
         image_sampler.Executor(artifacts.beam_context()).Do(
@@ -63,7 +66,12 @@ def evaluate(tmp_path_factory):
                 classifier=model(stand_ins.write_classifier),
             ),
             artifacts.as_lists(**made),
-            {"batch_size": batch_size, "thresholds": thresholds},
+            {
+                "batch_size": batch_size,
+                "thresholds": thresholds,
+                "features": features,
+                "features_version": "",
+            },
         )
         written = Path(made["evaluation"].uri)
         arrays = [dict(np.load(path)) for name in ("samples", "kept") for path in written.glob(f"{name}.npz")]
@@ -109,10 +117,53 @@ def test_evaluation_records_protocol_and_counts(greedy):
         "candidates": 30,
         "train_images": 6,
         "eval_images": 6,
+        "matched": 6,
     }
     assert greedy[0]["protocol"]["acceptance"] == 1.0
     assert greedy[0]["protocol"]["sampling"]["temperature"] == 0.0
-    assert greedy[0]["protocol"]["features"] == "classifier"
+    protocol = greedy[0]["protocol"]
+    assert (protocol["features"], protocol["dimensions"], len(protocol["weights"])) == ("classifier", 4, 16)
+    assert protocol["recognizer"] == {
+        "network": "classifier",
+        "weights": protocol["weights"],
+        "classes": 3,
+        "held_out_accuracy": 1.0,
+    }
+
+
+def test_real_images_are_compared_with_as_many_samples(greedy, evaluate):
+    # The first six samples are the six real images.
+    assert greedy[0]["metrics"]["fid_matched"] == pytest.approx(0.0, abs=1e-9)
+    evaluation, _ = evaluate(samples=3, sampling={"temperature": 0.0})
+    assert evaluation["counts"]["matched"] == 3
+    variance = 4 * np.var(np.array(artifacts.LEVELS) / 255)
+    bias = variance * (np.sqrt(3 / 2) - np.sqrt(6 / 5)) ** 2
+    for name in ("fid", "fid_matched", "fid_eval"):
+        assert evaluation["metrics"][name] == pytest.approx(bias, rel=1e-3), name
+
+
+def test_another_network_scores_and_the_classifier_recognizes(evaluate, tmp_path):
+    place = saved_model(tmp_path / "colours")
+    evaluation, samples, _ = evaluate(
+        sampling={"temperature": 0.0}, features=f"savedmodel:{place}#mean", acceptance=0.5
+    )
+    metrics, protocol = evaluation["metrics"], evaluation["protocol"]
+    assert metrics["class_accuracy"] == 1.0
+    assert {"is", "is_std"}.isdisjoint(metrics)
+    assert (protocol["features"], protocol["resize"]) == ("savedmodel", "the network's own")
+    assert protocol["weights"] != protocol["recognizer"]["weights"]
+    assert protocol["dimensions"] == 3
+    # Three equal features in levels of 255, where the classifier has four of brightness.
+    variance = 3 * np.var(np.array(artifacts.LEVELS))
+    bias = variance * (np.sqrt(30 / 29) - np.sqrt(6 / 5)) ** 2
+    assert metrics["fid"] == pytest.approx(bias, rel=1e-3)
+    assert len(samples["images"]) == 24
+
+
+def test_the_accuracy_of_the_recognizer_is_on_held_out_images(evaluate):
+    wrong = [(artifacts.grey(artifacts.LEVELS[0]), 1)]
+    evaluation, _ = evaluate(samples=3, real=[*REAL, *wrong, (artifacts.grey(0), None)])
+    assert evaluation["protocol"]["recognizer"]["held_out_accuracy"] == pytest.approx(6 / 7)
 
 
 def test_eight_samples_of_each_class_are_kept(greedy):
@@ -133,7 +184,9 @@ def test_samples_depend_on_the_seed_and_not_on_batch_size(evaluate):
 
 def test_unconditional_model_has_no_class_accuracy_and_misses_a_threshold_on_it(evaluate):
     evaluation, samples = evaluate(class_names=(), thresholds=json.dumps({"class_accuracy": {"min": 0.9}}))
-    assert "class_accuracy" not in evaluation["metrics"]
+    assert {"class_accuracy", "is"}.isdisjoint(evaluation["metrics"])
+    assert evaluation["protocol"]["recognizer"]["classes"] == "rotations"
+    assert "held_out_accuracy" not in evaluation["protocol"]["recognizer"]
     assert not evaluation["blessed"]
     (failed,) = evaluation["failed_thresholds"]
     assert failed["reason"] == "class_accuracy was not measured, it needs images with classes"

@@ -20,7 +20,9 @@ def candidates(indices, wanted):
     wanted = np.asarray(wanted, np.float32)
     probabilities = np.where(np.arange(2) == class_ids[:, None], wanted[:, None], 1 - wanted[:, None])
     features = indices[:, None].astype(np.float32)
-    return Samples(np.arange(len(indices)), indices, class_ids, Features(features, probabilities))
+    return Samples(
+        np.arange(len(indices)), indices, class_ids, Features(features, -probabilities), probabilities
+    )
 
 
 ALL = candidates([0, 1, 2, 3, 4, 5, 6, 7, 8, 10], [0.1, 0.9, 0.8, 0.2, 0.7, 0.6, 0.9, 0.5, 0.3, 0.4])

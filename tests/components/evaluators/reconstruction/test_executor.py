@@ -9,11 +9,14 @@ from components.evaluators.reconstruction.executor import Executor
 from serving.export.tokenizer import export_tokenizer
 from tests import stand_ins
 from tests.components.evaluators import artifacts
+from tests.components.evaluators.test_protocols import saved_model
 
 pytestmark = pytest.mark.slow
 
 
-def evaluate(tmp_path, eval_rows, thresholds=None, class_names=stand_ins.CLASSES, pushed=""):
+def evaluate(
+    tmp_path, eval_rows, thresholds=None, class_names=stand_ins.CLASSES, pushed="", features="classifier"
+):
     made = artifacts.outputs(tmp_path)
     Executor(artifacts.beam_context()).Do(
         artifacts.as_lists(
@@ -24,7 +27,13 @@ def evaluate(tmp_path, eval_rows, thresholds=None, class_names=stand_ins.CLASSES
             classifier=artifacts.write_model(tmp_path / "classifier", stand_ins.write_classifier),
         ),
         artifacts.as_lists(**made),
-        {"batch_size": 4, "thresholds": json.dumps(thresholds or {}), "pushed": pushed},
+        {
+            "batch_size": 4,
+            "thresholds": json.dumps(thresholds or {}),
+            "pushed": pushed,
+            "features": features,
+            "features_version": "",
+        },
     )
     folder = Path(made["evaluation"].uri)
     return (
@@ -58,6 +67,18 @@ def test_codebook_usage_and_perplexity_are_measured(lossless):
 
 def test_three_confident_classes_have_inception_score_3(lossless):
     assert lossless[0]["metrics"]["is"] == pytest.approx(3.0, rel=1e-3)
+
+
+def test_another_network_scores_reconstructions(tmp_path):
+    place = saved_model(tmp_path / "colours")
+    rows = [(artifacts.grey(level), 0) for level in (8, 9)]
+    evaluation, _, _ = evaluate(tmp_path / "run", rows, features=f"savedmodel:{place}#mean")
+    # In levels: 8 becomes 0 and 9 becomes 17, in three features alike.
+    step = (np.std([0, 17], ddof=1) - np.std([8, 9], ddof=1)) * np.sqrt(3)
+    assert evaluation["metrics"]["fid"] == pytest.approx(step**2, rel=1e-3)
+    assert "is" not in evaluation["metrics"]
+    assert evaluation["protocol"]["features"] == "savedmodel"
+    assert evaluation["protocol"]["recognizer"]["held_out_accuracy"] == 1.0
 
 
 def test_blessing_records_the_model_id(lossless):

@@ -1,0 +1,163 @@
+"""The networks of an evaluator: the one in whose features it scores, and the one that recognizes classes.
+
+The run's own classifier recognizes: it tells the class of samples, and rejects. Features come from it too, or
+from a network that others have (`components.evaluators.network_names`). `feature_network` is the one place
+that chooses (docs/extending.md).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import tensorflow as tf
+from apache_beam.utils import shared
+from tfx.types import Artifact
+
+from components.evaluators.examples import ImageBatch
+from components.evaluators.features import (
+    ClassifierFeatures,
+    Extract,
+    FeatureNetwork,
+    Features,
+    decode,
+    to_8_bits,
+)
+from components.evaluators.network_names import OWN, parse
+from components.evaluators.protocols import FeatureProtocol, has_probabilities, open_protocol
+from components.saved_model import SavedModel
+
+
+class NamedFeatures:
+    """A network at a path."""
+
+    def __init__(self, text: str):
+        self.name = parse(text).kind
+        self.has_probabilities = has_probabilities(text)
+        self._text = text
+        self._shared = shared.Shared()
+
+    def about(self) -> dict[str, Any]:
+        """The digest of its weights, and its rule of resizing."""
+        opened = self._open()
+        return {"weights": opened.digest, "resize": opened.resize}
+
+    def load(self) -> Extract:
+        """Load the network, once a process."""
+        return self._open().extract
+
+    def _open(self) -> FeatureProtocol:
+        return self._shared.acquire(functools.partial(open_protocol, self._text))
+
+
+def feature_network(name: str, recognizer: ClassifierFeatures) -> FeatureNetwork:
+    """The feature network of this name: the recognizer itself, or one at a path."""
+    return recognizer if name == OWN else NamedFeatures(name)
+
+
+class Measured(NamedTuple):
+    """What the networks of an evaluator compute of B images."""
+
+    features: Features
+    recognition: np.ndarray  # float32 [B, C], the recognizer's class probabilities
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of an evaluator, which may be one and the same.
+
+    Attributes:
+      features: in whose features scores are measured.
+      recognizer: which tells the classes of images.
+    """
+
+    features: FeatureNetwork
+    recognizer: ClassifierFeatures
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, list[Artifact]], features: str) -> Networks:
+        """The networks of an evaluator with these input artifacts and this name of a feature network."""
+        recognizer = ClassifierFeatures(SavedModel.of(inputs["classifier"]))
+        return cls(feature_network(features, recognizer), recognizer)
+
+    def load(self) -> Callable[[np.ndarray], Measured]:
+        """Load both; the result takes 8-bit images uint8 [B, S, S, 3]."""
+        recognize = self.recognizer.load()
+        # Where it is the recognizer, its answer serves twice.
+        extract = None if self.features is self.recognizer else self.features.load()
+
+        def measure(levels: np.ndarray) -> Measured:
+            answer = recognize(levels)
+            return Measured(extract(levels) if extract else answer, answer.probabilities)
+
+        return measure
+
+    def tells(self, class_names: tuple[str, ...]) -> bool:
+        """Whether the recognizer tells these classes; without labels it tells rotations."""
+        return bool(class_names) and self.recognizer.class_names == class_names
+
+    def scores_classes(self, class_names: tuple[str, ...]) -> bool:
+        """Whether there is an Inception Score: of rotations it would say that all images are upright.
+
+        Args:
+          class_names: of the data.
+        """
+        own = self.features is self.recognizer
+        return self.features.has_probabilities and (self.tells(class_names) or not own)
+
+    def protocol(self, class_names: tuple[str, ...], held_out_accuracy: float) -> dict[str, Any]:
+        """What scores depend on, for `evaluation.json`.
+
+        Args:
+          class_names: of the data.
+          held_out_accuracy: of the recognizer, on the eval split.
+        """
+        told = self.tells(class_names)
+        recognizer = {
+            "network": self.recognizer.name,
+            "weights": self.recognizer.about()["weights"],
+            "classes": len(class_names) if told else "rotations",
+            **({"held_out_accuracy": held_out_accuracy} if told else {}),
+        }
+        return {"features": self.features.name, **self.features.about(), "recognizer": recognizer}
+
+
+class HeldOut(NamedTuple):
+    """B held-out images as their features, and what the recognizer makes of them."""
+
+    places: np.ndarray  # int64 [B], in the split
+    features: Features
+    hits: tuple[int, int]  # images that are recognized, and images with a label
+
+
+class ExtractHeldOut(beam.DoFn):
+    """`ImageBatch` -> `HeldOut`."""
+
+    def __init__(self, networks: Networks, image_size: int):
+        self._networks = networks
+        self._image_size = image_size
+
+    def setup(self) -> None:
+        """Load the networks."""
+        self._measure = self._networks.load()
+
+    def process(self, batch: ImageBatch) -> Iterator[HeldOut]:
+        """Compute the features of one batch, and recognize."""
+        pixels = decode(tf.constant(batch.image_bytes), self._image_size)
+        measured = self._measure(to_8_bits(pixels.numpy()))
+        yield HeldOut(batch.places, measured.features, hits(measured.recognition, batch.labels))
+
+
+def hits(recognition: np.ndarray, labels: np.ndarray) -> tuple[int, int]:
+    """How many of B images the recognizer gives their label, and how many have one.
+
+    Args:
+      recognition: class probabilities [B, C].
+      labels: int64 [B], -1 without a label.
+    """
+    labelled = labels >= 0
+    return int((recognition.argmax(axis=1) == labels)[labelled].sum()), int(labelled.sum())

@@ -1,0 +1,28 @@
+"""Intervals of scores, over the images that they might have been measured on, at 95 %.
+
+They say nothing of other seeds of a training, which move scores too.
+"""
+
+from __future__ import annotations
+
+import math
+
+from scipy.stats import binomtest, norm
+
+CONFIDENCE = 0.95
+
+Interval = tuple[float, float]
+
+
+def of_mean(mean: float, variance: float, count: int) -> Interval:
+    """The interval of a mean over `count` images whose values have this (unbiased) variance."""
+    half = float(norm.ppf((1.0 + CONFIDENCE) / 2.0)) * math.sqrt(variance / count)
+    return mean - half, mean + half
+
+
+def of_share(share: float, count: int) -> Interval:
+    """The interval of a share of `count` images (Wilson 1927); NaN for a share that is not finite."""
+    if not math.isfinite(share):
+        return math.nan, math.nan
+    found = binomtest(round(share * count), count).proportion_ci(CONFIDENCE, "wilson")
+    return float(found.low), float(found.high)
