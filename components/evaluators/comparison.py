@@ -14,9 +14,11 @@ from components.evaluators.features import inception_splits
 from components.evaluators.files import write_arrays
 from components.evaluators.image_sets import ImageSet, ImageSetError, has_images
 from components.evaluators.protocols import FeatureProtocol
+from components.metrics import frechet_samples, intervals
 from components.metrics.frechet import frechet_distance
 from components.metrics.inception import inception_score
-from components.metrics.kernel_distance import kernel_distance
+from components.metrics.intervals import Interval
+from components.metrics.kernel_distance import clip_mmd, kernel_distance
 from components.metrics.manifold import manifold
 from components.metrics.moments import Moments, moments
 
@@ -44,6 +46,7 @@ class Comparison:
 
     Attributes:
       scores: by name; NaN where a set is too small.
+      intervals: of some scores, at 95 %, over other samples of the same model.
       protocol: network, weights, resizing, dimensions, seeds.
       samples: path, count and fingerprint.
       reference: likewise.
@@ -51,6 +54,7 @@ class Comparison:
     """
 
     scores: dict[str, float]
+    intervals: dict[str, Interval]
     protocol: dict[str, Any]
     samples: dict[str, Any]
     reference: dict[str, Any]
@@ -109,7 +113,7 @@ def compare(
       network: whose features are compared.
       image_size: to which images are cropped and resized; as they are if None.
       batch_size: images in one call of the network.
-      seed: of KID's subsets.
+      seed: of KID's subsets, and of those of FID-infinity and FID's interval.
 
     Raises:
       ImageSetError: a set cannot be read, or has another number of features.
@@ -119,11 +123,24 @@ def compare(
         raise ImageSetError(
             f"the reference must have {features.shape[1]} features, got {len(reference.moments.mean)}"
         )
-    scores = {"fid": frechet_distance(moments(features), reference.moments)}
+    fid = frechet_distance(moments(features), reference.moments)
+    scores = {"fid": fid}
+    ranges = {"fid": frechet_samples.interval(features, reference.moments, fid, seed=seed)}
+    if line := frechet_samples.extrapolate(features, reference.moments, seed=seed):
+        scores["fid_infinity"] = line.limit
     if reference.features is not None:
         kernel = kernel_distance(features, reference.features, seed=seed)
         scores |= {"kid": kernel.mean, "kid_std": kernel.deviation}
-        scores |= manifold(features, reference.features)._asdict()
+        if network.name.startswith("clip#"):
+            scores["cmmd"] = clip_mmd(features, reference.features)
+        shares = manifold(features, reference.features)._asdict()
+        scores |= shares
+        of = {
+            "precision": len(features),
+            "recall": len(reference.features),
+            "coverage": len(reference.features),
+        }
+        ranges |= {name: intervals.of_share(shares[name], count) for name, count in of.items()}
     if probabilities.shape[1]:
         splits = inception_splits(len(features))
         scores["is"], scores["is_std"] = inception_score(probabilities, splits)
@@ -136,7 +153,7 @@ def compare(
         "seed": seed,
     }
     warnings = _warnings(len(features), reference, features.shape[1])
-    return Comparison(scores, protocol, about, reference.about, warnings)
+    return Comparison(scores, ranges, protocol, about, reference.about, warnings)
 
 
 def _features(

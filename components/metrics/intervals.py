@@ -16,8 +16,13 @@ Interval = tuple[float, float]
 
 def of_mean(mean: float, variance: float, count: int) -> Interval:
     """The interval of a mean over `count` images whose values have this (unbiased) variance."""
-    half = float(norm.ppf((1.0 + CONFIDENCE) / 2.0)) * math.sqrt(variance / count)
-    return mean - half, mean + half
+    return of_estimate(mean, math.sqrt(variance / count))
+
+
+def of_estimate(value: float, error: float) -> Interval:
+    """The interval of a value with this standard error."""
+    half = float(norm.ppf((1.0 + CONFIDENCE) / 2.0)) * error
+    return value - half, value + half
 
 
 def of_share(share: float, count: int) -> Interval:

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from components.evaluators.protocols import open_protocol
+from components.metrics import frechet_samples
 from components.metrics.frechet import frechet_distance
-from components.metrics.kernel_distance import kernel_distance
+from components.metrics.kernel_distance import clip_mmd, kernel_distance
 from components.metrics.manifold import manifold
 from components.metrics.moments import moments
-from tests.components.evaluators.test_protocols import frozen, saved_model
+from tests.components.evaluators.test_protocols import frozen, normalized, saved_model
 from tfx_pipeline.cli import cli
 
 pytestmark = pytest.mark.slow
@@ -53,6 +55,13 @@ def test_every_score_is_that_of_its_formula_and_the_result_says_what_it_depends_
     for name, share in manifold(samples, real)._asdict().items():
         assert result["scores"][name] == pytest.approx(share, abs=0.03)
     assert 1.0 < result["scores"]["is"] < 2.0
+    line = frechet_samples.extrapolate(samples, moments(real), seed=3)
+    assert result["scores"]["fid_infinity"] == pytest.approx(line.limit, rel=1e-3)
+    low, high = result["intervals"]["fid"]
+    assert low < result["scores"]["fid"] < high
+    assert f"{low:.4g} to {high:.4g}" in done.output
+    assert result["intervals"].keys() == {"fid", "precision", "recall", "coverage"}
+    assert "cmmd" not in result["scores"]
     assert result["protocol"]["features"] == "inception_2015"
     assert result["protocol"]["dimensions"] == 3
     assert len(result["protocol"]["weights"]) == 16
@@ -91,6 +100,18 @@ def test_a_batch_of_adm_gives_fid_by_its_moments_and_all_else_by_its_images(plac
     samples = means(place / "samples.npz")
     assert scores["fid"] == pytest.approx(frechet_distance(moments(samples), whole), rel=1e-4)
     assert scores["kid"] == pytest.approx(kernel_distance(samples, means(place / "real.npz")).mean, rel=1e-4)
+
+
+def test_features_of_clip_have_cmmd(place, tmp_path):
+    model = normalized(tmp_path / "clip", [None, 8, 8, 3])
+    sets = place / "samples.npz", place / "real.npz"
+    done = evaluate(*sets, "--features", f"clip:{model}#seen", "--output", tmp_path / "o.json")
+    assert done.exit_code == 0, done.output
+    network = open_protocol(f"clip:{model}#seen")
+    seen = [network.extract(np.load(path)["arr_0"]).features for path in sets]
+    scores = json.loads((tmp_path / "o.json").read_text())["scores"]
+    assert scores["cmmd"] == pytest.approx(clip_mmd(*seen), rel=1e-5)
+    assert "fid_infinity" not in scores
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from components.metrics.frechet import frechet_distance
+from components.metrics.frechet import frechet_distance, frechet_distances
 from components.metrics.moments import Moments, moments
 
 
@@ -45,3 +45,12 @@ def test_distance_is_nan_for_one_image_or_non_finite_features():
     good = moments(np.random.default_rng(3).normal(size=[10, 2]))
     assert np.isnan(frechet_distance(good, moments(np.zeros([1, 2]))))
     assert np.isnan(frechet_distance(good, moments(np.array([[np.nan, 0.0], [1.0, 2.0]]))))
+
+
+def test_distances_from_one_reference_are_those_taken_one_by_one():
+    rng = np.random.default_rng(4)
+    reference = moments(rng.normal(size=[50, 3]))
+    sets = [moments(rng.normal(size=[size, 3])) for size in (20, 1, 60)]
+    expected = [frechet_distance(one, reference) for one in sets]
+    np.testing.assert_array_equal(frechet_distances(sets, reference), expected)
+    assert np.isnan(frechet_distances(sets, moments(np.zeros([1, 3])))).all()

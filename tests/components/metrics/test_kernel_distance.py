@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from components.metrics.kernel_distance import kernel_distance
+from components.metrics import kernel_distance as module
+from components.metrics.kernel_distance import clip_mmd, kernel_distance
 
 
 def pairs(a, b):
@@ -50,3 +51,23 @@ def test_a_seed_gives_the_same_subsets():
 @pytest.mark.parametrize("b", [np.zeros((1, 2)), np.array([[0.0, np.nan], [1.0, 1.0]])])
 def test_without_two_finite_vectors_it_is_nan(b):
     assert np.isnan(kernel_distance(np.zeros((5, 2)), b)).all()
+
+
+def test_cmmd_is_the_mean_over_all_pairs_of_directions(monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 3)
+    generator = np.random.default_rng(5)
+    a, b = generator.normal(size=(7, 4)), generator.normal(1.0, 2.0, size=(5, 4))
+
+    def mean(first, second):
+        values = []
+        for x in first:
+            for y in second:
+                step = x / np.linalg.norm(x) - y / np.linalg.norm(y)
+                values.append(np.exp(-(step @ step) / 200.0))
+        return np.mean(values)
+
+    expected = 1000.0 * (mean(a, a) + mean(b, b) - 2 * mean(a, b))
+    assert clip_mmd(a, b) == pytest.approx(expected, rel=1e-9)
+    assert clip_mmd(a, 3.0 * a) == pytest.approx(0.0, abs=1e-9)
+    assert np.isnan(clip_mmd(a, np.full((2, 4), np.nan)))
+    assert np.isnan(clip_mmd(a, b[:0]))

@@ -1,0 +1,221 @@
+"""Variants of sampling, scored on a finished run: Table 6's rows, a curve over the guidance scale.
+
+A variant is drawn and scored by the run's own ImageSampler and GenerationEvaluator, from the artifacts that
+the run's evaluation had; nothing is trained or pushed. A variant that was scored is not scored again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+from tfx.dsl.components.base import base_beam_executor
+from tfx.types import Artifact, standard_artifacts
+from tfx.utils import path_utils
+
+from components.evaluators import files
+from components.evaluators.generation import executor as evaluator
+from components.evaluators.network_names import OWN
+from components.evaluators.protocols import version
+from components.image_sampler import executor as sampler
+from serving.export.atomic import make_folder, remove
+from serving.export.fingerprint import fingerprint
+from serving.export.sampling_params import SamplingParams
+from serving.wire.errors import did_you_mean
+from tfx_pipeline import lineage
+from tfx_pipeline.config import Config, pipeline_name
+
+FOLDER = "sweep"
+RESULT = "evaluation.json"
+_ACCEPTANCE, _SAMPLES = "acceptance", "samples"
+KEYS = (*SamplingParams.model_fields, _ACCEPTANCE)
+
+
+class SweepError(ValueError):
+    """A sweep that cannot be made; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to sample.
+
+    Attributes:
+      values: of the keys that are swept, by name.
+      params: all of sampling.
+      acceptance: the share of candidates that is kept.
+    """
+
+    values: dict[str, Any]
+    params: SamplingParams
+    acceptance: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, configuration, and the artifacts that its evaluation was made of."""
+
+    folder: Path
+    config: Config
+    inputs: dict[str, mlmd.Artifact]
+
+
+def open_run(folder: Path) -> Run:
+    """Open the folder of a finished run on this machine.
+
+    Raises:
+      SweepError: it is none.
+    """
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        config = Config.model_validate(metrics["run"]["configuration"])
+        store = lineage.open_store(folder / "metadata.db")
+        scored = lineage.last_result(store, pipeline_name(config.name), "GenerationEvaluator")
+        return Run(
+            folder, config, {name: scored.inputs[name] for name in ("examples", "model", "classifier")}
+        )
+    except (OSError, KeyError, ValueError, AttributeError) as error:
+        raise SweepError(f"--run must be the folder of a finished run, got {folder}") from error
+
+
+def variants(config: Config, given: Sequence[str]) -> list[Variant]:
+    """Every combination of the values of the keys, the last one changing fastest.
+
+    Args:
+      config: the run's, whose values the other keys keep.
+      given: `key=value,value`, one a key.
+
+    Raises:
+      SweepError: an unknown key, or a value that it cannot have.
+    """
+    swept: dict[str, list[str]] = {}
+    for text in given:
+        key, _, listed = text.partition("=")
+        if key not in KEYS:
+            raise SweepError(f"--sweep must be of {', '.join(KEYS)}, got {key!r}{did_you_mean(key, KEYS)}")
+        if key in swept or not all(listed.split(",")):
+            raise SweepError(f"--sweep must be KEY=VALUE,VALUE once a key, got {text!r}")
+        swept[key] = listed.split(",")
+    before = config.evaluation.generation
+    found = []
+    for row in itertools.product(*swept.values()):
+        values = dict(zip(swept, row, strict=True))
+        acceptance = values.get(_ACCEPTANCE, before.acceptance)
+        try:
+            params = SamplingParams.model_validate(
+                {**before.sampling.model_dump(), **{k: v for k, v in values.items() if k != _ACCEPTANCE}}
+            )
+            whole = type(before).model_validate({**before.model_dump(), _ACCEPTANCE: acceptance})
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise SweepError(f"--sweep {where}: {first['msg']}, got {first['input']!r}") from None
+        kept = {**params.model_dump(), _ACCEPTANCE: whole.acceptance}
+        found.append(Variant({key: kept[key] for key in swept}, params, whole.acceptance))
+    return found
+
+
+def score(run: Run, one: Variant, *, samples: int, features: str) -> dict[str, Any]:
+    """The evaluation of a variant, as GenerationEvaluator writes it; drawn and scored if it is new.
+
+    Args:
+      run: a finished one.
+      one: how to sample.
+      samples: how many images.
+      features: the feature network (`components.evaluators.network_names`).
+
+    Raises:
+      ProtocolError: the network is not there.
+      ValueError: the model cannot sample so.
+    """
+    settings = run.config.evaluation.generation
+    network = "" if features == OWN else version(features)
+    model = path_utils.serving_model_path(run.inputs["model"].uri)
+    decisive = [one.params.model_dump(), one.acceptance, samples, features, network, fingerprint(model)]
+    digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
+    folder = run.folder / FOLDER / digest
+    if not (folder / RESULT).exists():
+        inputs = {name: [_artifact(artifact)] for name, artifact in run.inputs.items()}
+        drawn = _output(standard_artifacts.Examples, folder / "samples")
+        sampler.Executor(_context(run, "ImageSampler")).Do(
+            {"model": inputs["model"]},
+            {"examples": [drawn]},
+            {
+                "samples": samples,
+                "acceptance": one.acceptance,
+                "sampling": one.params.model_dump_json(),
+                "shard_size": settings.shard_size,
+                "batch_size": settings.batch_size,
+                "drawn": str(folder / "drawn"),
+                "pushed": "",
+            },
+        )
+        scored = _output(standard_artifacts.ModelEvaluation, folder / "scored")
+        blessing = _output(standard_artifacts.ModelBlessing, folder / "blessing")
+        for artifact in (scored, blessing):
+            make_folder(artifact.uri)
+        evaluator.Executor(_context(run, "GenerationEvaluator")).Do(
+            {**inputs, "samples": [drawn]},
+            {"evaluation": [scored], "blessing": [blessing]},
+            {
+                "batch_size": settings.batch_size,
+                "thresholds": "{}",
+                "features": features,
+                "features_version": network,
+            },
+        )
+        # Last, and whole: a killed sweep goes on from the images that it has drawn.
+        os.replace(Path(scored.uri) / files.EVALUATION_FILE, folder / RESULT)
+        for artifact in (drawn, scored, blessing):
+            remove(artifact.uri)
+        remove(str(folder / "drawn"))
+    return json.loads((folder / RESULT).read_text())
+
+
+def table(rows: Sequence[tuple[Variant, dict[str, Any]]]) -> Iterator[str]:
+    """Lines of columns: what was swept, and every score with its interval."""
+    scores = list(dict.fromkeys(name for _, evaluation in rows for name in evaluation["metrics"]))
+    keys = list(rows[0][0].values)
+    cells = [
+        [*keys, *scores],
+        *(
+            [*(f"{one.values[key]}" for key in keys), *(_shown(evaluation, name) for name in scores)]
+            for one, evaluation in rows
+        ),
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _shown(evaluation: dict[str, Any], name: str) -> str:
+    value = evaluation["metrics"].get(name)
+    if value is None:
+        return "-"
+    ends = evaluation["intervals"].get(name)
+    return f"{value:.4g}" + (f" ({ends[0]:.4g} to {ends[1]:.4g})" if ends else "")
+
+
+def _artifact(stored: mlmd.Artifact) -> Artifact:
+    kinds = {kind.TYPE_NAME: kind for kind in (standard_artifacts.Examples, standard_artifacts.Model)}
+    made = kinds[stored.type]()
+    made.set_mlmd_artifact(stored)
+    return made
+
+
+def _output(kind: type[Artifact], folder: Path) -> Artifact:
+    made = kind()
+    made.uri = str(folder)
+    return made
+
+
+def _context(run: Run, step: str) -> base_beam_executor.BaseBeamExecutor.Context:
+    flags: list[Any] = [*run.config.beam.flags(step)]
+    return base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=flags)
