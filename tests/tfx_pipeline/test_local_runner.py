@@ -20,7 +20,9 @@ from ml_metadata.proto import metadata_store_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from tfx.orchestration.portable import cache_utils
 
+from components.evaluators.network_names import ProtocolError
 from components.image_example_gen.sources import SourceError
+from components.image_sampler import executor as image_sampler
 from components.tokenizer_importer.saved_tokenizer import TokenizerError
 from serving.export import versions as serving_versions
 from serving.export.atomic import atomic_folder
@@ -129,6 +131,60 @@ def test_the_scored_samples_of_a_run_are_exported(finished, tmp_path):
 
 
 @pytest.mark.optimized
+def test_variants_of_sampling_are_scored_as_the_run_was(finished, tmp_path, monkeypatch):
+    output = tmp_path / "sweep.json"
+
+    def sweep(*options):
+        command = ["evaluate", "--run", str(finished.directory), "--output", str(output), *options]
+        return CliRunner().invoke(cli, command)
+
+    done = sweep("--sweep", "temperature=1,0", "--sweep", "acceptance=1")
+    assert done.exit_code == 0, done.output
+    own, greedy = json.loads(output.read_text())
+    measured = finished.metrics["generation"]
+    # Without graph optimization, as everywhere here but in the run itself, last bits may differ.
+    assert own["metrics"] == pytest.approx({name: measured[name] for name in own["metrics"]}, rel=1e-3)
+    assert own["protocol"] == measured["protocol"]
+    assert (own["temperature"], greedy["temperature"], greedy["acceptance"]) == (1.0, 0.0, 1.0)
+    assert greedy["metrics"]["fid"] != own["metrics"]["fid"]
+    assert greedy["protocol"]["sampling"]["temperature"] == 0.0
+    lines = done.output.splitlines()[-3:]
+    assert lines[0].split()[:3] == ["temperature", "acceptance", "fid"]
+    assert [line.split()[0] for line in lines[1:]] == ["1.0", "0.0"]
+
+    monkeypatch.setattr(image_sampler.Executor, "Do", lambda *_: pytest.fail("it was drawn again"))
+    again = sweep("--sweep", "temperature=0,1.0")
+    assert again.exit_code == 0, again.output
+    assert [one["metrics"] for one in json.loads(output.read_text())] == [greedy["metrics"], own["metrics"]]
+    kept = list((finished.directory / "sweep").glob("*/*"))
+    assert [path.name for path in kept] == ["evaluation.json"] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--sweep", "heat=1"], 1, "--sweep must be of temperature, top_k, "),
+        (["--sweep", "temperature=1,"], 1, "--sweep must be KEY=VALUE,VALUE once a key"),
+        (["--sweep", "top_p=0.5,2"], 1, "--sweep top_p: Input should be less than or equal to 1, got '2'"),
+        (["--sweep", "acceptance=0"], 1, "--sweep acceptance: Input should be greater than 0"),
+        (["--features", "inception_2015:/nowhere.pb"], 1, "must be the file of the frozen graph"),
+        (["a", "b"], 2, "must be given, got both"),
+    ],
+)
+def test_a_wrong_sweep_is_one_line(finished, options, code, said):
+    done = CliRunner().invoke(cli, ["evaluate", "--run", str(finished.directory), *options])
+    assert done.exit_code == code
+    assert said in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_feature_network_that_is_not_there_stops_the_run_before_it_starts(tmp_path):
+    config_ = config.load("digits", ["evaluation.features=savedmodel:/nowhere#x"], small=True)
+    with pytest.raises(ProtocolError, match="must be the folder of a SavedModel, got /nowhere"):
+        local_runner.run(config_, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_grpc_and_rest_agree_for_both_models(finished):
     png = tf.io.encode_png(tf.fill([40, 30, 3], tf.constant(90, tf.uint8))).numpy()
     with background_server(str(finished.directory / "serving")) as endpoints:
