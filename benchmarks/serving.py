@@ -55,6 +55,8 @@ class Work:
     def inputs(self, rows: int, first: int = 0) -> Arrays:
         """Inputs of rows that differ with `first`."""
         numbers = first + np.arange(rows)
+        if self.signature == "metadata":
+            return {"rows": numbers.astype(np.int32)}
         if self.signature == "generate":
             return SamplingParams().inputs(numbers % self._classes, numbers)
         return {"image_bytes": np.array([self._images[number % BATCH] for number in numbers], object)}
@@ -201,7 +203,12 @@ def main(run: Path, seconds: float) -> None:
     """Measure a run's served models under load."""
     table = Table("signature", "what", *[f"{clients} clients" for clients in CLIENTS], "refused")
     notes = []
-    for work in (Work(run, "vim", "generate"), Work(run, "vit_vqgan", "encode")):
+    # The last one does nothing: what messages of one row cost, on both sides.
+    for work in (
+        Work(run, "vim", "generate"),
+        Work(run, "vit_vqgan", "encode"),
+        Work(run, "vit_vqgan", "metadata"),
+    ):
         bare = work.bare()
         for rows in (1, BATCH):
             bare(work.inputs(rows))

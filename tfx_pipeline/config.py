@@ -126,9 +126,10 @@ class Bound(Section):
 
 
 class ReconstructionEvaluation(Section):
-    """Held-out images against their reconstructions."""
+    """Held-out images against their reconstructions; `lpips` is the folder of a SavedModel for LPIPS."""
 
     batch_size: PositiveInt = 64
+    lpips: str = ""
     thresholds: dict[str, Bound] = {}
 
     @pydantic.field_validator("thresholds")

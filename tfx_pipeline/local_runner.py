@@ -37,7 +37,7 @@ from tfx_pipeline import code, console, failures, history, lineage, run_lock, tr
 from tfx_pipeline.config import Config, ImportedTokenizer
 from tfx_pipeline.console import ComponentLog
 from tfx_pipeline.lineage import LineageError
-from tfx_pipeline.pipeline import create_pipeline, imported_version, network_version
+from tfx_pipeline.pipeline import create_pipeline, imported_version, lpips_version, network_version
 from tfx_pipeline.preflight import RunError, check_paths
 from tfx_pipeline.run_lock import RunLock
 from trainers.training.checkpoint import saved_steps
@@ -102,6 +102,7 @@ def run(
         dataset_version=version,
         tokenizer_version=imported_version(config),
         features_version=network_version(config),
+        lpips_version=lpips_version(config),
         beam_pipeline_args=beam_args,
         # TFX's own function would create the folder before anything has been checked.
         metadata_connection_config=lineage.connection(home / "metadata.db"),

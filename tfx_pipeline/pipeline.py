@@ -14,7 +14,7 @@ from tfx import v1 as tfx
 from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
 from tfx.dsl.components.base.base_component import BaseComponent
 
-from components.evaluators import blessing, protocols
+from components.evaluators import blessing, lpips, protocols
 from components.evaluators.generation.component import GenerationEvaluator
 from components.evaluators.linear_probe.component import LinearProbeEvaluator
 from components.evaluators.network_names import OWN
@@ -41,6 +41,7 @@ def create_pipeline(
     dataset_version: str,
     tokenizer_version: str = "",
     features_version: str = "",
+    lpips_version: str = "",
     beam_pipeline_args: Sequence[str] = (),
     metadata_connection_config: Message | None = None,
     to: str = "",
@@ -54,6 +55,7 @@ def create_pipeline(
       dataset_version: fingerprint of the source, so that the cache notices changed images.
       tokenizer_version: fingerprint of an imported tokenizer (`imported_version`), for the same reason.
       features_version: digest of the feature network (`network_version`), likewise.
+      lpips_version: digest of the network of LPIPS, likewise.
       beam_pipeline_args: flags for Beam beside the configuration's, which they win over.
       metadata_connection_config: where lineage is stored; None if the runner has its own.
       to: the component with which the pipeline ends; it has what this depends on then. All by default.
@@ -123,6 +125,8 @@ def create_pipeline(
         batch_size=evaluation.reconstruction.batch_size,
         features=evaluation.features,
         features_version=features_version,
+        lpips=evaluation.reconstruction.lpips,
+        lpips_version=lpips_version,
         thresholds=gates["reconstruction"],
         pushed=served["tokenizer"],
     )
@@ -258,6 +262,19 @@ def network_version(config: Config) -> str:
     """
     features = config.evaluation.features
     return "" if features == OWN else protocols.version(features)
+
+
+def lpips_version(config: Config) -> str:
+    """The `lpips_version` of `create_pipeline`; empty if LPIPS is not measured.
+
+    Raises:
+      ProtocolError: its network is not there.
+    """
+    return (
+        lpips.version(config.evaluation.reconstruction.lpips)
+        if config.evaluation.reconstruction.lpips
+        else ""
+    )
 
 
 def _trainer(

@@ -88,7 +88,7 @@ def failed_thresholds(
                 continue
             if metric not in metrics:
                 needs = " and ".join(registry.needs_of(metric))
-                reason = f"{metric} was not measured" + (f", it needs images with {needs}" if needs else "")
+                reason = f"{metric} was not measured" + (f", it needs {needs}" if needs else "")
                 failed.append(_failure(metric, math.nan, bound, limit, reason))
                 continue
             value = metrics[metric]

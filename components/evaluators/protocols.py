@@ -165,8 +165,7 @@ def _resized(levels: np.ndarray, size: int) -> np.ndarray:
 
 def _signature(name: NetworkName) -> tuple[Any, str, str, tf.TensorSpec]:
     """The loaded SavedModel, its signature with the output, and name and spec of its only input."""
-    _check_saved_model(name.path)
-    signatures = read_signature_defs(name.path)
+    signatures = signatures_at(name.path)
     having = [key for key, one in signatures.items() if name.output in one.outputs and len(one.inputs) == 1]
     if not having:
         known = sorted({key for one in signatures.values() for key in one.outputs})
@@ -203,6 +202,16 @@ def _inception_2015(name: NetworkName) -> FeatureProtocol:
 
     digest = hashlib.sha256(content).hexdigest()[:16]
     return FeatureProtocol("inception_2015", digest, "bilinear to 299, the graph's own", extract)
+
+
+def signatures_at(path: str) -> dict[str, Any]:
+    """The signatures of the SavedModel at a path, without loading it.
+
+    Raises:
+      ProtocolError: there is none.
+    """
+    _check_saved_model(path)
+    return read_signature_defs(path)
 
 
 def _without_probabilities(features: np.ndarray) -> Features:

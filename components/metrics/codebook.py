@@ -17,26 +17,33 @@ class Usage(NamedTuple):
     """The codebook as a test set uses it."""
 
     usage: float  # mean share of codes used by one batch, in [0, 1]
+    used: float  # share of codes used by the whole set
     perplexity: float  # exp(entropy) of the codes of the whole set, in [1, codes]
     batches: int  # how many batches `usage` is a mean of
     batch_size: int  # images in each of them: 256, or fewer when the set has fewer
+
+
+class PlacedTokens(NamedTuple):
+    """Tokens of B images, and their places in the set."""
+
+    places: np.ndarray  # int64 [B]
+    tokens: np.ndarray  # int32 [B, N]
 
 
 class Codes(NamedTuple):
     """Counts of a partial set."""
 
     counts: np.ndarray  # int64 [K], how often each code was used
-    usages: float  # sum over the full batches
-    batches: int
-    waiting: np.ndarray  # int32 [B, N], tokens of fewer than 256 images, not a full batch yet
+    used: dict[int, np.ndarray]  # by batch, bool [K], the codes that it uses
+    images: dict[int, int]  # by batch, images so far
 
 
 class CodebookUsageFn(beam.CombineFn):
-    """Batches of tokens [B, N] -> `Usage` by the rule of Table 4's caption.
+    """`PlacedTokens` -> `Usage` by the rule of Table 4's caption.
 
     Distinct codes in a batch of 256 images over the size of the codebook, averaged over the full
-    batches of the set; a set of fewer images is one smaller batch. A runner that reorders images forms other
-    batches, and the mean differs in its last digits.
+    batches of the set; a set of fewer images is one smaller batch. Batch k has the images of the places from
+    256 k on, in whichever order a runner reads them.
     """
 
     def __init__(self, codebook_size: int):
@@ -44,44 +51,45 @@ class CodebookUsageFn(beam.CombineFn):
 
     def create_accumulator(self) -> Codes:
         """An empty set."""
-        return Codes(np.zeros(self._size, np.int64), 0.0, 0, np.zeros((0, 0), np.int32))
+        return Codes(np.zeros(self._size, np.int64), {}, {})
 
-    def add_input(self, accumulator: Codes, tokens: np.ndarray) -> Codes:
-        """Add the images of one batch [B, N]."""
-        counts = np.bincount(tokens.ravel(), minlength=self._size)
-        return self._merge(accumulator, Codes(counts, 0.0, 0, np.asarray(tokens, np.int32)))
+    def add_input(self, accumulator: Codes, placed: PlacedTokens) -> Codes:
+        """Add some images."""
+        batches = placed.places // USAGE_BATCH
+        used, images = dict(accumulator.used), dict(accumulator.images)
+        for batch in np.unique(batches).tolist():
+            own = placed.tokens[batches == batch]
+            codes = used.get(batch, np.zeros(self._size, bool)).copy()
+            codes[own.ravel()] = True
+            used[batch], images[batch] = codes, images.get(batch, 0) + len(own)
+        counts = np.bincount(placed.tokens.ravel(), minlength=self._size)
+        return Codes(accumulator.counts + counts, used, images)
 
     def merge_accumulators(self, accumulators: Iterable[Codes]) -> Codes:
-        """Merge partial sets; what waits in each may now fill batches."""
+        """Merge partial sets."""
         merged = self.create_accumulator()
-        for accumulator in accumulators:
-            merged = self._merge(merged, accumulator)
+        none = np.zeros(self._size, bool)
+        for one in accumulators:
+            used = {
+                batch: merged.used.get(batch, none) | one.used.get(batch, none)
+                for batch in merged.used.keys() | one.used.keys()
+            }
+            images = {batch: merged.images.get(batch, 0) + one.images.get(batch, 0) for batch in used}
+            merged = Codes(merged.counts + one.counts, used, images)
         return merged
 
     def extract_output(self, accumulator: Codes) -> Usage:
         """Usage and perplexity; NaN for no image."""
-        counts, usages, batches, waiting = accumulator
-        if batches:
-            return Usage(usages / batches, perplexity(counts), batches, USAGE_BATCH)
-        usage = codebook_usage(waiting, self._size) if len(waiting) else float("nan")
-        return Usage(usage, perplexity(counts), min(len(waiting), 1), len(waiting))
-
-    def _merge(self, a: Codes, b: Codes) -> Codes:
-        waiting = np.concatenate([part.waiting for part in (a, b) if len(part.waiting)] or [a.waiting])
-        full = len(waiting) // USAGE_BATCH
-        cut = full * USAGE_BATCH
-        usages = sum(
-            codebook_usage(waiting[start : start + USAGE_BATCH], self._size)
-            for start in range(0, cut, USAGE_BATCH)
+        counts, used, images = accumulator
+        full = [batch for batch in sorted(used) if images[batch] == USAGE_BATCH]
+        shares = [used[batch].mean() for batch in full or used]
+        return Usage(
+            float(np.mean(shares)) if shares else float("nan"),
+            np.count_nonzero(counts) / self._size if shares else float("nan"),
+            perplexity(counts),
+            len(shares),
+            USAGE_BATCH if full else sum(images.values()),
         )
-        return Codes(
-            a.counts + b.counts, a.usages + b.usages + usages, a.batches + b.batches + full, waiting[cut:]
-        )
-
-
-def codebook_usage(tokens: np.ndarray, codebook_size: int) -> float:
-    """The share of the codes that these tokens (int, any shape) use, in [0, 1]."""
-    return len(np.unique(tokens)) / codebook_size
 
 
 def perplexity(counts: np.ndarray) -> float:

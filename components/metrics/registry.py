@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from components.metrics.moments import Moments
 
 Array = NDArray[Any]
-Need = Literal["classes", "more than 5 classes", "class probabilities"]
+Need = Literal[
+    "images with classes",
+    "images with more than 5 classes",
+    "a feature network with classes",
+    "an LPIPS network",
+]
 Statistics = TypeVar("Statistics")
 
 
@@ -33,6 +38,7 @@ class ReconstructedImages(NamedTuple):
     reconstructions: Array  # in [0, 1]
     mu: Array  # location of the decoder's logit-laplace density, in logits
     log_scale: Array  # its ln b
+    lpips: Array  # [B], LPIPS of each pair; NaN without a network
 
 
 class ReconstructionStatistics(NamedTuple):
@@ -95,7 +101,29 @@ class Metric(Generic[Statistics]):
 
 
 RECONSTRUCTION: tuple[Metric[ReconstructionStatistics], ...] = (
-    Metric("psnr", "PSNR", "higher", "dB", per_image=lambda b: pixels.psnr(b.originals, b.reconstructions)),
+    Metric(
+        "psnr",
+        "PSNR",
+        "higher",
+        "dB",
+        note="of 8 bits",
+        per_image=lambda b: pixels.psnr(b.originals, b.reconstructions),
+    ),
+    Metric(
+        "ssim",
+        "SSIM",
+        "higher",
+        note="structural similarity, of 8 bits",
+        per_image=lambda b: pixels.ssim(b.originals, b.reconstructions),
+    ),
+    Metric(
+        "lpips",
+        "LPIPS",
+        "lower",
+        note="perceptual distance",
+        per_image=lambda b: b.lpips,
+        needs=("an LPIPS network",),
+    ),
     Metric(
         "l1",
         "l1",
@@ -126,6 +154,14 @@ RECONSTRUCTION: tuple[Metric[ReconstructionStatistics], ...] = (
         per_set=lambda s: s.usage.usage,
     ),
     Metric(
+        "codebook_used",
+        "Codes used",
+        "higher",
+        "%",
+        note="by all held-out images",
+        per_set=lambda s: s.usage.used,
+    ),
+    Metric(
         "codebook_perplexity",
         "Codebook perplexity",
         "higher",
@@ -145,7 +181,7 @@ RECONSTRUCTION: tuple[Metric[ReconstructionStatistics], ...] = (
         "higher",
         note="at most the number of classes",
         per_set=lambda s: float(np.mean(s.inception_scores)),
-        needs=("class probabilities",),
+        needs=("a feature network with classes",),
     ),
     Metric(
         "is_std",
@@ -153,7 +189,7 @@ RECONSTRUCTION: tuple[Metric[ReconstructionStatistics], ...] = (
         "",
         note="over splits",
         per_set=lambda s: float(np.std(s.inception_scores)),
-        needs=("class probabilities",),
+        needs=("a feature network with classes",),
         deviation_of="is",
     ),
 )
@@ -168,9 +204,9 @@ GENERATION: tuple[Metric[GenerationStatistics], ...] = (
     ),
     Metric(
         "fid_matched",
-        "FID of few samples",
+        "FID at equal counts",
         "lower",
-        note="of as many as held-out images",
+        note="of as many samples as held-out images",
         per_set=lambda s: frechet_distance(s.matched, s.train),
     ),
     Metric(
@@ -186,7 +222,7 @@ GENERATION: tuple[Metric[GenerationStatistics], ...] = (
         "higher",
         note="at most the number of classes",
         per_set=lambda s: float(np.mean(s.inception_scores)),
-        needs=("class probabilities",),
+        needs=("a feature network with classes",),
     ),
     Metric(
         "is_std",
@@ -194,7 +230,7 @@ GENERATION: tuple[Metric[GenerationStatistics], ...] = (
         "",
         note="over splits",
         per_set=lambda s: float(np.std(s.inception_scores)),
-        needs=("class probabilities",),
+        needs=("a feature network with classes",),
         deviation_of="is",
     ),
     Metric(
@@ -204,7 +240,7 @@ GENERATION: tuple[Metric[GenerationStatistics], ...] = (
         "%",
         note="samples that the classifier assigns to the requested class",
         per_set=lambda s: float(s.recognized.mean[0]),
-        needs=("classes",),
+        needs=("images with classes",),
     ),
 )
 
@@ -216,7 +252,7 @@ LINEAR_PROBE: tuple[Metric[ProbeStatistics], ...] = (
         "%",
         note="at the best block",
         per_set=lambda s: float(s.top1.max()),
-        needs=("classes",),
+        needs=("images with classes",),
     ),
     Metric(
         "top5",
@@ -225,7 +261,7 @@ LINEAR_PROBE: tuple[Metric[ProbeStatistics], ...] = (
         "%",
         note="at the best block",
         per_set=lambda s: float(s.top5[s.top1.argmax()]),
-        needs=("classes", "more than 5 classes"),
+        needs=("images with classes", "images with more than 5 classes"),
     ),
     Metric(
         "best_block",
@@ -233,7 +269,7 @@ LINEAR_PROBE: tuple[Metric[ProbeStatistics], ...] = (
         "",
         note="counted from 1",
         per_set=lambda s: int(s.top1.argmax()) + 1,
-        needs=("classes",),
+        needs=("images with classes",),
     ),
 )
 
@@ -261,13 +297,15 @@ def better_of(name: str) -> Literal["higher", "lower", ""]:
     return next((metric.better for metric in _WITH_GATES if metric.name == name), "")
 
 
-def available_needs(classes: int, *, probabilities: bool = False) -> frozenset[Need]:
-    """What data with so many classes has, and a feature network with or without class probabilities."""
-    needs: list[Need] = ["class probabilities"] if probabilities else []
+def available_needs(classes: int, *, probabilities: bool = False, lpips: bool = False) -> frozenset[Need]:
+    """What data with so many classes has, and networks with class probabilities and for LPIPS."""
+    needs: list[Need] = ["a feature network with classes"] if probabilities else []
+    if lpips:
+        needs.append("an LPIPS network")
     if classes:
-        needs.append("classes")
+        needs.append("images with classes")
     if classes > 5:
-        needs.append("more than 5 classes")
+        needs.append("images with more than 5 classes")
     return frozenset(needs)
 
 

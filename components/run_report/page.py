@@ -91,8 +91,13 @@ def template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(duration=duration)
+    environment.filters.update(duration=duration, plain=_plain)
     return environment.get_template(name)
+
+
+def _plain(value: Any) -> Any:
+    """A setting or a measured fact, without digits that say nothing."""
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def _verdicts(metrics: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -121,7 +126,11 @@ def _headline(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         counts = generation["counts"]
         kept = f" kept of {counts['candidates']:,}" if _rejects(generation) else ""
         yield "Recognized", accuracy, f"of {counts['samples']:,} samples{kept}, by the classifier"
-    yield "FID of samples", show(generation["fid"]), f"real images have {show(generation['fid_eval'])}"
+    real = f"real images have {show(generation['fid_eval'])}"
+    if "fid_matched" in generation:
+        matched, real = show(generation["fid_matched"]), show(generation["fid_eval"])
+        real = f"of {generation['counts']['matched']:,}: {matched}; as many real ones {real}"
+    yield "FID of samples", show(generation["fid"]), real
     if "top1" in probe:
         blocks = len(probe["by_block"])
         yield "Linear probe", show(probe["top1"], "%"), f"top-1 at block {probe['best_block']} of {blocks}"

@@ -35,6 +35,7 @@ _ONLY_THERE = "if only the cluster can read it, name its version with"
 )
 @click.option("--tokenizer-version", metavar="TEXT", help="Likewise, of an imported tokenizer.")
 @click.option("--features-version", metavar="TEXT", help="Likewise, of a feature network.")
+@click.option("--lpips-version", metavar="TEXT", help="Likewise, of the network of LPIPS.")
 @click.option("--beam", "beam_args", multiple=True, metavar="FLAG", help="A flag for Beam; repeatable.")
 @click.option(
     "--to",
@@ -57,6 +58,7 @@ def compile_(
     dataset_version: str | None,
     tokenizer_version: str | None,
     features_version: str | None,
+    lpips_version: str | None,
     beam_args: tuple[str, ...],
     to: str | None,
     trainer_jobs: str | None,
@@ -90,8 +92,9 @@ def compile_(
         raise click.ClickException(f"{error}; {_ONLY_THERE} --tokenizer-version") from error
     try:
         network = features_version or pipeline.network_version(config)
+        perceptual = lpips_version or pipeline.lpips_version(config)
     except ProtocolError as error:
-        raise click.ClickException(f"{error}; {_ONLY_THERE} --features-version") from error
+        raise click.ClickException(f"{error}; {_ONLY_THERE} --features-version or --lpips-version") from error
     if trainer_jobs and run_dir:
         from tfx_pipeline.kubeflow import trainer_jobs as jobs
 
@@ -103,6 +106,7 @@ def compile_(
         dataset_version=parameters.STAND_INS[parameters.DATASET_VERSION],
         tokenizer_version=imported,
         features_version=network,
+        lpips_version=perceptual,
         beam_pipeline_args=beam_args,
         to=to or "",
     )

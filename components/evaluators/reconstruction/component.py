@@ -19,6 +19,8 @@ class ReconstructionEvaluatorSpec(component_spec.ComponentSpec):
         "thresholds": component_spec.ExecutionParameter(type=str),
         "features": component_spec.ExecutionParameter(type=str),
         "features_version": component_spec.ExecutionParameter(type=str),
+        "lpips": component_spec.ExecutionParameter(type=str),
+        "lpips_version": component_spec.ExecutionParameter(type=str),
         "pushed": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
@@ -48,6 +50,8 @@ class ReconstructionEvaluator(base_beam_component.BaseBeamComponent):
         thresholds: blessing.Thresholds | None = None,
         features: str = OWN,
         features_version: str = "",
+        lpips: str = "",
+        lpips_version: str = "",
         pushed: str = "",
     ):
         """Build the component.
@@ -59,6 +63,8 @@ class ReconstructionEvaluator(base_beam_component.BaseBeamComponent):
           batch_size: images in one call of a model.
           features: the feature network, a name of `components.evaluators.network_names`.
           features_version: the digest of its weights, so that the cache notices others.
+          lpips: the folder of a SavedModel for LPIPS (`components.evaluators.lpips`); not measured if empty.
+          lpips_version: the digest of its weights.
           thresholds: metric -> {"min": bound, "max": bound, "worse_by": bound}; all must hold for a blessing.
           pushed: the folder that a server watches for versions of this model; it is measured too if a
             threshold compares with it.
@@ -71,6 +77,8 @@ class ReconstructionEvaluator(base_beam_component.BaseBeamComponent):
                 batch_size=batch_size,
                 features=features,
                 features_version=features_version,
+                lpips=lpips,
+                lpips_version=lpips_version,
                 thresholds=blessing.thresholds_to_json(thresholds, registry.names(registry.RECONSTRUCTION)),
                 pushed=pushed if blessing.compares(thresholds) else "",
                 evaluation=Channel(type=standard_artifacts.ModelEvaluation),

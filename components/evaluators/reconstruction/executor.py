@@ -19,9 +19,10 @@ from tfx.types import Artifact, artifact_utils
 from components import pushed_model
 from components.evaluators import blessing, examples, features, files, scores
 from components.evaluators.features import Features
+from components.evaluators.lpips import Lpips
 from components.evaluators.networks import Networks, hits
 from components.metrics import intervals, registry
-from components.metrics.codebook import CodebookUsageFn, Usage
+from components.metrics.codebook import CodebookUsageFn, PlacedTokens, Usage
 from components.metrics.moments import Moments, MomentsFn
 from components.saved_model import SavedModel
 from serving.export.atomic import make_folder, remove
@@ -30,11 +31,13 @@ PAIRS_FILE = "pairs.npz"
 PAIRS = 32
 
 PER_IMAGE = [metric for metric in registry.RECONSTRUCTION if metric.per_image]
+LPIPS = "lpips"
 
 
 class Reconstructed(NamedTuple):
     """B images, their reconstructions, and what was measured on them."""
 
+    places: np.ndarray  # int64 [B], in the split
     keys: np.ndarray  # object [B], bytes
     labels: np.ndarray  # int64 [B]
     originals: np.ndarray  # uint8 [B, S, S, 3]
@@ -44,6 +47,11 @@ class Reconstructed(NamedTuple):
     original_features: Features
     reconstruction_features: Features
     hits: tuple[int, int]  # originals that are recognized, and originals with a label
+
+    @property
+    def placed(self) -> PlacedTokens:
+        """Tokens, with their images' places."""
+        return PlacedTokens(self.places, self.tokens)
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -61,11 +69,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
           input_dict: `examples`, `model` (a tokenizer), `classifier`.
           output_dict: `evaluation`, `blessing`.
           exec_properties: `batch_size`, `thresholds` (JSON), `pushed` (folder of pushed versions, or ""),
-            `features` (a name of `components.evaluators.network_names`), `features_version`.
+            `features` (a name of `components.evaluators.network_names`), `features_version`, `lpips` (the
+            folder of a SavedModel, or ""), `lpips_version`.
 
         Raises:
           ValueError: the eval split is empty.
-          ProtocolError: the feature network is not there.
+          ProtocolError: the feature network, or that of LPIPS, is not there.
         """
         started = time.monotonic()
         evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
@@ -93,6 +102,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 "split": "eval",
                 **networks.protocol(class_names, measured["accuracy"]),
                 "dimensions": measured["dimensions"],
+                **({LPIPS: exec_properties["lpips_version"]} if exec_properties[LPIPS] else {}),
                 "reference": "the originals of the eval split",
                 "usage_batch": measured["usage_batch"],
                 "inception_splits": splits,
@@ -115,14 +125,17 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         scores_path = os.path.join(folder, "scores.json")
         networks = Networks.of(input_dict, exec_properties["features"])
         class_names = tuple(examples.dataset(input_dict["examples"]).class_names)
-        needs = registry.available_needs(0, probabilities=networks.scores_classes(class_names))
+        lpips = exec_properties[LPIPS]
+        needs = registry.available_needs(
+            0, probabilities=networks.scores_classes(class_names), lpips=bool(lpips)
+        )
         metadata = tokenizer.metadata()
         splits = features.inception_splits(examples.count(input_dict["examples"], "eval"))
         with self._make_beam_pipeline() as pipeline:
             batches = (
                 pipeline
                 | examples.ReadImages(input_dict["examples"], "eval", exec_properties["batch_size"])
-                | beam.ParDo(Reconstruct(tokenizer, networks, metadata.image_size))
+                | beam.ParDo(Reconstruct(tokenizer, networks, metadata.image_size, lpips))
             )
             scores.write_scores(
                 pipeline,
@@ -130,7 +143,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 functools.partial(_score, needs),
                 accuracy=batches | beam.Map(lambda batch: batch.hits) | scores.Accuracy(),
                 per_image=batches | scores.Combine("per_image", MomentsFn()),
-                usage=batches | scores.Combine("tokens", CodebookUsageFn(metadata.codebook_size)),
+                usage=batches | scores.Combine("placed", CodebookUsageFn(metadata.codebook_size)),
                 originals=batches | scores.Combine("original_features.features", MomentsFn()),
                 reconstructions=batches | scores.Combine("reconstruction_features.features", MomentsFn()),
                 inception_scores=batches | beam.Map(_probabilities, splits) | scores.InceptionScores(),
@@ -147,13 +160,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 class Reconstruct(beam.DoFn):
     """`ImageBatch` -> `Reconstructed`."""
 
-    def __init__(self, tokenizer: SavedModel, networks: Networks, image_size: int):
+    def __init__(self, tokenizer: SavedModel, networks: Networks, image_size: int, lpips: str):
         self._handle = tokenizer
         self._networks = networks
         self._image_size = image_size
+        self._lpips = Lpips(lpips) if lpips else None
 
     def setup(self) -> None:
         """Load tokenizer and networks."""
+        self._perceptual = self._lpips.load() if self._lpips else None
         self._tokenizer, self._measure = self._handle.load(), self._networks.load()
         # Of the reconstructions only features are wanted.
         self._extract = self._networks.features.load()
@@ -169,12 +184,18 @@ class Reconstruct(beam.DoFn):
         original = features.decode(tf.constant(batch.image_bytes), self._image_size)
         tokens = self._tokenizer.signatures["encode_pixels"](pixels=original)["tokens"]
         decoded = self._tokenizer.signatures["decode_pixels"](tokens=tokens)
+        pair = original.numpy(), decoded["pixels"].numpy()
+        originals, reconstructions = (features.to_8_bits(pixels) for pixels in pair)
+        unknown = np.full(len(originals), np.nan)
         images = registry.ReconstructedImages(
-            original.numpy(), decoded["pixels"].numpy(), decoded["mu"].numpy(), decoded["log_scale"].numpy()
+            *pair,
+            mu=decoded["mu"].numpy(),
+            log_scale=decoded["log_scale"].numpy(),
+            lpips=self._perceptual(originals, reconstructions) if self._perceptual else unknown,
         )
-        originals, reconstructions = (features.to_8_bits(pixels) for pixels in images[:2])
         measured = self._measure(originals)
         yield Reconstructed(
+            batch.places,
             batch.keys,
             batch.labels,
             originals,
@@ -202,8 +223,15 @@ def _score(
     inception_scores: list[float],
 ) -> dict[str, Any]:
     statistics = registry.ReconstructionStatistics(usage, originals, reconstructions, inception_scores)
+    measured = {
+        metric.name: (mean, variance)
+        for metric, mean, variance in zip(
+            PER_IMAGE, per_image.mean.tolist(), np.diag(per_image.covariance).tolist(), strict=True
+        )
+        if set(metric.needs) <= needs
+    }
     return {
-        **dict(zip(registry.names(PER_IMAGE), per_image.mean.tolist(), strict=True)),
+        **{name: mean for name, (mean, _) in measured.items()},
         **registry.compute(registry.RECONSTRUCTION, statistics, needs),
         "usage_batch": usage.batch_size,
         "usage_batches": usage.batches,
@@ -211,9 +239,7 @@ def _score(
         "dimensions": len(originals.mean),
         "intervals": {
             name: intervals.of_mean(mean, variance, per_image.count)
-            for name, mean, variance in zip(
-                registry.names(PER_IMAGE), per_image.mean, np.diag(per_image.covariance), strict=True
-            )
+            for name, (mean, variance) in measured.items()
         },
     }
 

@@ -1,17 +1,23 @@
 import numpy as np
 import pytest
 
-from components.metrics.codebook import CodebookUsageFn, Usage, codebook_usage, perplexity
+from components.metrics.codebook import CodebookUsageFn, PlacedTokens, Usage, perplexity
 
 
-def measure(parts, codebook_size):
+def measure(parts, codebook_size, order=None):
+    """Measure parts that lie one behind the other in the set, added in another order."""
     fn = CodebookUsageFn(codebook_size)
-    accumulators = [fn.add_input(fn.create_accumulator(), part) for part in parts]
+    firsts = np.cumsum([0, *map(len, parts)])
+    placed = [
+        PlacedTokens(first + np.arange(len(part)), part) for first, part in zip(firsts, parts, strict=False)
+    ]
+    accumulators = [fn.add_input(fn.create_accumulator(), placed[at]) for at in order or range(len(parts))]
     return fn.extract_output(fn.merge_accumulators(accumulators))
 
 
 def test_usage_counts_distinct_codes():
-    assert codebook_usage(np.array([[0, 1], [1, 1]]), 8) == 2 / 8
+    measured = measure([np.array([[0, 1], [1, 1]])], 8)
+    assert (measured.usage, measured.used) == (2 / 8, 2 / 8)
 
 
 def test_perplexity_is_code_count_for_uniform_use_and_1_for_a_single_code():
@@ -27,16 +33,21 @@ def test_usage_is_averaged_over_full_batches_of_256_images():
     measured = measure([tokens], 4)
     assert measured.usage == pytest.approx((1 / 4 + 2 / 4) / 2)
     assert (measured.batches, measured.batch_size) == (2, 256)
+    assert measured.used == 3 / 4
 
 
 @pytest.mark.parametrize("cuts", [[100, 300], [1, 255, 256], [0, 599]])
 def test_usage_batches_do_not_depend_on_input_partition(cuts):
     tokens = np.random.default_rng(0).integers(0, 500, size=[600, 1])
-    assert measure(np.split(tokens, cuts), 512) == measure([tokens], 512)
+    parts = np.split(tokens, cuts)
+    expected = measure([tokens], 512)
+    assert measure(parts, 512) == expected
+    # Whoever comes first.
+    assert measure(parts, 512, order=range(len(parts) - 1, -1, -1)) == expected
 
 
 def test_set_smaller_than_a_batch_is_one_partial_batch():
-    assert measure([np.array([[0, 1], [2, 2]])], 4) == Usage(3 / 4, pytest.approx(2**1.5), 1, 2)
+    assert measure([np.array([[0, 1], [2, 2]])], 4) == Usage(3 / 4, 3 / 4, pytest.approx(2**1.5), 1, 2)
 
 
 def test_perplexity_covers_all_images():

@@ -16,9 +16,24 @@ def test_metrics_are_computed_per_image():
     assert pixels.l1(np.concatenate([BLACK, GREY]), np.concatenate([GREY, GREY])).tolist() == [0.5, 0.0]
 
 
-def test_psnr_is_20_db_for_error_0_1_and_100_db_for_no_error():
-    assert pixels.psnr(BLACK, BLACK + 0.1) == pytest.approx(20.0)
+def test_psnr_is_of_8_bits_20_db_for_error_0_1_and_100_db_for_no_error():
+    assert pixels.psnr(BLACK, BLACK + 51 / 255) == pytest.approx(20 * np.log10(5))
+    assert pixels.psnr(BLACK, BLACK + 0.1) == pytest.approx(-20 * np.log10(26 / 255))  # 25.5 is rounded up
     assert pixels.psnr(GREY, GREY) == pytest.approx(100.0)
+    assert pixels.psnr(GREY, GREY + 1e-4) == pytest.approx(100.0)
+
+
+def test_ssim_of_flat_images_compares_their_brightness():
+    # Without contrast (2 a b + c) / (a^2 + b^2 + c) with c = 0.01^2 remains.
+    a, b = 51 / 255, 102 / 255
+    flat = np.ones([1, 16, 16, 3])
+    expected = (2 * a * b + 1e-4) / (a**2 + b**2 + 1e-4)
+    assert pixels.ssim(a * flat, b * flat) == pytest.approx(expected, rel=1e-4)
+    noise = np.random.default_rng(0).random((2, 16, 16, 3))
+    np.testing.assert_allclose(pixels.ssim(noise, noise), 1.0, rtol=1e-5)
+    assert (pixels.ssim(noise, noise[::-1]) < 0.2).all()
+    # Images smaller than the window have one of their own size.
+    assert pixels.ssim(a * flat[:, :8, :8], b * flat[:, :8, :8]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_logit_laplace_at_the_mode_is_log_scale_plus_log_jacobian():

@@ -39,7 +39,7 @@ def test_scores_have_their_intervals():
     assert lines["Generation: FID"] == ("2.5", "3.5")
     (accuracy, _) = lines["Generation: Class accuracy"]
     assert accuracy == "87.5\xa0% (50\xa0% to 97\xa0%)"
-    assert lines["Reconstruction: PSNR"][0] == "22.5\xa0dB (21.2\xa0dB to 23.8\xa0dB)"
+    assert lines["Reconstruction: PSNR"][0] == "22.5 dB (21.2 dB to 23.8 dB)"
 
 
 def test_score_that_a_run_lacks_is_a_dash():

@@ -48,6 +48,25 @@ def test_blessings_and_headline_metrics_come_first():
         assert expected in top.replace("\N{NO-BREAK SPACE}", " ")
 
 
+def test_real_images_are_compared_with_as_many_samples():
+    assert "FID of samples 2.5 real images have 0.5" in text(page.render(sample.report()))
+    counts = {"samples": 6, "candidates": 6, "matched": 4}
+    words = text(page.render(sample.report(generation={"fid_matched": 3.5, "counts": counts})))
+    assert "FID of samples 2.5 of 4: 3.5; as many real ones 0.5" in words
+
+
+def test_warnings_and_intervals_are_shown():
+    report = sample.report()
+    report.metrics["warnings"] = ["Few <images>."]
+    html = page.render(report)
+    words = text(html).replace("\N{NO-BREAK SPACE}", " ")
+    assert words.index("is blessed") < words.index("Few") < words.index("Codebook in use")
+    assert "Few &lt;images&gt;." in html
+    assert "PSNR 22.5 dB 21.2 dB to 23.8 dB of 8 bits, higher is better" in words
+    assert "recognizer held out accuracy 1 " in words
+    assert '<ul class="warnings"' not in page.render(sample.report())
+
+
 def test_failed_threshold_shows_its_reason_and_is_marked_in_the_table():
     failure = {"metric": "psnr", "value": 18.0, "reason": "psnr 18 is below 21"}
     html = page.render(

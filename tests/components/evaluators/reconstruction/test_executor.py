@@ -15,7 +15,13 @@ pytestmark = pytest.mark.slow
 
 
 def evaluate(
-    tmp_path, eval_rows, thresholds=None, class_names=stand_ins.CLASSES, pushed="", features="classifier"
+    tmp_path,
+    eval_rows,
+    thresholds=None,
+    class_names=stand_ins.CLASSES,
+    pushed="",
+    features="classifier",
+    lpips="",
 ):
     made = artifacts.outputs(tmp_path)
     Executor(artifacts.beam_context()).Do(
@@ -33,6 +39,8 @@ def evaluate(
             "pushed": pushed,
             "features": features,
             "features_version": "",
+            "lpips": lpips,
+            "lpips_version": "1pip5",
         },
     )
     folder = Path(made["evaluation"].uri)
@@ -55,11 +63,14 @@ def test_lossless_tokenizer_has_zero_error(lossless):
     assert metrics["l1"] == pytest.approx(0.0, abs=1e-6)
     assert metrics["fid"] == pytest.approx(0.0, abs=1e-6)
     assert metrics["psnr"] == pytest.approx(100.0)
+    assert metrics["ssim"] == pytest.approx(1.0)
+    assert "lpips" not in metrics
+    assert lossless[0]["intervals"]["psnr"] == pytest.approx([100.0, 100.0])
 
 
 def test_codebook_usage_and_perplexity_are_measured(lossless):
     metrics, counts = lossless[0]["metrics"], lossless[0]["counts"]
-    assert metrics["codebook_usage"] == pytest.approx(3 / 16)
+    assert metrics["codebook_usage"] == metrics["codebook_used"] == pytest.approx(3 / 16)
     assert metrics["codebook_perplexity"] == pytest.approx(3.0)
     assert counts == {"images": 9, "usage_batches": 1}
     assert lossless[0]["protocol"]["usage_batch"] == 9
@@ -67,6 +78,24 @@ def test_codebook_usage_and_perplexity_are_measured(lossless):
 
 def test_three_confident_classes_have_inception_score_3(lossless):
     assert lossless[0]["metrics"]["is"] == pytest.approx(3.0, rel=1e-3)
+
+
+def test_lpips_is_measured_by_the_network_that_is_named(tmp_path):
+    spec = tf.TensorSpec([None, None, None, 3], tf.float32)
+
+    @tf.function(input_signature=[spec, spec])
+    def distance(a, b):
+        return {"distance": tf.reduce_max(tf.abs(a - b), axis=[1, 2, 3])}
+
+    tf.saved_model.save(tf.Module(), str(tmp_path / "lpips"), signatures={"distance": distance})
+    rows = [(artifacts.grey(level), 0) for level in (8, 9, 17, 17)]
+    evaluation, _, _ = evaluate(tmp_path / "run", rows, lpips=str(tmp_path / "lpips"))
+    # Two are off by 8 levels, of which 255 are the 2 of [-1, 1], and two are exact.
+    off = 8 / 127.5
+    assert evaluation["metrics"]["lpips"] == pytest.approx(off / 2, rel=1e-5)
+    low, high = evaluation["intervals"]["lpips"]
+    assert high - low == pytest.approx(2 * 1.959964 * off / np.sqrt(3) / 2, rel=1e-3)
+    assert evaluation["protocol"]["lpips"] == "1pip5"
 
 
 def test_another_network_scores_reconstructions(tmp_path):
