@@ -20,8 +20,7 @@ from typing import Any, TypeVar
 
 from serving.client import client as sync
 from serving.client.client import Array, Client, Version
-from serving.client.connect import TIMEOUT_SECONDS
-from serving.client.connect import connect as connect_sync
+from serving.client.connect import TIMEOUT_SECONDS, is_grpc
 from serving.client.credentials import NONE, Credentials
 from serving.client.query import Query, joined
 from serving.export.metadata import Metadata
@@ -40,7 +39,7 @@ class AsyncClient(abc.ABC):
 
     @abc.abstractmethod
     async def predict(self, model: str, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """As `Client.predict`; over gRPC a cancelled call is cancelled on the server."""
+        """As `Client.predict`; a cancelled call ends on the server too."""
 
     async def metadata(self, model: str) -> Metadata:
         """As `Client.metadata`."""
@@ -65,7 +64,7 @@ class AsyncClient(abc.ABC):
 
 
 class ThreadedClient(AsyncClient):
-    """Asks a synchronous client in threads: one of REST, or of a folder. A cancelled call runs on."""
+    """Asks a synchronous client in threads, such as that of a folder. A cancelled call runs on."""
 
     def __init__(self, client: Client):
         self._client = client
@@ -116,12 +115,14 @@ def connect(
 
     Over gRPC call it where an event loop runs.
     """
-    if endpoint.startswith(("grpc://", "grpcs://")):
+    sync.check_version(version)
+    if is_grpc(endpoint):
         from serving.client.grpc import AsyncGrpcClient
 
-        sync.check_version(version)
         return AsyncGrpcClient(endpoint, timeout, credentials, version)
-    return ThreadedClient(connect_sync(endpoint, version=version, timeout=timeout, credentials=credentials))
+    from serving.client.async_rest import AsyncRestClient
+
+    return AsyncRestClient(endpoint, timeout, credentials, version)
 
 
 async def run(client: AsyncClient, query: Query[Answer], *, in_flight: int = IN_FLIGHT) -> Answer:

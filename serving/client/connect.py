@@ -33,17 +33,28 @@ def connect(
         request.
     """
     check_version(version)
-    scheme, _, address = endpoint.partition("://")
     # Clients are imported when they are needed: gRPC's messages import TensorFlow.
-    if scheme in ("grpc", "grpcs") and address:
+    if is_grpc(endpoint):
         from serving.client.grpc import GrpcClient
 
         return GrpcClient(endpoint, timeout, credentials, version)
-    if scheme in ("http", "https") and address:
-        from serving.client.rest import RestClient
+    from serving.client.rest import RestClient
 
-        return RestClient(endpoint, timeout, credentials, version)
-    raise ClientError(f"endpoint must be grpc://host:port, grpcs://, http:// or https://, got {endpoint!r}")
+    return RestClient(endpoint, timeout, credentials, version)
+
+
+def is_grpc(endpoint: str) -> bool:
+    """Whether an endpoint is one of gRPC; else it is one of REST.
+
+    Raises:
+      ClientError: it is neither.
+    """
+    scheme, _, address = endpoint.partition("://")
+    if scheme not in ("grpc", "grpcs", "http", "https") or not address:
+        raise ClientError(
+            f"endpoint must be grpc://host:port, grpcs://, http:// or https://, got {endpoint!r}"
+        )
+    return scheme.startswith("grpc")
 
 
 def open_run(run_dir: str) -> Client:

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from serving.wire.errors import ClientError, RefusedError, RequestError
 from serving.wire.json_tensors import decode, encode_input
 
 MAX_ANSWER_BYTES = 64 * 2**20
+# Statuses of a server that may answer later.
+BUSY = (429, 503)
 
 # TensorFlow's names of the dtypes in our signatures; JSON alone does not distinguish them.
 _DTYPES = {
@@ -34,48 +37,105 @@ _DTYPES = {
 }
 
 
-class RestClient(Client):
-    """Queries /v1/models at `endpoint` (http://host:port)."""
+@dataclass(frozen=True)
+class RestInterface:
+    """What is asked of a server and how its answers are read, without a connection.
 
-    def __init__(self, endpoint: str, timeout: float, credentials: Credentials, version: Version):
-        self._endpoint = endpoint.rstrip("/")
-        self._timeout = timeout
-        self._credentials = credentials.headers
-        self._tls = credentials.http if endpoint.startswith("https://") else None
-        kind = "versions" if isinstance(version, int) else "labels"
-        self._version = "" if version is None else f"/{kind}/{urllib.parse.quote(str(version), safe='')}"
-        self._signatures: dict[str, dict[str, Any]] = {}
+    Attributes:
+      endpoint: http://host:port.
+      version: of the models; the newest if None.
+      timeout: seconds of a request.
+    """
 
-    def predict(self, model: str, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """As `Client.predict`."""
-        dtypes = self._output_dtypes(model, signature)
+    endpoint: str
+    version: Version
+    timeout: float
+
+    def url(self, model: str, what: str) -> str:
+        """The address of something of a model, such as `:predict`."""
+        kind = "versions" if isinstance(self.version, int) else "labels"
+        chosen = "" if self.version is None else f"/{kind}/{urllib.parse.quote(str(self.version), safe='')}"
+        return f"{self.endpoint.rstrip('/')}/v1/models/{urllib.parse.quote(model)}{chosen}{what}"
+
+    def body(self, signature: str, inputs: Mapping[str, Array]) -> bytes:
+        """The body of a `:predict` request."""
         values = {name: encode_input(array) for name, array in inputs.items()}
-        answer = self._ask(model, ":predict", {"signature_name": signature, "inputs": values})
-        try:
-            outputs = answer["outputs"] if len(dtypes) > 1 else dict.fromkeys(dtypes, answer["outputs"])
-            return {name: decode(name, outputs[name], dtype) for name, dtype in dtypes.items()}
-        except (KeyError, TypeError, RequestError) as error:
-            raise ClientError(f"{self._endpoint} must answer {model}:{signature} with tensors") from error
+        return json.dumps({"signature_name": signature, "inputs": values}).encode()
 
-    def _output_dtypes(self, model: str, signature: str) -> dict[str, Any]:
-        if model not in self._signatures:
-            answer = self._ask(model, "/metadata")
-            try:
-                self._signatures[model] = answer["metadata"]["signature_def"]["signature_def"]
-            except (KeyError, TypeError) as error:
-                raise ClientError(f"{self._endpoint} must answer with the signatures of {model}") from error
-        signatures = self._signatures[model]
+    def parsed(self, content: bytes) -> Any:
+        """The JSON of an answer; raises ClientError if it is none, or too long."""
+        if len(content) > MAX_ANSWER_BYTES:
+            raise ClientError(
+                f"answer of {self.endpoint} must be at most {MAX_ANSWER_BYTES} bytes: request fewer rows"
+            )
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise ClientError(f"{self.endpoint} must answer with JSON; is it a model server?") from error
+
+    def signatures(self, model: str, answer: Any) -> dict[str, Any]:
+        """The signatures in an answer of `/metadata`; raises ClientError if it has none."""
+        try:
+            found: dict[str, Any] = answer["metadata"]["signature_def"]["signature_def"]
+        except (KeyError, TypeError) as error:
+            raise ClientError(f"{self.endpoint} must answer with the signatures of {model}") from error
+        return found
+
+    def dtypes(self, model: str, signature: str, signatures: Mapping[str, Any]) -> dict[str, Any]:
+        """The dtypes of a signature's outputs; raises ClientError if the model has no such signature."""
         if signature not in signatures:
             known = ", ".join(sorted(signatures))
             raise ClientError(f"signature of {model} must be one of {known}, got {signature!r}")
         return {name: _DTYPES[info["dtype"]] for name, info in signatures[signature]["outputs"].items()}
 
-    def _ask(self, model: str, what: str, body: Mapping[str, Any] | None = None) -> Any:
+    def outputs(self, model: str, signature: str, dtypes: Mapping[str, Any], answer: Any) -> dict[str, Array]:
+        """The arrays in an answer of `:predict`; raises ClientError if it has none."""
+        try:
+            given = answer["outputs"] if len(dtypes) > 1 else dict.fromkeys(dtypes, answer["outputs"])
+            return {name: decode(name, given[name], dtype) for name, dtype in dtypes.items()}
+        except (KeyError, TypeError, RequestError) as error:
+            raise ClientError(f"{self.endpoint} must answer {model}:{signature} with tensors") from error
+
+    def refusal(self, status: int, reason: str, content: bytes) -> ClientError:
+        """The error of an answer with another status than 200."""
+        try:
+            message = " ".join(json.loads(content)["error"].split())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            message = f"{status} {reason}"
+        kind = RefusedError if status == http.HTTPStatus.BAD_REQUEST else ClientError
+        return kind(f"{self.endpoint} refused: {message}")
+
+    def silence(self) -> ClientError:
+        """The error of a request that took too long."""
+        return ClientError(f"{self.endpoint} gave no answer in {self.timeout:.0f} seconds")
+
+    def absence(self) -> ClientError:
+        """The error of a server that cannot be reached."""
+        return ClientError(f"no server answers at {self.endpoint}")
+
+
+class RestClient(Client):
+    """Queries /v1/models at `endpoint` (http://host:port)."""
+
+    def __init__(self, endpoint: str, timeout: float, credentials: Credentials, version: Version):
+        self._interface = RestInterface(endpoint, version, timeout)
+        self._credentials = credentials.headers
+        self._tls = credentials.http if endpoint.startswith("https://") else None
+        self._signatures: dict[str, dict[str, Any]] = {}
+
+    def predict(self, model: str, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """As `Client.predict`."""
+        interface = self._interface
+        if model not in self._signatures:
+            self._signatures[model] = interface.signatures(model, self._ask(model, "/metadata"))
+        dtypes = interface.dtypes(model, signature, self._signatures[model])
+        answer = self._ask(model, ":predict", interface.body(signature, inputs))
+        return interface.outputs(model, signature, dtypes, answer)
+
+    def _ask(self, model: str, what: str, body: bytes | None = None) -> Any:
         # With a body it is a POST.
         request = urllib.request.Request(
-            f"{self._endpoint}/v1/models/{urllib.parse.quote(model)}{self._version}{what}",
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
+            self._interface.url(model, what), data=body, headers={"Content-Type": "application/json"}
         )
         # Not to where a redirect may lead.
         for name, value in self._credentials.items():
@@ -83,24 +143,16 @@ class RestClient(Client):
         try:
             answer = self._answer(request)
         except urllib.error.HTTPError as error:
-            kind = RefusedError if error.code == http.HTTPStatus.BAD_REQUEST else ClientError
-            raise kind(f"{self._endpoint} refused: {_message(error)}") from error
+            raise self._interface.refusal(error.code, error.reason, _content(error)) from error
         except TimeoutError as error:
-            raise ClientError(f"{self._endpoint} gave no answer in {self._timeout:.0f} seconds") from error
+            raise self._interface.silence() from error
         except (OSError, ValueError, OverflowError, http.client.HTTPException) as error:
-            raise ClientError(f"no server answers at {self._endpoint}") from error
-        if len(answer) > MAX_ANSWER_BYTES:
-            raise ClientError(
-                f"answer of {self._endpoint} must be at most {MAX_ANSWER_BYTES} bytes: request fewer rows"
-            )
-        try:
-            return json.loads(answer)
-        except ValueError as error:
-            raise ClientError(f"{self._endpoint} must answer with JSON; is it a model server?") from error
+            raise self._interface.absence() from error
+        return self._interface.parsed(answer)
 
     def _answer(self, request: urllib.request.Request) -> bytes:
         """The body of an answer; a server that is busy or restarts is asked again, within the time limit."""
-        end = time.monotonic() + self._timeout
+        end = time.monotonic() + self._interface.timeout
         for attempt in itertools.count(1):
             left = max(end - time.monotonic(), 0.001)
             try:
@@ -108,22 +160,27 @@ class RestClient(Client):
                     answer: bytes = response.read(MAX_ANSWER_BYTES + 1)
                     return answer
             except urllib.error.URLError as error:
-                pause = BACKOFF * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)
+                pause = backoff(attempt)
                 if attempt == ATTEMPTS or not _passes(error) or time.monotonic() + pause > end:
                     raise
                 time.sleep(pause)
         raise AssertionError  # the loop ends only by a return or an error
 
 
+def backoff(attempt: int) -> float:
+    """Seconds to wait after the attempt of this number, from 1."""
+    return float(BACKOFF * 2 ** (attempt - 1) * random.uniform(0.8, 1.2))
+
+
 def _passes(error: urllib.error.URLError) -> bool:
     """Whether the same request may be answered later."""
     if isinstance(error, urllib.error.HTTPError):
-        return error.code in (429, 503)
+        return error.code in BUSY
     return isinstance(error.reason, ConnectionRefusedError)
 
 
-def _message(error: urllib.error.HTTPError) -> str:
+def _content(error: urllib.error.HTTPError) -> bytes:
     try:
-        return " ".join(json.loads(error.read(MAX_ANSWER_BYTES))["error"].split())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{error.code} {error.reason}"
+        return error.read(MAX_ANSWER_BYTES)
+    except (OSError, ValueError, http.client.HTTPException):
+        return b""

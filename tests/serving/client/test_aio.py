@@ -1,13 +1,15 @@
 import asyncio
+import contextlib
 import threading
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from aiohttp import web
 
 from serving.client import aio, queries
-from serving.client.client import Client
+from serving.client.client import ATTEMPTS, Client
 from serving.client.connect import connect, open_folder
 from serving.client.query import run, stream
 from serving.export.sampling_params import SamplingParams
@@ -152,3 +154,102 @@ def test_errors_are_one_line(server, kind):
         asyncio.run(ask(f"{kind}://127.0.0.1:1", timeout=5.0))
     with pytest.raises(ClientError, match="version must be"):
         asyncio.run(ask(getattr(server, kind), version=-1))
+
+
+@contextlib.asynccontextmanager
+async def answering(handler):
+    """A server of REST whose `:predict` is a handler; the endpoint."""
+
+    async def metadata(request):
+        outputs = {"tokens": {"dtype": "DT_INT32"}, "error": {"dtype": "DT_STRING"}}
+        return web.json_response(
+            {"metadata": {"signature_def": {"signature_def": {"encode": {"outputs": outputs}}}}}
+        )
+
+    app = web.Application()
+    app.router.add_get("/v1/models/m/metadata", metadata)
+    app.router.add_post("/v1/models/m:predict", handler)
+    runner = web.AppRunner(app, handler_cancellation=True)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+TOKENS = {"outputs": {"tokens": [[1]], "error": [""]}}
+IMAGE = {"image_bytes": np.array([b"x"], object)}
+
+
+def test_a_cancelled_call_over_rest_ends_on_the_server():
+    async def leave():
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def never(request):
+            begun.set()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.set()
+
+        async with answering(never) as endpoint, aio.connect(endpoint) as client:
+            call = asyncio.create_task(client.predict("m", "encode", IMAGE))
+            await asyncio.wait_for(begun.wait(), 10)
+            call.cancel()
+            await asyncio.wait_for(ended.wait(), 10)
+
+    asyncio.run(leave())
+
+
+def test_a_busy_server_is_asked_again_within_the_time_limit_and_no_redirect_is_followed():
+    async def ask():
+        statuses = [429, 503, 200]
+
+        async def handler(request):
+            status = statuses.pop(0)
+            if status == 302:
+                return web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"})
+            return web.json_response(TOKENS if status == 200 else {"error": "busy"}, status=status)
+
+        async with answering(handler) as endpoint, aio.connect(endpoint, timeout=20) as client:
+            answer = await client.predict("m", "encode", IMAGE)
+            assert answer["tokens"].tolist() == [[1]]
+            assert statuses == []
+            statuses[:] = [302]
+            with pytest.raises(ClientError, match="refused: 302 Found"):
+                await client.predict("m", "encode", IMAGE)
+            statuses[:] = [429] * 10
+            with pytest.raises(ClientError, match="refused: busy"):
+                await client.predict("m", "encode", IMAGE)
+            assert len(statuses) == 10 - ATTEMPTS
+
+    asyncio.run(ask())
+
+
+def test_a_server_that_is_silent_or_answers_something_else_is_one_line():
+    async def ask():
+        bodies = []
+
+        async def handler(request):
+            if not bodies:
+                await asyncio.sleep(60)
+            return web.Response(text=bodies.pop())
+
+        async with answering(handler) as endpoint, aio.connect(endpoint, timeout=1) as client:
+            with pytest.raises(ClientError, match="gave no answer in 1 seconds"):
+                await client.predict("m", "encode", IMAGE)
+            for body, said in (("<html>", "must answer with JSON"), ('{"outputs": 3}', "with tensors")):
+                bodies.append(body)
+                with pytest.raises(ClientError, match=said):
+                    await client.predict("m", "encode", IMAGE)
+            with pytest.raises(ClientError, match="signature of m must be one of encode, got 'x'"):
+                await client.predict("m", "x", IMAGE)
+
+    asyncio.run(ask())
+
+
+def test_an_endpoint_of_another_form_is_refused():
+    with pytest.raises(ClientError, match="endpoint must be grpc://host:port"):
+        aio.connect("localhost:8500")
