@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from components.evaluators.network_names import FORMS
 from tfx_pipeline.options import one_line_errors
@@ -66,6 +67,7 @@ def evaluate(
     if run_dir:
         if samples:
             raise click.UsageError("SAMPLES and REFERENCE or --run must be given, got both")
+        _refuse_others()
         _sweep(Path(run_dir), swept, features, count, output)
         return
     if swept or count:
@@ -77,24 +79,36 @@ def evaluate(
     _compare(samples, reference, features, image_size, batch_size, seed, output, save_statistics)
 
 
+def _refuse_others() -> None:
+    """Refuse options of two sets of images where a run is given."""
+    context = click.get_current_context()
+    for name in ("image_size", "batch_size", "seed", "save_statistics"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{flag} must be given with SAMPLES and REFERENCE; a run has its own")
+
+
 def _sweep(
     folder: Path, swept: Sequence[str], features: str | None, count: int | None, output: str | None
 ) -> None:
-    from components.evaluators import files
+    from components.evaluators import files, networks
     from components.evaluators.network_names import ProtocolError
-    from tfx_pipeline import sweep
+    from tfx_pipeline import failures, sweep
     from tfx_pipeline.lineage import LineageError
 
-    with one_line_errors(sweep.SweepError, ProtocolError, LineageError, ValueError):
+    with one_line_errors(sweep.SweepError, ProtocolError, LineageError):
         run = sweep.open_run(folder)
+        network = features or run.config.evaluation.features
+        wanted = sweep.variants(run.config, swept)
+        networks.check(network, "", run.config.data.image_size)
         rows = []
-        for one in sweep.variants(run.config, swept):
-            evaluation = sweep.score(
-                run,
-                one,
-                samples=count or run.config.evaluation.generation.samples,
-                features=features or run.config.evaluation.features,
-            )
+        for one in wanted:
+            samples = count or run.config.evaluation.generation.samples
+            try:
+                evaluation = sweep.score(run, one, samples=samples, features=network)
+            # Beam makes an error of its own kind of whatever a worker raises.
+            except Exception as error:
+                raise click.ClickException(failures.reason(error)) from error
             rows.append((one, evaluation))
             if output:
                 files.write_json(output, [{**variant.values, **scored} for variant, scored in rows])

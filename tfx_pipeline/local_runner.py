@@ -21,8 +21,7 @@ from ml_metadata.proto.metadata_store_pb2 import Artifact
 from tfx import v1 as tfx
 from tfx.dsl.compiler import compiler
 
-from components.evaluators.network_names import OWN
-from components.evaluators.protocols import open_protocol
+from components.evaluators import networks
 from components.image_example_gen import summary
 from components.image_example_gen.sources import SourceError, source_version
 from components.image_example_gen.survey import survey
@@ -256,8 +255,7 @@ def _survey(config: Config, kept: Path) -> dict[str, Any]:
 
 def _require_models(config: Config) -> None:
     """Load the networks that are not trained here, so that a missing one stops the run at once."""
-    if config.evaluation.features != OWN:
-        open_protocol(config.evaluation.features)
+    networks.check(config.evaluation.features, config.evaluation.reconstruction.lpips, config.data.image_size)
     if isinstance(config.stage1, ImportedTokenizer):
         saved_tokenizer.read(config.stage1.savedmodel, image_size=config.data.image_size)
     elif config.stage1.loss.perceptual:

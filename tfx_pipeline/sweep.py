@@ -16,26 +16,29 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
+import tensorflow as tf
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from tfx.dsl.components.base import base_beam_executor
-from tfx.types import Artifact, standard_artifacts
+from tfx.types import Artifact, artifact_utils, standard_artifacts
 from tfx.utils import path_utils
 
+from components.dataset import DATASET, Dataset
 from components.evaluators import files
 from components.evaluators.generation import executor as evaluator
 from components.evaluators.network_names import OWN
 from components.evaluators.protocols import version
 from components.image_sampler import executor as sampler
+from components.sampled_set import SAMPLES
 from serving.export.atomic import make_folder, remove
 from serving.export.fingerprint import fingerprint
 from serving.export.sampling_params import SamplingParams
 from serving.wire.errors import did_you_mean
-from tfx_pipeline import lineage
+from tfx_pipeline import code, lineage
 from tfx_pipeline.config import Config, pipeline_name
 
 FOLDER = "sweep"
 RESULT = "evaluation.json"
-_ACCEPTANCE, _SAMPLES = "acceptance", "samples"
+_ACCEPTANCE = "acceptance"
 KEYS = (*SamplingParams.model_fields, _ACCEPTANCE)
 
 
@@ -78,11 +81,15 @@ def open_run(folder: Path) -> Run:
         config = Config.model_validate(metrics["run"]["configuration"])
         store = lineage.open_store(folder / "metadata.db")
         scored = lineage.last_result(store, pipeline_name(config.name), "GenerationEvaluator")
-        return Run(
-            folder, config, {name: scored.inputs[name] for name in ("examples", "model", "classifier")}
-        )
+        inputs = {name: scored.inputs[name] for name in ("examples", "model", "classifier")}
     except (OSError, KeyError, ValueError, AttributeError) as error:
         raise SweepError(f"--run must be the folder of a finished run, got {folder}") from error
+    for artifact in inputs.values():
+        if not tf.io.gfile.isdir(artifact.uri):
+            raise SweepError(
+                f"--run must be where it was made, with its artifacts; {artifact.uri} is missing"
+            )
+    return Run(folder, config, inputs)
 
 
 def variants(config: Config, given: Sequence[str]) -> list[Variant]:
@@ -103,22 +110,23 @@ def variants(config: Config, given: Sequence[str]) -> list[Variant]:
         if key in swept or not all(listed.split(",")):
             raise SweepError(f"--sweep must be KEY=VALUE,VALUE once a key, got {text!r}")
         swept[key] = listed.split(",")
-    before = config.evaluation.generation
+    tree = config.model_dump(mode="json")
+    generation = tree["evaluation"]["generation"]
+    before = generation["sampling"]
     found = []
     for row in itertools.product(*swept.values()):
         values = dict(zip(swept, row, strict=True))
-        acceptance = values.get(_ACCEPTANCE, before.acceptance)
+        generation["acceptance"] = values.get(_ACCEPTANCE, config.evaluation.generation.acceptance)
+        generation["sampling"] = {**before, **{k: v for k, v in values.items() if k != _ACCEPTANCE}}
         try:
-            params = SamplingParams.model_validate(
-                {**before.sampling.model_dump(), **{k: v for k, v in values.items() if k != _ACCEPTANCE}}
-            )
-            whole = type(before).model_validate({**before.model_dump(), _ACCEPTANCE: acceptance})
+            # The whole of it: guidance needs a model that was trained for it.
+            made = Config.model_validate(tree).evaluation.generation
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise SweepError(f"--sweep {where}: {first['msg']}, got {first['input']!r}") from None
-        kept = {**params.model_dump(), _ACCEPTANCE: whole.acceptance}
-        found.append(Variant({key: kept[key] for key in swept}, params, whole.acceptance))
+            raise SweepError(f"--sweep: {where or 'the run'}: {first['msg']}") from None
+        kept = {**made.sampling.model_dump(), _ACCEPTANCE: made.acceptance}
+        found.append(Variant({key: kept[key] for key in swept}, made.sampling, made.acceptance))
     return found
 
 
@@ -137,26 +145,25 @@ def score(run: Run, one: Variant, *, samples: int, features: str) -> dict[str, A
     """
     settings = run.config.evaluation.generation
     network = "" if features == OWN else version(features)
-    model = path_utils.serving_model_path(run.inputs["model"].uri)
-    decisive = [one.params.model_dump(), one.acceptance, samples, features, network, fingerprint(model)]
+    decisive = [
+        one.params.model_dump(),
+        one.acceptance,
+        samples,
+        features,
+        network,
+        *(
+            fingerprint(path_utils.serving_model_path(run.inputs[name].uri))
+            for name in ("model", "classifier")
+        ),
+        Dataset.read(run.inputs["examples"].uri).fingerprint,
+        code.reached_from(sampler.__name__, evaluator.__name__).fingerprint,
+    ]
     digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
     folder = run.folder / FOLDER / digest
     if not (folder / RESULT).exists():
         inputs = {name: [_artifact(artifact)] for name, artifact in run.inputs.items()}
         drawn = _output(standard_artifacts.Examples, folder / "samples")
-        sampler.Executor(_context(run, "ImageSampler")).Do(
-            {"model": inputs["model"]},
-            {"examples": [drawn]},
-            {
-                "samples": samples,
-                "acceptance": one.acceptance,
-                "sampling": one.params.model_dump_json(),
-                "shard_size": settings.shard_size,
-                "batch_size": settings.batch_size,
-                "drawn": str(folder / "drawn"),
-                "pushed": "",
-            },
-        )
+        _draw(run, one, samples, folder, drawn)
         scored = _output(standard_artifacts.ModelEvaluation, folder / "scored")
         blessing = _output(standard_artifacts.ModelBlessing, folder / "blessing")
         for artifact in (scored, blessing):
@@ -177,6 +184,27 @@ def score(run: Run, one: Variant, *, samples: int, features: str) -> dict[str, A
             remove(artifact.uri)
         remove(str(folder / "drawn"))
     return json.loads((folder / RESULT).read_text())
+
+
+def _draw(run: Run, one: Variant, samples: int, folder: Path, drawn: Artifact) -> None:
+    """Draw the samples of a variant into an artifact, unless a killed sweep has done it."""
+    drawn.split_names = artifact_utils.encode_split_names([SAMPLES])
+    if (Path(drawn.uri) / DATASET).exists():
+        return
+    settings = run.config.evaluation.generation
+    sampler.Executor(_context(run, "ImageSampler")).Do(
+        {"model": [_artifact(run.inputs["model"])]},
+        {"examples": [drawn]},
+        {
+            "samples": samples,
+            "acceptance": one.acceptance,
+            "sampling": one.params.model_dump_json(),
+            "shard_size": settings.shard_size,
+            "batch_size": settings.batch_size,
+            "drawn": str(folder / "drawn"),
+            "pushed": "",
+        },
+    )
 
 
 def table(rows: Sequence[tuple[Variant, dict[str, Any]]]) -> Iterator[str]:

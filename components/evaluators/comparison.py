@@ -135,12 +135,8 @@ def compare(
             scores["cmmd"] = clip_mmd(features, reference.features)
         shares = manifold(features, reference.features)._asdict()
         scores |= shares
-        of = {
-            "precision": len(features),
-            "recall": len(reference.features),
-            "coverage": len(reference.features),
-        }
-        ranges |= {name: intervals.of_share(shares[name], count) for name, count in of.items()}
+        # Recall and coverage are shares of the reference: theirs would be over other real images.
+        ranges["precision"] = intervals.of_share(shares["precision"], len(features))
     if probabilities.shape[1]:
         splits = inception_splits(len(features))
         scores["is"], scores["is_std"] = inception_score(probabilities, splits)

@@ -7,6 +7,7 @@ images are, so that a set of files and a set of arrays get the same score.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -20,6 +21,8 @@ from components.saved_model import SavedModel
 from serving.export import images
 from serving.export.versions import content_digest
 
+# The folder of a SavedModel's weights.
+VARIABLES = "variables"
 # The size of the splits that the Inception Score is averaged over (Dhariwal and Nichol 2021's evaluator).
 INCEPTION_SPLIT = 5000
 
@@ -38,15 +41,15 @@ Extract = Callable[[np.ndarray], Features]
 
 
 class FeatureNetwork(Protocol):
-    """A feature network, light enough to be sent to a Beam worker.
+    """A feature network, light enough to be sent to a Beam worker."""
 
-    Attributes:
-      name: in `evaluation.json`; scores compare only under the same name and weights.
-      has_probabilities: whether it has classes, and so an Inception Score.
-    """
+    @property
+    def name(self) -> str:
+        """Its name in `evaluation.json`; scores compare only under the same name and weights."""
 
-    name: str
-    has_probabilities: bool
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether it has classes, and so an Inception Score."""
 
     def about(self) -> dict[str, Any]:
         """What must be the same for two scores to compare: `weights`, `resize`."""
@@ -71,7 +74,9 @@ class ClassifierFeatures:
 
     def about(self) -> dict[str, Any]:
         """The digest of its weights; images have its size already."""
-        return {"weights": content_digest(self._classifier.path), "resize": "none"}
+        # Not of its graph: two machines write the same weights, and graphs with other names in them.
+        weights = content_digest(os.path.join(self._classifier.path, VARIABLES))
+        return {"weights": weights, "resize": "none"}
 
     def load(self) -> Extract:
         """Load the classifier, once a process."""

@@ -11,9 +11,10 @@ import tensorflow as tf
 from apache_beam.utils import shared
 
 from components.evaluators.network_names import ProtocolError
-from components.evaluators.protocols import signatures_at
+from components.evaluators.protocols import signatures_at, unreadable
 from serving.export.versions import content_digest
 
+KEY = "evaluation.reconstruction.lpips"
 SIGNATURE, OUTPUT, INPUTS = "distance", "distance", ("a", "b")
 
 # Two batches of 8-bit images, uint8 [B, S, S, 3], to their distances, float64 [B].
@@ -26,13 +27,14 @@ def version(path: str) -> str:
     Raises:
       ProtocolError: it is not there, or has another form.
     """
-    found = signatures_at(path).get(SIGNATURE)
+    found = signatures_at(path, KEY).get(SIGNATURE)
     if found is None or OUTPUT not in found.outputs or set(found.inputs) != set(INPUTS):
         raise ProtocolError(
-            f"evaluation.reconstruction.lpips must have the signature {SIGNATURE} from a and b, float32 "
+            f"{KEY} must have the signature {SIGNATURE} from a and b, float32 "
             f"[B, H, W, 3] in [-1, 1], to {OUTPUT} [B], got {os.fspath(path)}"
         )
-    return content_digest(path)
+    with unreadable(KEY):
+        return content_digest(path)
 
 
 class Lpips:

@@ -1,8 +1,7 @@
 """The networks of an evaluator: the one in whose features it scores, and the one that recognizes classes.
 
 The run's own classifier recognizes: it tells the class of samples, and rejects. Features come from it too, or
-from a network that others have (`components.evaluators.network_names`). `feature_network` is the one place
-that chooses (docs/extending.md).
+from a network that others have (`components.evaluators.network_names`).
 """
 
 from __future__ import annotations
@@ -27,19 +26,29 @@ from components.evaluators.features import (
     decode,
     to_8_bits,
 )
-from components.evaluators.network_names import OWN, parse
-from components.evaluators.protocols import FeatureProtocol, has_probabilities, open_protocol
+from components.evaluators.lpips import Lpips
+from components.evaluators.network_names import OWN, ProtocolError
+from components.evaluators.protocols import FeatureProtocol, open_protocol
 from components.saved_model import SavedModel
+from serving.wire.errors import one_line
 
 
 class NamedFeatures:
     """A network at a path."""
 
     def __init__(self, text: str):
-        self.name = parse(text).kind
-        self.has_probabilities = has_probabilities(text)
         self._text = text
         self._shared = shared.Shared()
+
+    @property
+    def name(self) -> str:
+        """Its kind, and for some the output."""
+        return self._open().name
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether it has classes."""
+        return self._open().has_probabilities
 
     def about(self) -> dict[str, Any]:
         """The digest of its weights, and its rule of resizing."""
@@ -48,10 +57,42 @@ class NamedFeatures:
 
     def load(self) -> Extract:
         """Load the network, once a process."""
-        return self._open().extract
+        opened = self._open()
+        # `Shared` forgets what nobody holds.
+        return lambda levels: opened.extract(levels)
 
     def _open(self) -> FeatureProtocol:
         return self._shared.acquire(functools.partial(open_protocol, self._text))
+
+
+def check(features: str, lpips: str, image_size: int) -> None:
+    """Try the networks of an evaluation on a black image, before anything is paid for.
+
+    Args:
+      features: the name of the feature network.
+      lpips: the folder of LPIPS' network; "" for none.
+      image_size: pixels a side.
+
+    Raises:
+      ProtocolError: one is not there, or does not take such images.
+    """
+    black = np.zeros((1, image_size, image_size, 3), np.uint8)
+    if features != OWN:
+        _try(f"evaluation.features {features}", 2, lambda: open_protocol(features).extract(black).features)
+    if lpips:
+        _try(f"evaluation.reconstruction.lpips {lpips}", 1, lambda: Lpips(lpips).load()(black, black))
+
+
+def _try(what: str, rank: int, ask: Callable[[], np.ndarray]) -> None:
+    try:
+        shape = ask().shape
+    except ProtocolError:
+        raise
+    # A network that wants something else raises almost anything.
+    except Exception as error:
+        raise ProtocolError(f"{what} must take the run's images: {one_line(error)}") from error
+    if len(shape) != rank or shape[0] != 1:
+        raise ProtocolError(f"{what} must answer a row an image, got {list(shape)}")
 
 
 def feature_network(name: str, recognizer: ClassifierFeatures) -> FeatureNetwork:

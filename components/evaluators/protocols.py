@@ -6,14 +6,16 @@ for one that is not there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from PIL import Image
 
 from components.evaluators.features import ClassifierFeatures, Extract, Features
@@ -36,6 +38,7 @@ class FeatureProtocol:
       name: without the path.
       digest: of its weights, 16 hex digits.
       resize: how images come to its input size.
+      has_probabilities: whether it has classes, whose probabilities mean something.
       extract: 8-bit images uint8 [B, S, S, 3] to features and probabilities ([B, 0] if it has none).
     """
 
@@ -43,6 +46,7 @@ class FeatureProtocol:
     digest: str
     resize: str
     extract: Extract
+    has_probabilities: bool = False
 
 
 def open_protocol(text: str) -> FeatureProtocol:
@@ -61,11 +65,6 @@ def open_protocol(text: str) -> FeatureProtocol:
         raise ProtocolError(f"{text} cannot be loaded: {one_line(error)}") from error
 
 
-def has_probabilities(text: str) -> bool:
-    """Whether the network that `text` names has classes."""
-    return parse(text).kind in ("classifier", "inception_2015")
-
-
 def version(text: str) -> str:
     """The digest of the weights of the network that `text` names, without loading it.
 
@@ -73,17 +72,27 @@ def version(text: str) -> str:
       ProtocolError: it has none of the forms, or is not there.
     """
     name = parse(text)
-    if name.kind == "inception_2015":
-        return hashlib.sha256(_read(name.path)).hexdigest()[:16]
-    _check_saved_model(name.path)
-    return content_digest(name.path)
+    with unreadable(text):
+        if name.kind == "inception_2015":
+            return hashlib.sha256(_read(name.path)).hexdigest()[:16]
+        _check_saved_model(name.path)
+        return content_digest(name.path)
+
+
+@contextlib.contextmanager
+def unreadable(what: str) -> Iterator[None]:
+    """Say in one line that a network cannot be read: a store refuses, or its file is damaged."""
+    try:
+        yield
+    except (tf.errors.OpError, OSError, DecodeError) as error:
+        raise ProtocolError(f"{what} cannot be read: {one_line(error)}") from error
 
 
 def _read(path: str) -> bytes:
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             return file.read()
-    except tf.errors.OpError as error:
+    except tf.errors.NotFoundError as error:
         raise ProtocolError(
             f"inception_2015 must be the file of the frozen graph (classify_image_graph_def.pb), got {path}"
         ) from error
@@ -201,17 +210,19 @@ def _inception_2015(name: NetworkName) -> FeatureProtocol:
         return Features(features.numpy(), tf.nn.softmax(features @ weights).numpy())
 
     digest = hashlib.sha256(content).hexdigest()[:16]
-    return FeatureProtocol("inception_2015", digest, "bilinear to 299, the graph's own", extract)
+    resize = "bilinear to 299, the graph's own"
+    return FeatureProtocol("inception_2015", digest, resize, extract, has_probabilities=True)
 
 
-def signatures_at(path: str) -> dict[str, Any]:
+def signatures_at(path: str, what: str = "the feature network") -> dict[str, Any]:
     """The signatures of the SavedModel at a path, without loading it.
 
     Raises:
-      ProtocolError: there is none.
+      ProtocolError: there is none, or it cannot be read.
     """
-    _check_saved_model(path)
-    return read_signature_defs(path)
+    with unreadable(f"{what} {path}"):
+        _check_saved_model(path, what)
+        return read_signature_defs(path)
 
 
 def _without_probabilities(features: np.ndarray) -> Features:
@@ -220,9 +231,9 @@ def _without_probabilities(features: np.ndarray) -> Features:
     return Features(features, np.zeros((len(features), 0), np.float32))
 
 
-def _check_saved_model(path: str) -> None:
+def _check_saved_model(path: str, what: str = "the feature network") -> None:
     if not tf.io.gfile.exists(os.path.join(path, SAVED_MODEL)):
-        raise ProtocolError(f"the feature network must be the folder of a SavedModel, got {path}")
+        raise ProtocolError(f"{what} must be the folder of a SavedModel, got {path}")
 
 
 _OPENERS: dict[str, Callable[[NetworkName], FeatureProtocol]] = {

@@ -45,7 +45,7 @@ def extrapolate(
       features: of the samples [N, D].
       reference: what they are compared with.
       seed: of the random subsets.
-      points: how many, from N / 10 to N.
+      points: how many, from N / 10 or 2 D, whichever is more, to N.
 
     Returns:
       None with fewer than 4 D samples, or where a feature is not finite.

@@ -10,6 +10,8 @@ from components.run_report import pictures
 from components.run_report.page import EVALUATIONS, show, template
 from components.run_report.report import ROW, Report
 
+# Shares of images, and the count that each is of.
+_SHARES = {"class_accuracy": "samples", "top1": "eval_images", "top5": "eval_images"}
 ROWS = 4
 MISSING = "-"
 
@@ -96,7 +98,12 @@ def _score(metric: registry.Metric[Any], evaluation: Mapping[str, Any]) -> str:
         return MISSING
     value = evaluation[metric.name]
     shown = show(value, metric.unit)
-    if value is not None and (interval := evaluation.get("intervals", {}).get(metric.name)):
+    interval = evaluation.get("intervals", {}).get(metric.name)
+    # Of a run from before intervals were stored.
+    count = evaluation.get("counts", {}).get(_SHARES.get(metric.name, ""))
+    if interval is None and count and value is not None:
+        interval = intervals.of_share(value, count)
+    if value is not None and interval:
         return f"{shown} ({' to '.join(show(end, metric.unit) for end in interval)})"
     deviation = evaluation.get(f"{metric.name}_std")
     return f"{shown} ± {show(deviation, metric.unit)}" if deviation else shown

@@ -46,7 +46,7 @@ def find(
 def _recognizer(generation: Evaluation) -> Iterator[str]:
     protocol = generation["protocol"]
     recognizer = protocol.get("recognizer", {})
-    own = protocol["features"] == recognizer.get("network")
+    own = protocol["features"] == recognizer.get("network")  # not a classifier of another run
     if recognizer.get("classes") == "rotations" and own:
         yield (
             "FID is in the features of a network that tells rotations apart, as the images have no labels: "
@@ -75,8 +75,14 @@ def _counts(generation: Evaluation) -> Iterator[str]:
     images, samples = counts["eval_images"], counts["samples"]
     if images < _ENOUGH_IMAGES:
         yield f"{images:,} held-out images are few: mind the intervals."
-    if min(samples, counts["train_images"]) <= dimensions:
-        yield f"FID of {samples:,} samples in {dimensions:,} features is far too high: they must be more."
+    few = [
+        f"{n:,} {what}"
+        for n, what in ((samples, "samples"), (counts["train_images"], "training images"))
+        if n <= dimensions
+    ]
+    if few:
+        listed = " and ".join(few)
+        yield f"FID is far too high: {listed} are fewer than its {dimensions:,} features or as many."
     elif samples < _ENOUGH_SAMPLES:
         yield f"FID of {samples:,} samples is biased upwards: compare it at equal counts only."
 

@@ -210,10 +210,17 @@ def _drop_others(
             continue
         asked = True
         again = ask([read_image(sources[chunk.first].path, max_pixels)])
-        if any(not np.array_equal(again[name][0], rows[0]) for name, rows in chunk.arrays.items()):
+        if any(not _alike(again[name][0], rows[0]) for name, rows in chunk.arrays.items()):
             for one in stored:
                 remove(os.fspath(one))
             return
+
+
+def _alike(again: Array, stored: Array) -> bool:
+    """Whether two answers are the same, but for last bits of floats, which other rows of a request move."""
+    if stored.dtype.kind == "f":
+        return again.shape == stored.shape and np.allclose(again, stored, 1e-4, 1e-5)
+    return np.array_equal(again, stored)
 
 
 def _clear(part: Path, stored: Sequence[Path]) -> None:

@@ -100,9 +100,10 @@ class _Api:
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         asked = await _body(request, Complete)
+        most = (await self._client.metadata(queries.GENERATOR)).max_image_pixels
 
         def query() -> Query[tuple[Array, Array]]:
-            images = [_fitted(asked.content)] * asked.count
+            images = [_fitted(asked.content, most)] * asked.count
             classes = [asked.class_id] * asked.count
             return queries.completion(images, classes, asked.kept_rows, asked.sampling, batch_size=ROWS)
 
@@ -111,7 +112,7 @@ class _Api:
     async def reconstruct(self, request: web.Request) -> web.Response:
         asked = await _body(request, Reconstruct)
         metadata = await self._client.metadata(self._known(asked.tokenizer))
-        content = await self._made(lambda: _fitted(asked.content))
+        content = await self._made(lambda: _fitted(asked.content, metadata.max_image_pixels))
         query = await self._made(lambda: queries.encoding([content], model=asked.tokenizer))
         tokens = await aio.run(self._client, query)
         (image,) = await aio.run(self._client, queries.decoding(tokens, model=asked.tokenizer))
@@ -185,9 +186,9 @@ async def _body(request: web.Request, kind: type[Body]) -> Body:
     return kind.model_validate_json(await request.read())
 
 
-def _fitted(content: bytes) -> bytes:
+def _fitted(content: bytes, most: int) -> bytes:
     try:
-        return fitted(content, MAX_PIXELS)
+        return fitted(content, min(MAX_PIXELS, most))
     except UnreadableImage as error:
         raise ValueError(f"image {error}") from error
 

@@ -20,6 +20,10 @@ from serving.export.signatures import (
 )
 from serving.export.warmup import write_warmup
 
+# The classes of a classifier of images without labels (Gidaris et al. 2018): to predict them, a network must
+# learn content.
+ROTATIONS = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")
+
 
 def export_classifier(
     directory: str,

@@ -52,6 +52,8 @@ _DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
 # Tags of a TIFF.
 _BITS, _PHOTOMETRIC = 258, 262
 _PLAIN = ("1", "L", "P", "RGB")
+# Of a JPEG.
+_LONGEST_SIDE = 65_500
 # Largest difference, in levels, at which a colour profile counts as sRGB.
 _SAME_COLOUR = 2
 
@@ -169,7 +171,7 @@ def fitted(content: bytes, max_pixels: int) -> bytes:
         picture.load()
         shown = _shown(picture, raw, None)
     share = math.sqrt(max_pixels / (width * height))
-    size = [max(1, min(math.floor(side * share), max_pixels)) for side in shown.size]
+    size = [max(1, min(math.floor(side * share), max_pixels, _LONGEST_SIDE)) for side in shown.size]
     buffer = io.BytesIO()
     smaller = shown.resize((size[0], size[1]), Image.Resampling.BICUBIC)
     if smaller.mode == "RGBA":

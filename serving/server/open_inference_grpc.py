@@ -97,7 +97,9 @@ class OpenInferenceGrpc:
                 return await converted(scheduler, bytes_of(outputs), write)
 
     def _call(self, servable: Servable, name: str, request: Any) -> Call:
+        signature = servable.signature(name)
         # A message may hold any number of unknown inputs: their names are compared first.
-        servable.signature(name).check_names([one.name for one in request.inputs])
+        signature.check_names([one.name for one in request.inputs])
+        signature.check_inputs(open_inference_protos.specs_of(request))
         inputs = open_inference_protos.inputs_of(request)
         return self._backend.call(servable, name, inputs, [one.name for one in request.outputs])

@@ -112,7 +112,8 @@ class Servable:
         if unknown := set(output_filter) - set(signature.outputs):
             allowed = _names(signature.outputs)
             raise invalid(f"output_filter of {signature.name} must be among {allowed}, got {_names(unknown)}")
-        return tuple(output_filter) or tuple(signature.outputs)
+        # An output once, however often it is named: each would be written again.
+        return tuple(dict.fromkeys(output_filter)) or tuple(signature.outputs)
 
     def predict(
         self, signature_name: str, inputs: Mapping[str, np.ndarray], output_filter: Collection[str] = ()

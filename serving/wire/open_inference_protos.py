@@ -7,9 +7,11 @@ nothing to our models, are not declared: protocol buffers step over fields that 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from google.protobuf import descriptor_pb2, message_factory
 
 from serving.wire.errors import invalid
@@ -95,8 +97,24 @@ def message(name: str) -> Any:
     return _CLASSES[f"{PACKAGE}.{name}"]
 
 
+def specs_of(request: Any) -> dict[str, tf.TensorSpec]:
+    """Dtypes and shapes of a ModelInferRequest's inputs, by name, whose values are not touched.
+
+    Raises:
+      RequestError: INVALID_ARGUMENT, with what must be.
+    """
+    specs: dict[str, tf.TensorSpec] = {}
+    for given in request.inputs:
+        if given.name in specs:
+            raise invalid(f"inputs must have different names, got {given.name} twice")
+        # A message may hold millions of sizes.
+        shape, kind = checked(given.name, list(given.shape[: MOST_SIZES + 1]), given.datatype)
+        specs[given.name] = tf.TensorSpec(shape, tf.as_dtype(DTYPES[kind]))
+    return specs
+
+
 def inputs_of(request: Any) -> dict[str, np.ndarray]:
-    """The arrays of a ModelInferRequest, by name.
+    """The arrays of a ModelInferRequest, by name; `specs_of` has checked it.
 
     Raises:
       RequestError: INVALID_ARGUMENT, with what must be.
@@ -108,25 +126,27 @@ def inputs_of(request: Any) -> dict[str, np.ndarray]:
         )
     arrays: dict[str, np.ndarray] = {}
     for place, given in enumerate(request.inputs):
-        name = given.name
-        if name in arrays:
-            raise invalid(f"inputs must have different names, got {name} twice")
-        # A message may hold millions of sizes.
-        shape, kind = checked(name, list(given.shape[: MOST_SIZES + 1]), given.datatype)
-        values = unpacked(name, memoryview(raw[place]), DTYPES[kind]) if raw else _values(name, given)
+        name, shape = given.name, list(given.shape)
+        if raw:
+            values = unpacked(name, memoryview(raw[place]), DTYPES[given.datatype])
+        else:
+            values = _values(name, given, math.prod(shape))
         arrays[name] = filled(name, values, shape)
     return arrays
 
 
-def _values(name: str, given: Any) -> np.ndarray:
+def _values(name: str, given: Any, count: int) -> np.ndarray:
     field = _FIELDS[given.datatype]
     if others := [one.name for one, _ in given.contents.ListFields() if one.name != field]:
         raise invalid(f"contents of {name} must be {field} for {given.datatype}, got {others[0]}")
     values = getattr(given.contents, field)
+    # Before they are made Python objects.
+    if len(values) != count:
+        raise invalid(f"data of {name} must have {count} values for its shape, got {len(values)}")
     # There is no field for values of 8 bits alone; NumPy 1 would wrap them around.
     if given.datatype == "UINT8" and max(values, default=0) > 255:
         raise invalid(f"contents of {name} must be in [0, 255], got {max(values)}")
-    array = np.empty(len(values), DTYPES[given.datatype])
+    array = np.empty(count, DTYPES[given.datatype])
     array[:] = list(values)
     return array
 
@@ -136,7 +156,7 @@ def answer(request: Any, outputs: dict[str, np.ndarray], version: int) -> Any:
     response = message("ModelInferResponse")(
         model_name=request.model_name, model_version=str(version), id=request.id
     )
-    for name in [one.name for one in request.outputs] or outputs:
+    for name in dict.fromkeys(one.name for one in request.outputs) or outputs:
         array = outputs[name]
         kind = datatype(array.dtype)
         one = response.outputs.add(name=name, datatype=kind, shape=array.shape)

@@ -46,7 +46,7 @@ def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         (
             ["run", "--set", "evaluation.generation.thresholds.fit.max=3"],
             2,
-            "metric must be one of fid, fid_eval",
+            "metric must be one of fid, fid_matched, fid_eval",
         ),
         (["frobnicate"], 2, "No such command"),
         (["compile", "--image", "a:b", "--output", "pipeline.txt"], 2, "a file ending in .yaml or .yml"),

@@ -60,7 +60,7 @@ def test_every_score_is_that_of_its_formula_and_the_result_says_what_it_depends_
     low, high = result["intervals"]["fid"]
     assert low < result["scores"]["fid"] < high
     assert f"{low:.4g} to {high:.4g}" in done.output
-    assert result["intervals"].keys() == {"fid", "precision", "recall", "coverage"}
+    assert result["intervals"].keys() == {"fid", "precision"}
     assert "cmmd" not in result["scores"]
     assert result["protocol"]["features"] == "inception_2015"
     assert result["protocol"]["dimensions"] == 3

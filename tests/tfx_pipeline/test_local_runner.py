@@ -20,6 +20,7 @@ from ml_metadata.proto import metadata_store_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from tfx.orchestration.portable import cache_utils
 
+from components.evaluators.generation import executor as generation
 from components.evaluators.network_names import ProtocolError
 from components.image_example_gen.sources import SourceError
 from components.image_sampler import executor as image_sampler
@@ -160,15 +161,42 @@ def test_variants_of_sampling_are_scored_as_the_run_was(finished, tmp_path, monk
     assert [path.name for path in kept] == ["evaluation.json"] * 2
 
 
+def test_a_sweep_that_was_killed_while_scoring_does_not_draw_again(finished, tmp_path, monkeypatch):
+    command = ["evaluate", "--run", str(finished.directory), "--sweep", "seed=5", "--count", "10"]
+    with monkeypatch.context() as patched:
+        patched.setattr(generation.Executor, "Do", lambda *_: 1 / 0)
+        failed = CliRunner().invoke(cli, command)
+    assert (failed.exit_code, failed.output.splitlines()[-1]) == (1, "Error: division by zero")
+    monkeypatch.setattr(image_sampler.Executor, "Do", lambda *_: pytest.fail("it was drawn again"))
+    done = CliRunner().invoke(cli, [*command, "--output", str(tmp_path / "o.json")])
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads((tmp_path / "o.json").read_text())
+    assert (row["seed"], row["counts"]["samples"]) == (5, 10)
+
+
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
         (["--sweep", "heat=1"], 1, "--sweep must be of temperature, top_k, "),
         (["--sweep", "temperature=1,"], 1, "--sweep must be KEY=VALUE,VALUE once a key"),
-        (["--sweep", "top_p=0.5,2"], 1, "--sweep top_p: Input should be less than or equal to 1, got '2'"),
-        (["--sweep", "acceptance=0"], 1, "--sweep acceptance: Input should be greater than 0"),
+        (
+            ["--sweep", "top_p=0.5,2"],
+            1,
+            "--sweep: evaluation.generation.sampling.top_p: Input should be less than or equal to 1",
+        ),
+        (
+            ["--sweep", "acceptance=0"],
+            1,
+            "--sweep: evaluation.generation.acceptance: Input should be greater than 0",
+        ),
         (["--features", "inception_2015:/nowhere.pb"], 1, "must be the file of the frozen graph"),
         (["a", "b"], 2, "must be given, got both"),
+        (["--seed", "3"], 2, "--seed must be given with SAMPLES and REFERENCE"),
+        (
+            ["--sweep", "guidance_schedule=steep"],
+            1,
+            "guidance_schedule: Input should be 'constant' or 'linear'",
+        ),
     ],
 )
 def test_a_wrong_sweep_is_one_line(finished, options, code, said):

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from serving.export.classifier import export_classifier
+from serving.export.classifier import ROTATIONS, export_classifier
 from trainers.classifier.config import Classifier
 from trainers.classifier.model import ResNet
 from trainers.training import examples, job
@@ -18,9 +18,6 @@ from trainers.training.evaluation import held_out_metrics
 from trainers.training.loop import fit
 from trainers.training.step import Batch, Metrics, loss_gradients, training_step
 from trainers.training.train_state import TrainState
-
-# The classes for images without labels (Gidaris et al. 2018): to predict them, a network must learn content.
-ROTATIONS = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")
 
 # Held-out images that are evaluated during training.
 EVALUATION_IMAGES = 512

@@ -42,6 +42,14 @@ def test_scores_have_their_intervals():
     assert lines["Reconstruction: PSNR"][0] == "22.5 dB (21.2 dB to 23.8 dB)"
 
 
+def test_shares_of_a_run_that_stored_no_intervals_have_wilsons():
+    before = run(generation={"intervals": {}}, reconstruction={"intervals": {}})
+    lines = {line.name: line.values[0] for line in comparison.scores([before])}
+    # 5.25 of 6 is rounded to 5: the interval of 5 of 6 by R's binom.confint(5, 6, methods = "wilson").
+    assert lines["Generation: Class accuracy"] == "87.5\xa0% (43.6\xa0% to 97\xa0%)"
+    assert lines["Reconstruction: PSNR"] == "22.5 dB"
+
+
 def test_score_that_a_run_lacks_is_a_dash():
     without = run()
     del without.metrics["generation"]["class_accuracy"]

@@ -56,8 +56,9 @@ def test_features_of_rotations_say_so():
     [
         ({"eval_images": 999}, "999 held-out images are few"),
         ({"samples": 9_999}, "FID of 9,999 samples is biased upwards"),
-        ({"samples": 64}, "FID of 64 samples in 64 features is far too high"),
-        ({"train_images": 64}, "in 64 features is far too high"),
+        ({"samples": 64}, "too high: 64 samples are fewer than its 64 features or as many"),
+        ({"train_images": 63}, "too high: 63 training images are fewer than its 64 features"),
+        ({"samples": 9, "train_images": 63}, "too high: 9 samples and 63 training images are fewer"),
     ],
 )
 def test_few_images_are_told(counts, said):

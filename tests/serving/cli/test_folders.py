@@ -103,6 +103,20 @@ def test_a_killed_command_goes_on_where_it_stopped(folder, tmp_path):
     assert not (tmp_path / "out.part").exists()
 
 
+def test_last_bits_of_floats_do_not_make_what_was_stored_anothers(folder, tmp_path):
+    sources, output = folders.find([folder]), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        answer(sources, output, Asked(fails_at=100, answer=lambda content: np.float32(len(content))))
+    again = Asked(answer=lambda content: np.float32(len(content)) * np.float32(1 + 1e-6))
+    answer(sources, output, again)
+    assert again.count < 150
+    with pytest.raises(KeyboardInterrupt):
+        answer(sources, output, Asked(fails_at=100, answer=lambda content: np.float32(len(content))))
+    other = Asked(answer=lambda content: np.float32(len(content)) * np.float32(1.01))
+    answer(sources, output, other)
+    assert other.count > 150
+
+
 @pytest.mark.parametrize("change", ["model", "file", "damage"])
 def test_what_was_stored_is_not_used_for_another_model_or_changed_files(folder, tmp_path, change):
     sources, output = folders.find([folder]), tmp_path / "out"

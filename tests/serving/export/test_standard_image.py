@@ -168,6 +168,8 @@ def test_an_image_with_more_pixels_than_allowed_is_made_smaller_upright_and_in_p
     assert Image.open(io.BytesIO(upright)).size == (50, 150)
     line = encoded(Image.new("RGB", (1000, 1)), "PNG")
     assert Image.open(io.BytesIO(standard_image.fitted(line, 10))).size == (10, 1)
+    long = encoded(Image.new("RGB", (70_000, 3)), "PNG")
+    assert Image.open(io.BytesIO(standard_image.fitted(long, 209_000))).size == (65_500, 2)
     transparent = Image.new("RGBA", (100, 100), (255, 0, 0, 10))
     kept = Image.open(io.BytesIO(standard_image.fitted(encoded(transparent, "PNG"), 99)))
     assert (kept.format, kept.size, kept.getpixel((3, 3))) == ("PNG", (9, 9), (255, 0, 0, 10))

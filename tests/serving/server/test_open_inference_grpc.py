@@ -11,6 +11,7 @@ from serving.export.sampling_params import SamplingParams
 from serving.export.standard_image import to_pixels
 from serving.server.access import Access
 from serving.server.server import Options, background_server
+from serving.wire import open_inference_protos
 from serving.wire.open_inference_protos import SERVICE, message
 from tests import stand_ins
 
@@ -124,7 +125,7 @@ TOKENS = {"name": "tokens", "datatype": "INT32", "shape": [1, 4]}
         ("vit_vqgan.decode", {"model_version": "16"}, NOT_FOUND, "version of vit_vqgan must be 3, got 16"),
         ("vit_vqgan.decode", {}, INVALID, "missing: tokens"),
         ("vit_vqgan.decode", {"inputs": [TOKENS, {"name": "x"}]}, INVALID, "x"),
-        ("vit_vqgan.decode", {"inputs": [TOKENS, TOKENS]}, INVALID, "data of tokens must have 4 values"),
+        ("vit_vqgan.decode", {"inputs": [TOKENS, TOKENS]}, INVALID, "got tokens twice"),
         ("vit_vqgan.decode", {"inputs": [{**TOKENS, "shape": [-1, 4]}]}, INVALID, "must be a list of sizes"),
         ("vit_vqgan.decode", {"inputs": [{**TOKENS, "shape": [1] * 10**6}]}, INVALID, "got 33 sizes"),
         ("vit_vqgan.decode", {"inputs": [{**TOKENS, "datatype": "FP8"}]}, INVALID, "datatype of tokens must"),
@@ -169,6 +170,30 @@ def test_errors_have_a_status_and_one_line(ask, model, given, code, said):
     assert error.value.code() is code
     assert said in error.value.details()
     assert "\n" not in error.value.details()
+
+
+def test_an_output_that_is_named_often_is_answered_once(ask):
+    contents = {"int_contents": [6, 6, 6, 6]}
+    outputs = [{"name": "pixels"}, {"name": "mu"}] * 1000
+    answer = ask(
+        "ModelInfer",
+        model_name="vit_vqgan.decode_pixels",
+        inputs=[{**TOKENS, "contents": contents}],
+        outputs=outputs,
+    )
+    assert [one.name for one in answer.outputs] == ["pixels", "mu"]
+
+
+def test_values_are_not_read_before_their_shape_fits(ask, monkeypatch):
+    monkeypatch.setattr(open_inference_protos, "inputs_of", lambda _: pytest.fail("values were read"))
+    many = {"bool_contents": [True] * 1000}
+    for wrong, said in (
+        ({**TOKENS, "datatype": "BOOL", "contents": many}, "tokens must be int32 [?, 4], got bool [1, 4]"),
+        ({**TOKENS, "shape": [2000, 4]}, "must have at most 1024 rows"),
+    ):
+        with pytest.raises(grpc.RpcError) as error:
+            ask("ModelInfer", model_name="vit_vqgan.decode", inputs=[wrong])
+        assert said in error.value.details()
 
 
 def test_health_needs_no_token_and_the_rest_does(base):

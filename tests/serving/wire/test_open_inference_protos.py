@@ -58,6 +58,12 @@ def test_arrays_of_every_datatype_go_there_and_back(raw):
         assert array.dtype == arrays[name].dtype
 
 
+def test_values_that_do_not_fill_the_shape_are_refused():
+    given = {"name": "x", "datatype": "INT32", "shape": [2, 2], "contents": {"int_contents": [1, 2, 3]}}
+    with pytest.raises(RequestError, match="data of x must have 4 values for its shape, got 3"):
+        inputs_of(message("ModelInferRequest")(inputs=[given]))
+
+
 def test_numbers_that_do_not_fit_are_refused():
     given = {"name": "u8", "datatype": "UINT8", "shape": [1], "contents": {"uint_contents": [256]}}
     with pytest.raises(RequestError, match=r"contents of u8 must be in \[0, 255\], got 256"):

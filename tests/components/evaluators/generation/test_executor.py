@@ -150,7 +150,7 @@ def test_another_network_scores_and_the_classifier_recognizes(evaluate, tmp_path
     metrics, protocol = evaluation["metrics"], evaluation["protocol"]
     assert metrics["class_accuracy"] == 1.0
     assert {"is", "is_std"}.isdisjoint(metrics)
-    assert (protocol["features"], protocol["resize"]) == ("savedmodel", "the network's own")
+    assert (protocol["features"], protocol["resize"]) == ("savedmodel#mean", "the network's own")
     assert protocol["weights"] != protocol["recognizer"]["weights"]
     assert protocol["dimensions"] == 3
     # Three equal features in levels of 255, where the classifier has four of brightness.

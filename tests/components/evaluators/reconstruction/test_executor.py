@@ -106,7 +106,7 @@ def test_another_network_scores_reconstructions(tmp_path):
     step = (np.std([0, 17], ddof=1) - np.std([8, 9], ddof=1)) * np.sqrt(3)
     assert evaluation["metrics"]["fid"] == pytest.approx(step**2, rel=1e-3)
     assert "is" not in evaluation["metrics"]
-    assert evaluation["protocol"]["features"] == "savedmodel"
+    assert evaluation["protocol"]["features"] == "savedmodel#mean"
     assert evaluation["protocol"]["recognizer"]["held_out_accuracy"] == 1.0
 
 
