@@ -28,6 +28,7 @@ from components.evaluators.generation import executor as evaluator
 from components.evaluators.network_names import OWN
 from components.evaluators.protocols import version
 from components.image_sampler import executor as sampler
+from components.metrics import registry
 from components.sampled_set import SAMPLES
 from serving.export.atomic import make_folder, remove
 from serving.export.fingerprint import fingerprint
@@ -209,7 +210,8 @@ def _draw(run: Run, one: Variant, samples: int, folder: Path, drawn: Artifact) -
 
 def table(rows: Sequence[tuple[Variant, dict[str, Any]]]) -> Iterator[str]:
     """Lines of columns: what was swept, and every score with its interval."""
-    scores = list(dict.fromkeys(name for _, evaluation in rows for name in evaluation["metrics"]))
+    known = [metric.name for metric in registry.GENERATION if not metric.deviation_of]
+    scores = [name for name in known if any(name in evaluation["metrics"] for _, evaluation in rows)]
     keys = list(rows[0][0].values)
     cells = [
         [*keys, *scores],
