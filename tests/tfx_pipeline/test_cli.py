@@ -205,6 +205,6 @@ def test_compile_refuses_a_part_or_jobs_that_cannot_be_and_writes_nothing(tmp_pa
 def test_compile_writes_the_pipeline_and_prints_a_summary(tmp_path):
     result = call("compile", "--image", "repo/image:1", "--output", "pipeline.yaml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "pipeline tfx-vim-digits, 17 tasks" in result.stdout
+    assert "pipeline tfx-vim-digits, 19 tasks" in result.stdout
     assert len(yaml.safe_load((tmp_path / "pipeline.yaml").read_text())["components"]) == 17
     assert result.stderr == ""
