@@ -206,5 +206,5 @@ def test_compile_writes_the_pipeline_and_prints_a_summary(tmp_path):
     result = call("compile", "--image", "repo/image:1", "--output", "pipeline.yaml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "pipeline tfx-vim-digits, 19 tasks" in result.stdout
-    assert len(yaml.safe_load((tmp_path / "pipeline.yaml").read_text())["components"]) == 17
+    assert len(yaml.safe_load((tmp_path / "pipeline.yaml").read_text())["components"]) == 19
     assert result.stderr == ""
