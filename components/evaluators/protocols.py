@@ -175,10 +175,13 @@ def _resized(levels: np.ndarray, size: int) -> np.ndarray:
 def _signature(name: NetworkName) -> tuple[Any, str, str, tf.TensorSpec]:
     """The loaded SavedModel, its signature with the output, and name and spec of its only input."""
     signatures = signatures_at(name.path)
-    having = [key for key, one in signatures.items() if name.output in one.outputs and len(one.inputs) == 1]
+    fitting = {key: one for key, one in signatures.items() if len(one.inputs) == 1}
+    having = [key for key, one in fitting.items() if name.output in one.outputs]
     if not having:
-        known = sorted({key for one in signatures.values() for key in one.outputs})
-        raise ProtocolError(f"output of {name.path} must be one of {', '.join(known)}, got {name.output!r}")
+        known = ", ".join(sorted({key for one in fitting.values() for key in one.outputs})) or "none"
+        raise ProtocolError(
+            f"output of {name.path} must be one of a signature with one input ({known}), got {name.output!r}"
+        )
     loaded = tf.saved_model.load(name.path)
     ((argument, spec),) = loaded.signatures[having[0]].structured_input_signature[1].items()
     return loaded, having[0], argument, spec

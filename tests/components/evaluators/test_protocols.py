@@ -142,7 +142,9 @@ def test_other_networks_are_refused(tmp_path):
     with pytest.raises(ProtocolError, match="cannot be loaded"):
         open_protocol(f"inception_2015:{tmp_path / 'text.pb'}")
     model = saved_model(tmp_path / "model")
-    with pytest.raises(ProtocolError, match="must be one of map, mean, got 'deep'"):
+    with pytest.raises(
+        ProtocolError, match=r"must be one of a signature with one input \(map, mean\), got 'deep'"
+    ):
         open_protocol(f"savedmodel:{model}#deep")
     with pytest.raises(ProtocolError, match=r"features must be \[B, D\], got \[3, 8, 8, 3\]"):
         open_protocol(f"savedmodel:{model}#map").extract(LEVELS)
