@@ -41,15 +41,15 @@ Extract = Callable[[np.ndarray], Features]
 
 
 class FeatureNetwork(Protocol):
-    """A feature network, light enough to be sent to a Beam worker."""
+    """A feature network, light enough to be sent to a Beam worker.
 
-    @property
-    def name(self) -> str:
-        """Its name in `evaluation.json`; scores compare only under the same name and weights."""
+    Attributes:
+      name: in `evaluation.json`; scores compare only under the same name and weights.
+      has_probabilities: whether it has classes, and so an Inception Score.
+    """
 
-    @property
-    def has_probabilities(self) -> bool:
-        """Whether it has classes, and so an Inception Score."""
+    name: str
+    has_probabilities: bool
 
     def about(self) -> dict[str, Any]:
         """What must be the same for two scores to compare: `weights`, `resize`."""
@@ -59,18 +59,18 @@ class FeatureNetwork(Protocol):
 
 
 class ClassifierFeatures:
-    """Pooled activations and class probabilities of a run's classifier."""
+    """Pooled activations and class probabilities of a run's classifier.
+
+    Attributes:
+      class_names: the classes of its probabilities.
+    """
 
     name = OWN
     has_probabilities = True
 
     def __init__(self, classifier: SavedModel):
         self._classifier = classifier
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The classes of its probabilities."""
-        return self._classifier.metadata().class_names
+        self.class_names = classifier.metadata().class_names
 
     def about(self) -> dict[str, Any]:
         """The digest of its weights; images have its size already."""

@@ -34,26 +34,18 @@ from serving.wire.errors import one_line
 
 
 class NamedFeatures:
-    """A network at a path."""
+    """A network at a path, opened once to see what it is."""
 
     def __init__(self, text: str):
         self._text = text
         self._shared = shared.Shared()
-
-    @property
-    def name(self) -> str:
-        """Its kind, and for some the output."""
-        return self._open().name
-
-    @property
-    def has_probabilities(self) -> bool:
-        """Whether it has classes."""
-        return self._open().has_probabilities
+        opened = self._open()
+        self.name, self.has_probabilities = opened.name, opened.has_probabilities
+        self._about = {"weights": opened.digest, "resize": opened.resize}
 
     def about(self) -> dict[str, Any]:
         """The digest of its weights, and its rule of resizing."""
-        opened = self._open()
-        return {"weights": opened.digest, "resize": opened.resize}
+        return self._about
 
     def load(self) -> Extract:
         """Load the network, once a process."""

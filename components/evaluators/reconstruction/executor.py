@@ -85,12 +85,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         splits = features.inception_splits(count)
         wanted = {"encode_pixels": ("tokens",), "decode_pixels": ("pixels", "mu", "log_scale")}
         pushed = pushed_model.find(exec_properties["pushed"], tokenizer.metadata(), wanted)
-        measured, before = self._measured(input_dict, exec_properties, tokenizer, evaluation.uri), {}
+        measured, before = (
+            self._measured(input_dict, exec_properties, networks, tokenizer, evaluation.uri),
+            {},
+        )
         if pushed.path and not pushed.problem:
             # In the artifact, where workers can write too; its pairs are not shown.
             scratch = os.path.join(evaluation.uri, "pushed")
             make_folder(scratch)
-            before = self._measured(input_dict, exec_properties, SavedModel(pushed.path), scratch)
+            before = self._measured(input_dict, exec_properties, networks, SavedModel(pushed.path), scratch)
             remove(scratch)
         blessing.judge(
             evaluation,
@@ -118,12 +121,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         self,
         input_dict: dict[str, list[Artifact]],
         exec_properties: dict[str, Any],
+        networks: Networks,
         tokenizer: SavedModel,
         folder: str,
     ) -> dict[str, Any]:
         """The scores of a tokenizer; `pairs.npz` is written to `folder`."""
         scores_path = os.path.join(folder, "scores.json")
-        networks = Networks.of(input_dict, exec_properties["features"])
         class_names = tuple(examples.dataset(input_dict["examples"]).class_names)
         lpips = exec_properties[LPIPS]
         needs = registry.available_needs(
