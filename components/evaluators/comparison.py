@@ -125,7 +125,8 @@ def compare(
         )
     fid = frechet_distance(moments(features), reference.moments)
     scores = {"fid": fid}
-    ranges = {"fid": frechet_samples.interval(features, reference.moments, fid, seed=seed)}
+    groups = frechet_samples.split(features, seed=seed)
+    ranges = {"fid": frechet_samples.interval(groups, reference.moments, fid)}
     if line := frechet_samples.extrapolate(features, reference.moments, seed=seed):
         scores["fid_infinity"] = line.limit
     if reference.features is not None:

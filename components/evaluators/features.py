@@ -8,14 +8,12 @@ images are, so that a set of files and a set of arrays get the same score.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import apache_beam as beam
 import numpy as np
 import tensorflow as tf
 
-from components.evaluators.examples import ImageBatch
 from components.evaluators.network_names import OWN
 from components.saved_model import SavedModel
 from serving.export import images
@@ -87,23 +85,6 @@ class ClassifierFeatures:
             return Features(answer["features"].numpy(), tf.nn.softmax(answer["logits"]).numpy())
 
         return extract
-
-
-class ExtractFeatures(beam.DoFn):
-    """`ImageBatch` -> `Features`."""
-
-    def __init__(self, network: FeatureNetwork, image_size: int):
-        self._network = network
-        self._image_size = image_size
-
-    def setup(self) -> None:
-        """Load the network."""
-        self._extract = self._network.load()
-
-    def process(self, batch: ImageBatch) -> Iterator[Features]:
-        """Compute the features of one batch."""
-        pixels = decode(tf.constant(batch.image_bytes), self._image_size)
-        yield self._extract(to_8_bits(pixels.numpy()))
 
 
 def to_8_bits(pixels: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.stats import linregress
 
 from components.metrics.frechet import frechet_distances
 from components.metrics.intervals import Interval, of_estimate
-from components.metrics.moments import Moments, MomentsFn, moments
+from components.metrics.moments import Moments, merge, moments
 
 # Points of the line, and the smallest set on it as a multiple of the dimensions: with fewer images than
 # dimensions the bias is no line.
@@ -64,32 +65,29 @@ def extrapolate(
     return Extrapolation(tuple(counts.tolist()), tuple(distances), float(line.intercept))
 
 
-def interval(features: NDArray[np.floating], reference: Moments, distance: float, *, seed: int) -> Interval:
+def split(features: NDArray[np.floating], *, seed: int) -> list[Moments]:
+    """The moments of `GROUPS` random groups of features [N, D]."""
+    order = np.random.default_rng(seed).permutation(len(features))
+    return [moments(features[rows]) for rows in np.array_split(order, GROUPS)]
+
+
+def interval(groups: Sequence[Moments], reference: Moments, distance: float) -> Interval:
     """The 95 % interval of a distance over other samples of the same model, by the grouped jackknife.
 
-    Each of `GROUPS` random groups is left out once. A bootstrap would add a bias of its own: samples that are
-    drawn twice make a covariance smaller. The reference is taken as it is.
+    Each group is left out once. A bootstrap would add a bias of its own: samples that are drawn twice make a
+    covariance smaller. The reference is taken as it is.
 
     Args:
-      features: of the samples [N, D].
+      groups: of the samples: random ones of nearly the same size.
       reference: what they are compared with.
       distance: of all samples.
-      seed: of the groups.
 
     Returns:
       NaN where a distance is, or with too few samples for the groups.
     """
-    if len(features) < 2 * GROUPS:
+    if min(group.count for group in groups) < 2:
         return math.nan, math.nan
-    fn = MomentsFn()
-    order = np.random.default_rng(seed).permutation(len(features))
-    parts = [
-        fn.compact(fn.add_input(fn.create_accumulator(), features[rows]))
-        for rows in np.array_split(order, GROUPS)
-    ]
-    without = [
-        fn.extract_output(fn.merge_accumulators(parts[:left] + parts[left + 1 :])) for left in range(GROUPS)
-    ]
+    without = [merge([*groups[:left], *groups[left + 1 :]]) for left in range(len(groups))]
     distances = np.array(frechet_distances(without, reference))
-    variance = (GROUPS - 1) / GROUPS * float(np.square(distances - distances.mean()).sum())
+    variance = (len(groups) - 1) / len(groups) * float(np.square(distances - distances.mean()).sum())
     return of_estimate(distance, math.sqrt(variance))

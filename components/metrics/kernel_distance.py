@@ -54,14 +54,14 @@ def kernel_distance(
     size = min(len(a), len(b), subset_size)
     if size < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return KernelDistance(float("nan"), float("nan"))
+    whole = size == len(a) == len(b)
     generator = np.random.default_rng(seed)
     values = [
         _unbiased(
             a[generator.choice(len(a), size, replace=False)], b[generator.choice(len(b), size, replace=False)]
         )
-        for _ in range(subsets)
+        for _ in range(1 if whole else subsets)
     ]
-    whole = size == len(a) == len(b)
     return KernelDistance(float(np.mean(values)), float("nan") if whole else float(np.std(values)))
 
 

@@ -7,19 +7,16 @@ own set.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.metrics.distances import Vectors, blocks
+
 # The published values of k.
 PRECISION_NEIGHBOURS = 3
 DENSITY_NEIGHBOURS = 5
-# Rows of a block of distances: with 50,000 columns 200 MB.
-BLOCK = 500
-
-Vectors = NDArray[np.floating]
 
 
 class Manifold(NamedTuple):
@@ -53,7 +50,7 @@ def manifold(samples: Vectors, real: Vectors) -> Manifold:
     precise = recalled = inside = 0
     nearest = np.full(len(real), np.inf)
     held = np.zeros(len(real), bool)
-    for start, distances in _blocks(samples, real):
+    for start, distances in blocks(samples, real):
         precise += int((distances <= of_real).any(axis=1).sum())
         inside += int((distances <= of_real_wide).sum())
         held |= (distances <= of_samples[start : start + len(distances), np.newaxis]).any(axis=0)
@@ -70,21 +67,9 @@ def manifold(samples: Vectors, real: Vectors) -> Manifold:
 def _radii(vectors: Vectors, neighbours: tuple[int, ...]) -> list[NDArray[np.float64]]:
     """For each k the distance [N] to the k-th neighbour in the same set."""
     found = [np.empty(len(vectors)) for _ in neighbours]
-    for start, distances in _blocks(vectors, vectors):
+    for start, distances in blocks(vectors, vectors):
         # Itself is the nearest, at index 0.
         ordered = np.partition(distances, neighbours, axis=1)
         for radii, k in zip(found, neighbours, strict=True):
             radii[start : start + len(distances)] = ordered[:, k]
     return found
-
-
-def _blocks(a: Vectors, b: Vectors) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Squared distances of some rows of `a` [., D] to all of `b` [M, D], from which row on."""
-    centre = b.mean(axis=0, dtype=np.float64)
-    # Around a common mean: sums of squares that are large beside their difference would cancel.
-    b = b.astype(np.float64) - centre
-    squares = np.einsum("nd,nd->n", b, b)
-    for start in range(0, len(a), BLOCK):
-        rows = a[start : start + BLOCK].astype(np.float64) - centre
-        distances = np.einsum("nd,nd->n", rows, rows)[:, np.newaxis] + squares - 2.0 * rows @ b.T
-        yield start, np.maximum(distances, 0.0)

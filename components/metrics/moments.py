@@ -78,6 +78,15 @@ def moments(vectors: np.ndarray) -> Moments:
     return fn.extract_output(fn.add_input(fn.create_accumulator(), vectors))
 
 
+def merge(sets: Iterable[Moments]) -> Moments:
+    """The moments of several sets together."""
+    fn = MomentsFn()
+    parts = (
+        Scatter(one.count, one.mean, np.nan_to_num(one.covariance) * max(one.count - 1, 0)) for one in sets
+    )
+    return fn.extract_output(fn.merge_accumulators(parts))
+
+
 def _add_waiting(into: Scatter) -> None:
     if not into.waiting:
         return

@@ -19,6 +19,8 @@ from components.metrics.frechet import frechet_distance
 
 if TYPE_CHECKING:
     from components.metrics.codebook import Usage
+    from components.metrics.kernel_distance import KernelDistance
+    from components.metrics.manifold import Manifold
     from components.metrics.moments import Moments
 
 Array = NDArray[Any]
@@ -27,6 +29,8 @@ Need = Literal[
     "images with more than 5 classes",
     "a feature network with classes",
     "an LPIPS network",
+    "more than 5 samples and training images",
+    "more than 1,000 samples or training images",
 ]
 Statistics = TypeVar("Statistics")
 
@@ -57,6 +61,9 @@ class GenerationStatistics(NamedTuple):
     train: Moments  # of the train split's features
     matched: Moments  # of the features of the first samples
     held_out: Moments  # of the features of as many images of the eval split
+    kernel: KernelDistance  # of features: the first samples against as many training images
+    manifold: Manifold  # likewise
+    memorization: float  # share of pairs in which a sample is nearer to training images than a held-out image
     recognized: Moments  # 1 where the classifier predicts the requested class
     inception_scores: Sequence[float]  # of the samples, one a split
 
@@ -81,8 +88,8 @@ class Metric(Generic[Statistics]):
       per_image: computes [B] values, whose mean is the metric. Only for reconstructions.
       per_set: computes the metric from statistics of the whole set.
       needs: what the data must have; without it the metric is left out.
-      deviation_of: the metric whose standard deviation over splits this is; the report shows it only if there
-        is more than one split.
+      deviation_of: the metric whose standard deviation over splits or subsets this is; the report shows it
+        only if there is more than one.
     """
 
     name: str
@@ -215,6 +222,65 @@ GENERATION: tuple[Metric[GenerationStatistics], ...] = (
         "",
         note="of as many held-out images: what real ones reach",
         per_set=lambda s: frechet_distance(s.held_out, s.train),
+    ),
+    Metric(
+        "kid",
+        "KID",
+        "lower",
+        note="unbiased, in units of the kernel",
+        per_set=lambda s: s.kernel.mean,
+    ),
+    Metric(
+        "kid_std",
+        "KID, deviation",
+        "",
+        note="over random subsets",
+        per_set=lambda s: s.kernel.deviation,
+        needs=("more than 1,000 samples or training images",),
+        deviation_of="kid",
+    ),
+    Metric(
+        "precision",
+        "Precision",
+        "higher",
+        "%",
+        note="samples in the neighbourhood of a training image",
+        per_set=lambda s: s.manifold.precision,
+        needs=("more than 5 samples and training images",),
+    ),
+    Metric(
+        "recall",
+        "Recall",
+        "higher",
+        "%",
+        note="training images in the neighbourhood of a sample",
+        per_set=lambda s: s.manifold.recall,
+        needs=("more than 5 samples and training images",),
+    ),
+    Metric(
+        "density",
+        "Density",
+        "",
+        note="neighbourhoods of training images that a sample is in; real images have 1",
+        per_set=lambda s: s.manifold.density,
+        needs=("more than 5 samples and training images",),
+    ),
+    Metric(
+        "coverage",
+        "Coverage",
+        "higher",
+        "%",
+        note="training images with a sample in their neighbourhood",
+        per_set=lambda s: s.manifold.coverage,
+        needs=("more than 5 samples and training images",),
+    ),
+    Metric(
+        "memorization",
+        "Nearer to training images",
+        "",
+        "%",
+        note="samples than held-out images; 50 % if nothing is copied",
+        per_set=lambda s: s.memorization,
     ),
     Metric(
         "is",

@@ -15,6 +15,8 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import Artifact, artifact_utils
 
 from components.evaluators import blessing, examples, features, files, scores
+from components.evaluators.generation import neighbours
+from components.evaluators.generation.neighbours import HELD_OUT
 from components.evaluators.generation.rejection import KeepLikeliest
 from components.evaluators.generation.samples import (
     ReadSamples,
@@ -24,10 +26,17 @@ from components.evaluators.generation.samples import (
     read_set,
     shards,
 )
-from components.evaluators.networks import ExtractHeldOut, HeldOut, Networks
-from components.metrics import intervals, registry
+from components.evaluators.generation.statistics import (
+    SUBSET,
+    FirstFeatures,
+    FirstMoments,
+    SampleStatistics,
+    score,
+)
+from components.evaluators.networks import ExtractHeldOut, Networks
+from components.metrics import registry
 from components.metrics.moments import MomentsFn
-from components.sampled_set import PUSHED, SAMPLES, SampledSet, SamplingPlan
+from components.sampled_set import PUSHED, SAMPLES, SampledSet
 
 SAMPLES_FILE = "samples.npz"
 # With rejection: the image numbers of the samples that were kept, in ascending order.
@@ -46,12 +55,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Measure, write `evaluation.json` and `samples.npz`, and bless.
+        """Measure, write `evaluation.json`, `samples.npz` and `neighbours.npz`, and bless.
 
         `fid` is the distance of the samples from the train split. `fid_eval` is that of held-out images, the
         value for real images, as in Table 6's row "validation data", and `fid_matched` that of as many
         samples. `class_accuracy`, the share of samples that the classifier assigns to the requested class,
-        exists only if generator and classifier have the same classes.
+        exists only if generator and classifier have the same classes. `memorization` tells whether samples
+        are nearer to training images than held-out images are.
 
         With an acceptance below 1 all scores are of the kept candidates. In the features of the classifier
         that selects them, all scores but `fid_eval` gain by construction; the paper selects by ResNet-101 and
@@ -83,6 +93,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 f"classifier's, got {plan.acceptance}"
             )
         counts["matched"] = min(plan.samples, counts["eval_images"])
+        counts["subset"] = min(plan.samples, counts["train_images"], SUBSET)
         splits = features.inception_splits(plan.samples)
         needs = registry.available_needs(
             plan.classes if told else 0, probabilities=networks.scores_classes(class_names)
@@ -90,33 +101,49 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         paths = {split: os.path.join(evaluation.uri, f"{split}.json") for split in sampled.splits}
 
         with self._make_beam_pipeline() as pipeline:
-            train = (
-                pipeline
-                | "Read train" >> examples.ReadImages(real, "train", batch_size)
-                | beam.ParDo(features.ExtractFeatures(networks.features, sampled.image_size))
-                | "Combine train" >> scores.Combine("features", MomentsFn())
-            )
+            samples = {}
+            for split in sampled.splits:
+                read = ReadSamples(shards(input_dict["samples"], split), networks, sampled, batch_size)
+                samples[split] = pipeline | f"Extract {split}" >> read
+                if plan.acceptance < 1:
+                    samples[split] |= f"Reject {split}" >> KeepLikeliest(plan)
             held_out = (
                 pipeline
                 | "Read eval" >> examples.ReadImages(real, "eval", batch_size)
                 | beam.ParDo(ExtractHeldOut(networks, sampled.image_size))
             )
+            found_in = shards(input_dict["samples"], SAMPLES)
+            queries = {**samples, HELD_OUT: held_out} | "Queries" >> neighbours.MakeQueries(found_in, sampled)
+            train = (
+                pipeline
+                | "Read train" >> examples.ReadImages(real, "train", batch_size)
+                | beam.ParDo(
+                    neighbours.ExtractTrain(networks.features, sampled.image_size),
+                    beam.pvalue.AsSingleton(queries),
+                )
+            )
+            found = train | scores.Combine("found", neighbours.FoundFn())
             real_statistics = {
-                "train": train,
+                "train": train | scores.Combine("features", MomentsFn()),
+                "train_subset": train | "Subset of train" >> FirstFeatures(counts["subset"]),
                 "held_out": held_out | "Combine eval" >> FirstMoments(counts["matched"]),
                 "accuracy": held_out | beam.Map(lambda batch: batch.hits) | scores.Accuracy(),
+                "found": found,
             }
             for split, path in paths.items():
-                found = shards(input_dict["samples"], split)
-                samples = pipeline | f"Extract {split}" >> ReadSamples(found, networks, sampled, batch_size)
-                if plan.acceptance < 1:
-                    samples |= f"Reject {split}" >> KeepLikeliest(plan)
-                statistics = samples | f"Combine {split}" >> SampleStatistics(plan, splits, counts["matched"])
                 scores.write_scores(
-                    pipeline, path, functools.partial(_score, needs), **real_statistics, **statistics
+                    pipeline,
+                    path,
+                    functools.partial(score, needs, split, plan.params.seed),
+                    queries=queries,
+                    **real_statistics,
+                    **samples[split]
+                    | f"Combine {split}"
+                    >> SampleStatistics(plan, splits, matched=counts["matched"], subset=counts["subset"]),
                 )
-                if split == SAMPLES:
-                    _ = samples | WriteShown(found, sampled, evaluation.uri)
+            _ = samples[SAMPLES] | WriteShown(found_in, sampled, evaluation.uri)
+            near = os.path.join(evaluation.uri, neighbours.NEIGHBOURS_FILE)
+            _ = found | beam.Map(neighbours.write, beam.pvalue.AsSingleton(queries), sampled.image_size, near)
 
         measured = {split: scores.take_scores(path) for split, path in paths.items()}
         metrics = {split: _metrics(one) for split, one in measured.items()}
@@ -135,63 +162,17 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 "sampling": plan.params.model_dump(),
                 "compiled": sampled.compiled,
                 "inception_splits": splits,
+                "kernel_subsets_seed": plan.params.seed,
             },
             counts={"samples": plan.samples, "candidates": plan.candidates, **counts},
             seconds=time.monotonic() - started,
-            intervals={
-                name: intervals.of_share(value, plan.samples)
-                for name, value in metrics[SAMPLES].items()
-                if name == "class_accuracy"
-            },
+            intervals=measured[SAMPLES]["intervals"],
             pushed=blessing.Pushed(sampled.pushed, metrics.get(PUSHED, {}), sampled.pushed_problem),
         )
 
 
-def _score(needs: frozenset[registry.Need], *, accuracy: float, **statistics: Any) -> dict[str, float]:
-    """The metrics, and beside them what the protocol needs."""
-    computed = registry.compute(registry.GENERATION, registry.GenerationStatistics(**statistics), needs)
-    return {**computed, "accuracy": accuracy, "dimensions": len(statistics["train"].mean)}
-
-
 def _metrics(measured: Mapping[str, float]) -> dict[str, float]:
     return {name: measured[name] for name in registry.names(registry.GENERATION) if name in measured}
-
-
-class FirstMoments(beam.PTransform):
-    """Batches with `places` and `features` -> `Moments` of the features of the first `count` images."""
-
-    def __init__(self, count: int):
-        super().__init__()
-        self._count = count
-
-    def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        """Select, then combine."""
-        return batches | beam.Map(_first, self._count) | beam.CombineGlobally(MomentsFn())
-
-
-def _first(batch: HeldOut | Samples, count: int) -> np.ndarray:
-    return batch.features.features[batch.places < count]
-
-
-class SampleStatistics(beam.PTransform):
-    """`Samples` -> the statistics of them that `registry.GenerationStatistics` needs, by name."""
-
-    def __init__(self, plan: SamplingPlan, inception_splits: int, matched: int):
-        super().__init__()
-        self._samples = plan.samples
-        self._splits = inception_splits
-        self._matched = matched
-
-    def expand(self, samples: beam.PCollection) -> dict[str, beam.PCollection]:
-        """Combine each."""
-        return {
-            "samples": samples | scores.Combine("features.features", MomentsFn()),
-            "matched": samples | "First" >> FirstMoments(self._matched),
-            "recognized": samples | scores.Combine("recognized", MomentsFn()),
-            "inception_scores": samples
-            | beam.Map(_probabilities, self._samples, self._splits)
-            | scores.InceptionScores(),
-        }
 
 
 class WriteShown(beam.PTransform):
@@ -212,11 +193,6 @@ class WriteShown(beam.PTransform):
         shown = samples | beam.FlatMap(_shown, plan.classes) | "ListShown" >> beam.combiners.ToList()
         path = os.path.join(self._folder, SAMPLES_FILE)
         return shown | beam.Map(_write_shown, self._found, self._sampled, path)
-
-
-def _probabilities(batch: Samples, samples: int, splits: int) -> tuple[np.ndarray, np.ndarray]:
-    # Neighbours share a split, so each split is balanced over the classes.
-    return batch.places * splits // samples, batch.features.probabilities
 
 
 def _shown(batch: Samples, classes: int) -> Iterator[int]:

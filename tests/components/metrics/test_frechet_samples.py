@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from components.metrics.frechet import frechet_distance
-from components.metrics.frechet_samples import extrapolate, interval
+from components.metrics.frechet_samples import extrapolate, interval, split
 from components.metrics.moments import Moments, moments
 
 # The exact moments of a standard normal distribution: samples of it have distance 0 in the limit.
@@ -46,7 +46,7 @@ def test_the_interval_is_as_wide_as_other_samples_move_the_distance():
     for seed in range(60):
         drawn = samples(200, shift=1.0, seed=seed)
         distance = frechet_distance(moments(drawn), EXACT)
-        low, high = interval(drawn, EXACT, distance, seed=seed)
+        low, high = interval(split(drawn, seed=seed), EXACT, distance)
         assert (low + high) / 2 == pytest.approx(distance)
         distances.append(distance)
         widths.append(high - low)
@@ -54,4 +54,4 @@ def test_the_interval_is_as_wide_as_other_samples_move_the_distance():
 
 
 def test_few_samples_have_no_interval():
-    assert np.isnan(interval(samples(19), EXACT, 1.0, seed=0)).all()
+    assert np.isnan(interval(split(samples(19), seed=0), EXACT, 1.0)).all()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from components.metrics import manifold as module
+from components.metrics import distances
 from components.metrics.manifold import manifold
 
 
@@ -23,7 +23,7 @@ def pair_by_pair(samples, real):
 
 @pytest.mark.parametrize("block", [2000, 7])
 def test_shares_are_those_of_their_definitions(monkeypatch, block):
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(distances, "BLOCK", block)
     generator = np.random.default_rng(1)
     samples, real = generator.normal(1.0, 0.7, size=(40, 3)), generator.normal(size=(53, 3))
     assert manifold(samples, real) == pytest.approx(pair_by_pair(samples, real))

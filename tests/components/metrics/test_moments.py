@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from apache_beam.testing.util import assert_that
 
-from components.metrics.moments import MomentsFn, moments
+from components.metrics.moments import MomentsFn, merge, moments
 
 
 def test_moments_match_numpy():
@@ -40,6 +40,14 @@ def test_one_vector_has_a_mean_and_nan_covariance():
     one = moments(np.array([[1.0, 2.0]]))
     np.testing.assert_array_equal(one.mean, [1.0, 2.0])
     assert np.isnan(one.covariance).all()
+
+
+def test_merged_sets_have_the_moments_of_all():
+    vectors = np.random.default_rng(5).normal(size=[50, 3])
+    merged = merge([moments(vectors[:1]), moments(vectors[1:20]), moments(vectors[20:])])
+    assert merged.count == 50
+    np.testing.assert_allclose(merged.mean, vectors.mean(axis=0))
+    np.testing.assert_allclose(merged.covariance, np.cov(vectors, rowvar=False))
 
 
 def test_beam_combines_batches_of_any_size():

@@ -74,7 +74,8 @@ def evaluate(tmp_path_factory):
             },
         )
         written = Path(made["evaluation"].uri)
-        arrays = [dict(np.load(path)) for name in ("samples", "kept") for path in written.glob(f"{name}.npz")]
+        names = ("samples", "neighbours", "kept")
+        arrays = [dict(np.load(path)) for name in names for path in written.glob(f"{name}.npz")]
         return json.loads((written / "evaluation.json").read_text()), *arrays
 
     return run
@@ -118,6 +119,7 @@ def test_evaluation_records_protocol_and_counts(greedy):
         "train_images": 6,
         "eval_images": 6,
         "matched": 6,
+        "subset": 6,
     }
     assert greedy[0]["protocol"]["acceptance"] == 1.0
     assert greedy[0]["protocol"]["sampling"]["temperature"] == 0.0
@@ -134,7 +136,7 @@ def test_evaluation_records_protocol_and_counts(greedy):
 def test_real_images_are_compared_with_as_many_samples(greedy, evaluate):
     # The first six samples are the six real images.
     assert greedy[0]["metrics"]["fid_matched"] == pytest.approx(0.0, abs=1e-9)
-    evaluation, _ = evaluate(samples=3, sampling={"temperature": 0.0})
+    evaluation, *_ = evaluate(samples=3, sampling={"temperature": 0.0})
     assert evaluation["counts"]["matched"] == 3
     variance = 4 * np.var(np.array(artifacts.LEVELS) / 255)
     bias = variance * (np.sqrt(3 / 2) - np.sqrt(6 / 5)) ** 2
@@ -144,7 +146,7 @@ def test_real_images_are_compared_with_as_many_samples(greedy, evaluate):
 
 def test_another_network_scores_and_the_classifier_recognizes(evaluate, tmp_path):
     place = saved_model(tmp_path / "colours")
-    evaluation, samples, _ = evaluate(
+    evaluation, samples, *_ = evaluate(
         sampling={"temperature": 0.0}, features=f"savedmodel:{place}#mean", acceptance=0.5
     )
     metrics, protocol = evaluation["metrics"], evaluation["protocol"]
@@ -162,7 +164,7 @@ def test_another_network_scores_and_the_classifier_recognizes(evaluate, tmp_path
 
 def test_the_accuracy_of_the_recognizer_is_on_held_out_images(evaluate):
     wrong = [(artifacts.grey(artifacts.LEVELS[0]), 1)]
-    evaluation, _ = evaluate(samples=3, real=[*REAL, *wrong, (artifacts.grey(0), None)])
+    evaluation, *_ = evaluate(samples=3, real=[*REAL, *wrong, (artifacts.grey(0), None)])
     assert evaluation["protocol"]["recognizer"]["held_out_accuracy"] == pytest.approx(6 / 7)
 
 
@@ -183,7 +185,7 @@ def test_samples_depend_on_the_seed_and_not_on_batch_size(evaluate):
 
 
 def test_unconditional_model_has_no_class_accuracy_and_misses_a_threshold_on_it(evaluate):
-    evaluation, samples = evaluate(class_names=(), thresholds=json.dumps({"class_accuracy": {"min": 0.9}}))
+    evaluation, samples, _ = evaluate(class_names=(), thresholds=json.dumps({"class_accuracy": {"min": 0.9}}))
     assert {"class_accuracy", "is"}.isdisjoint(evaluation["metrics"])
     assert evaluation["protocol"]["recognizer"]["classes"] == "rotations"
     assert "held_out_accuracy" not in evaluation["protocol"]["recognizer"]
@@ -214,7 +216,7 @@ def straight(tmp_path_factory):
 
 
 def test_acceptance_1_is_plain_sampling(evaluate, straight):
-    _, samples = evaluate(acceptance=1.0)
+    _, samples, _ = evaluate(acceptance=1.0)
     expected = np.concatenate([straight[0][class_id:24:3] for class_id in range(3)])
     np.testing.assert_array_equal(samples["images"], expected)
 
@@ -226,7 +228,7 @@ def rejected(evaluate):
 
 
 def test_most_likely_samples_of_each_class_are_kept(rejected, straight):
-    evaluation, samples, _ = rejected
+    evaluation, samples, *_ = rejected
     images, sureness = straight
     kept = []
     for class_id, (count, drawn) in enumerate(((4, 16), (3, 12), (3, 12))):
@@ -248,7 +250,7 @@ def test_most_likely_samples_of_each_class_are_kept(rejected, straight):
 
 def test_two_workers_keep_the_same_images_as_one(evaluate, rejected):
     workers = ("--direct_num_workers=2", "--direct_running_mode=multi_threading")
-    evaluation, samples, _ = evaluate(samples=10, acceptance=0.25, beam_args=workers)
+    evaluation, samples, *_ = evaluate(samples=10, acceptance=0.25, beam_args=workers)
     np.testing.assert_array_equal(samples["images"], rejected[1]["images"])
     assert evaluation["metrics"] == pytest.approx(rejected[0]["metrics"], rel=1e-4)
 
@@ -264,7 +266,7 @@ def test_numbers_of_kept_samples_are_written_down(rejected, straight):
     _, sureness = straight
     first = np.arange(0, 48, 3)
     likeliest = first[np.lexsort((first, -sureness[first]))][:4]
-    kept = rejected[2]["numbers"]
+    kept = rejected[3]["numbers"]
     assert len(kept) == 10
     assert sorted(number for number in kept if number % 3 == 0) == sorted(likeliest)
 
@@ -274,7 +276,7 @@ def test_the_pushed_models_samples_are_scored_by_the_same_network(evaluate, tmp_
         return 7 + 0 * stand_ins.sample(request)
 
     stand_ins.write_generator(str(tmp_path / "4"), sample=grey_only)
-    evaluation, samples = evaluate(
+    evaluation, samples, _ = evaluate(
         sampling={"temperature": 0.0},
         pushed=str(tmp_path),
         thresholds=json.dumps({"class_accuracy": {"worse_by": 0.0}, "fid": {"worse_by": 0.0}}),
@@ -285,3 +287,45 @@ def test_the_pushed_models_samples_are_scored_by_the_same_network(evaluate, tmp_
     assert evaluation["pushed"]["metrics"]["class_accuracy"] == pytest.approx(1 / 3)
     assert evaluation["pushed"]["metrics"]["fid"] > evaluation["metrics"]["fid"]
     assert len(np.unique(samples["images"])) == 3  # those of the new model are shown
+
+
+def test_neighbours_are_the_nearest_training_images(greedy):
+    near = greedy[2]
+    assert near["classes"].tolist() == [0, 1, 2] * 4
+    levels = near["samples"][:, 0, 0, 0]
+    assert levels.tolist() == list(artifacts.LEVELS) * 4
+    # Of six training images two equal each sample; the third is of the level next to it.
+    by_features = near["by"] == 0
+    assert near["of"][by_features].tolist() == np.repeat(np.arange(12), 3).tolist()
+    for sample in range(12):
+        rows = by_features & (near["of"] == sample)
+        assert near["images"][rows][:2, 0, 0, 0].tolist() == [levels[sample]] * 2
+        assert near["images"][rows][2, 0, 0, 0] != levels[sample]
+    by_pixels = near["by"] == 1
+    np.testing.assert_array_equal(near["images"][by_pixels], near["samples"])
+    np.testing.assert_allclose(near["distances"][by_pixels], 0.0, atol=1e-6)
+
+
+def test_copies_are_seen_beside_new_held_out_images(evaluate, greedy):
+    # Of equal distances, 0, each counts half.
+    assert greedy[0]["metrics"]["memorization"] == 0.5
+    new = [(artifacts.grey(level), 0) for level in (40, 60, 80, 160, 180, 200)]
+    evaluation, *_ = evaluate(sampling={"temperature": 0.0}, real=new)
+    assert evaluation["metrics"]["memorization"] == 1.0
+    assert evaluation["intervals"]["memorization"] == [1.0, 1.0]
+
+
+def test_kernel_distance_and_neighbourhoods_are_of_equal_counts(greedy):
+    metrics, counts = greedy[0]["metrics"], greedy[0]["counts"]
+    assert counts["subset"] == 6
+    # The first six samples equal the training images.
+    assert (metrics["precision"], metrics["recall"], metrics["coverage"]) == (1.0, 1.0, 1.0)
+    assert metrics["kid"] < 0.0  # unbiased: of equal sets it is below 0
+    assert "kid_std" not in metrics  # every subset would be the whole set
+
+
+def test_fid_has_an_interval_over_other_samples(evaluate):
+    evaluation, *_ = evaluate(samples=60)
+    low, high = evaluation["intervals"]["fid"]
+    assert low < evaluation["metrics"]["fid"] < high
+    assert evaluation["intervals"]["precision"][0] < evaluation["metrics"]["precision"]
