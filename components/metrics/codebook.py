@@ -21,6 +21,7 @@ class Usage(NamedTuple):
     perplexity: float  # exp(entropy) of the codes of the whole set, in [1, codes]
     batches: int  # how many batches `usage` is a mean of
     batch_size: int  # images in each of them: 256, or fewer when the set has fewer
+    counts: tuple[int, ...]  # [K], how often the whole set uses each code
 
 
 class PlacedTokens(NamedTuple):
@@ -89,6 +90,7 @@ class CodebookUsageFn(beam.CombineFn):
             perplexity(counts),
             len(shares),
             USAGE_BATCH if full else sum(images.values()),
+            tuple(counts.tolist()),
         )
 
 

@@ -15,7 +15,7 @@ from tfx.types import Artifact, artifact_utils
 from components.dataset import Dataset
 from components.evaluators import files
 from components.evaluators.generation.executor import SAMPLES_FILE
-from components.evaluators.reconstruction.executor import PAIRS_FILE
+from components.evaluators.reconstruction.shown import PAIRS_FILE
 from components.run_report import folder, warnings
 from components.run_report.page import EVALUATIONS, STAGES
 from components.run_report.report import Report

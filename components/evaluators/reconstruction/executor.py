@@ -7,51 +7,24 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import tensorflow as tf
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import Artifact, artifact_utils
 
 from components import pushed_model
-from components.evaluators import blessing, examples, features, files, scores
-from components.evaluators.features import Features
-from components.evaluators.lpips import Lpips
-from components.evaluators.networks import Networks, hits
+from components.evaluators import blessing, examples, features, scores
+from components.evaluators.networks import Networks
+from components.evaluators.reconstruction import shown
+from components.evaluators.reconstruction.reconstruct import LPIPS, PER_IMAGE, Reconstruct, Reconstructed
 from components.metrics import intervals, registry
-from components.metrics.codebook import CodebookUsageFn, PlacedTokens, Usage
+from components.metrics.codebook import CodebookUsageFn, Usage
 from components.metrics.moments import Moments, MomentsFn
 from components.saved_model import SavedModel
 from serving.export.atomic import make_folder, remove
-
-PAIRS_FILE = "pairs.npz"
-PAIRS = 32
-
-PER_IMAGE = [metric for metric in registry.RECONSTRUCTION if metric.per_image]
-LPIPS = "lpips"
-
-
-class Reconstructed(NamedTuple):
-    """B images, their reconstructions, and what was measured on them."""
-
-    places: np.ndarray  # int64 [B], in the split
-    keys: np.ndarray  # object [B], bytes
-    labels: np.ndarray  # int64 [B]
-    originals: np.ndarray  # uint8 [B, S, S, 3]
-    reconstructions: np.ndarray  # uint8 [B, S, S, 3]
-    tokens: np.ndarray  # int32 [B, N]
-    per_image: np.ndarray  # float64 [B, M], one column a metric of `PER_IMAGE`
-    original_features: Features
-    reconstruction_features: Features
-    hits: tuple[int, int]  # originals that are recognized, and originals with a label
-
-    @property
-    def placed(self) -> PlacedTokens:
-        """Tokens, with their images' places."""
-        return PlacedTokens(self.places, self.tokens)
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -63,7 +36,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Measure, write `evaluation.json` and `pairs.npz`, and bless.
+        """Measure, write `evaluation.json` and the arrays of `shown`, and bless.
 
         Args:
           input_dict: `examples`, `model` (a tokenizer), `classifier`.
@@ -125,7 +98,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         tokenizer: SavedModel,
         folder: str,
     ) -> dict[str, Any]:
-        """The scores of a tokenizer; `pairs.npz` is written to `folder`."""
+        """The scores of a tokenizer; what the report shows is written to `folder`."""
         scores_path = os.path.join(folder, "scores.json")
         class_names = tuple(examples.dataset(input_dict["examples"]).class_names)
         lpips = exec_properties[LPIPS]
@@ -140,75 +113,21 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | examples.ReadImages(input_dict["examples"], "eval", exec_properties["batch_size"])
                 | beam.ParDo(Reconstruct(tokenizer, networks, metadata.image_size, lpips))
             )
+            usage = batches | scores.Combine("placed", CodebookUsageFn(metadata.codebook_size))
             scores.write_scores(
                 pipeline,
                 scores_path,
                 functools.partial(_score, needs),
                 accuracy=batches | beam.Map(lambda batch: batch.hits) | scores.Accuracy(),
                 per_image=batches | scores.Combine("per_image", MomentsFn()),
-                usage=batches | scores.Combine("placed", CodebookUsageFn(metadata.codebook_size)),
+                usage=usage,
                 originals=batches | scores.Combine("original_features.features", MomentsFn()),
                 reconstructions=batches | scores.Combine("reconstruction_features.features", MomentsFn()),
                 inception_scores=batches | beam.Map(_probabilities, splits) | scores.InceptionScores(),
             )
-            _ = (
-                batches
-                | beam.FlatMap(_pairs)
-                | beam.combiners.Top.Smallest(PAIRS, key=lambda pair: pair["rank"])
-                | beam.Map(_write_pairs, os.path.join(folder, PAIRS_FILE))
-            )
+            _ = batches | shown.WritePairs(LPIPS if lpips else "psnr", folder)
+            _ = usage | beam.Map(shown.write_codes, folder)
         return scores.take_scores(scores_path)
-
-
-class Reconstruct(beam.DoFn):
-    """`ImageBatch` -> `Reconstructed`."""
-
-    def __init__(self, tokenizer: SavedModel, networks: Networks, image_size: int, lpips: str):
-        self._handle = tokenizer
-        self._networks = networks
-        self._image_size = image_size
-        self._lpips = Lpips(lpips) if lpips else None
-
-    def setup(self) -> None:
-        """Load tokenizer and networks."""
-        self._perceptual = self._lpips.load() if self._lpips else None
-        self._tokenizer, self._measure = self._handle.load(), self._networks.load()
-        # Of the reconstructions only features are wanted.
-        self._extract = self._networks.features.load()
-        outputs = self._tokenizer.signatures["decode_pixels"].structured_outputs
-        if "mu" not in outputs:
-            raise ValueError(
-                f"the tokenizer's signature decode_pixels must have the output mu, got {sorted(outputs)}; it "
-                "comes from an earlier version: run with another --output"
-            )
-
-    def process(self, batch: examples.ImageBatch) -> Iterator[Reconstructed]:
-        """Encode, decode and measure one batch."""
-        original = features.decode(tf.constant(batch.image_bytes), self._image_size)
-        tokens = self._tokenizer.signatures["encode_pixels"](pixels=original)["tokens"]
-        decoded = self._tokenizer.signatures["decode_pixels"](tokens=tokens)
-        pair = original.numpy(), decoded["pixels"].numpy()
-        originals, reconstructions = (features.to_8_bits(pixels) for pixels in pair)
-        unknown = np.full(len(originals), np.nan)
-        images = registry.ReconstructedImages(
-            *pair,
-            mu=decoded["mu"].numpy(),
-            log_scale=decoded["log_scale"].numpy(),
-            lpips=self._perceptual(originals, reconstructions) if self._perceptual else unknown,
-        )
-        measured = self._measure(originals)
-        yield Reconstructed(
-            batch.places,
-            batch.keys,
-            batch.labels,
-            originals,
-            reconstructions,
-            tokens.numpy(),
-            np.stack([metric.per_image(images) for metric in PER_IMAGE if metric.per_image], axis=1),
-            measured.features,
-            self._extract(reconstructions),
-            hits(measured.recognition, batch.labels),
-        )
 
 
 def _metrics(measured: Mapping[str, Any]) -> dict[str, float]:
@@ -250,26 +169,3 @@ def _score(
 def _probabilities(batch: Reconstructed, splits: int) -> tuple[np.ndarray, np.ndarray]:
     split_of_each = np.array([zlib.crc32(key) % splits for key in batch.keys])
     return split_of_each, batch.reconstruction_features.probabilities
-
-
-def _pairs(batch: Reconstructed) -> Iterator[dict[str, Any]]:
-    for key, label, original, reconstruction in zip(
-        batch.keys, batch.labels, batch.originals, batch.reconstructions, strict=True
-    ):
-        # In the order of a hash, pairs are of all classes, and the same in every run.
-        yield {
-            "rank": zlib.crc32(key),
-            "labels": label,
-            "originals": original,
-            "reconstructions": reconstruction,
-        }
-
-
-def _write_pairs(pairs: list[dict[str, Any]], path: str) -> None:
-    files.write_arrays(
-        path,
-        {
-            name: np.stack([pair[name] for pair in pairs])
-            for name in ("labels", "originals", "reconstructions")
-        },
-    )

@@ -47,7 +47,9 @@ def test_usage_batches_do_not_depend_on_input_partition(cuts):
 
 
 def test_set_smaller_than_a_batch_is_one_partial_batch():
-    assert measure([np.array([[0, 1], [2, 2]])], 4) == Usage(3 / 4, 3 / 4, pytest.approx(2**1.5), 1, 2)
+    assert measure([np.array([[0, 1], [2, 2]])], 4) == Usage(
+        3 / 4, 3 / 4, pytest.approx(2**1.5), 1, 2, (1, 1, 2, 0)
+    )
 
 
 def test_perplexity_covers_all_images():

@@ -48,6 +48,8 @@ def evaluate(
         json.loads((folder / "evaluation.json").read_text()),
         np.load(folder / "pairs.npz"),
         made["blessing"],
+        np.load(folder / "ranked.npz"),
+        np.load(folder / "codes.npz"),
     )
 
 
@@ -89,7 +91,7 @@ def test_lpips_is_measured_by_the_network_that_is_named(tmp_path):
 
     tf.saved_model.save(tf.Module(), str(tmp_path / "lpips"), signatures={"distance": distance})
     rows = [(artifacts.grey(level), 0) for level in (8, 9, 17, 17)]
-    evaluation, _, _ = evaluate(tmp_path / "run", rows, lpips=str(tmp_path / "lpips"))
+    evaluation, *_ = evaluate(tmp_path / "run", rows, lpips=str(tmp_path / "lpips"))
     # Two are off by 8 levels, of which 255 are the 2 of [-1, 1], and two are exact.
     off = 8 / 127.5
     assert evaluation["metrics"]["lpips"] == pytest.approx(off / 2, rel=1e-5)
@@ -101,7 +103,7 @@ def test_lpips_is_measured_by_the_network_that_is_named(tmp_path):
 def test_another_network_scores_reconstructions(tmp_path):
     place = saved_model(tmp_path / "colours")
     rows = [(artifacts.grey(level), 0) for level in (8, 9)]
-    evaluation, _, _ = evaluate(tmp_path / "run", rows, features=f"savedmodel:{place}#mean")
+    evaluation, *_ = evaluate(tmp_path / "run", rows, features=f"savedmodel:{place}#mean")
     # In levels: 8 becomes 0 and 9 becomes 17, in three features alike.
     step = (np.std([0, 17], ddof=1) - np.std([8, 9], ddof=1)) * np.sqrt(3)
     assert evaluation["metrics"]["fid"] == pytest.approx(step**2, rel=1e-3)
@@ -125,7 +127,7 @@ def test_pairs_are_kept_for_the_report(lossless):
 def test_known_error_is_measured_and_fails_the_threshold(tmp_path):
     # Level 8 of 255 rounds to 0 and level 9 to 17, so every pixel is off by 8/255.
     rows = [(artifacts.grey(level), None) for level in (8, 9, 8, 9)]
-    evaluation, _, blessing = evaluate(tmp_path, rows, {"psnr": {"min": 50.0}}, class_names=())
+    evaluation, _, blessing, *_ = evaluate(tmp_path, rows, {"psnr": {"min": 50.0}}, class_names=())
     off = 8 / 255
     assert evaluation["metrics"]["l1"] == pytest.approx(off, rel=1e-4)
     assert evaluation["metrics"]["l2"] == pytest.approx(off**2, rel=1e-4)
@@ -162,7 +164,7 @@ def test_the_last_pushed_tokenizer_is_measured_on_the_same_images(tmp_path, monk
     monkeypatch.setattr(stand_ins, "write_tokenizer", new)
     rows = [(artifacts.grey(17 * level), level % 3) for level in (0, 7)]
     thresholds = {"l1": {"worse_by": 0.05}}
-    evaluation, pairs, _ = evaluate(tmp_path, rows, thresholds, pushed=str(tmp_path / "served"))
+    evaluation, pairs, *_ = evaluate(tmp_path, rows, thresholds, pushed=str(tmp_path / "served"))
     values = evaluation["metrics"]["l1"], evaluation["pushed"]["metrics"]["l1"]
     assert values == pytest.approx((0.1, 0.0) if worse else (0.0, 0.1), abs=1e-6)
     assert evaluation["pushed"]["version"] == "1"
@@ -170,3 +172,25 @@ def test_the_last_pushed_tokenizer_is_measured_on_the_same_images(tmp_path, monk
     # The pictures are of the new tokenizer.
     shift = int(pairs["reconstructions"].max()) - int(pairs["originals"].max())
     assert shift in ((25, 26) if worse else (0,))
+
+
+def test_best_median_and_worst_of_all_images_are_kept(tmp_path):
+    # A level's error is its distance from a multiple of 17.
+    rows = [(artifacts.grey(17 * step + off), 0) for off in range(9) for step in range(3)]
+    *_, ranked, _ = evaluate(tmp_path, rows)
+    assert str(ranked["by"]) == "psnr"
+    assert ranked["groups"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    off = ranked["originals"][:, 0, 0, 0] % 17
+    # Three images of each error: of the worst, 8, all three come first.
+    assert off.tolist() == [0, 0, 0, 1, 4, 4, 4, off[7], 8, 8, 8, 7]
+    assert off[7] in (3, 5)
+    off = np.maximum(off, 1e-9)
+    expected = np.minimum(-20 * np.log10(off / 255), 100.0)
+    assert ranked["values"] == pytest.approx(expected)
+
+
+def test_codes_are_counted(lossless):
+    counts = lossless[4]["counts"]
+    assert counts.shape == (16,)
+    # Three images of each of the levels 0, 7 and 14, four patches each.
+    assert counts[[0, 7, 14]].tolist() == [counts.sum() / 3] * 3
