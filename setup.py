@@ -28,7 +28,7 @@ setup(
         "tfx_pipeline": ["py.typed"],
         "tfx_pipeline.configs": ["*.yaml", "ablations/*.yaml"],
         "components": ["py.typed"],
-        "components.run_report": ["*.html"],
+        "components.run_report": ["*.html", "*.css", "*.js"],
         "trainers": ["py.typed"],
         "serving.demo": ["page.*"],
         "serving": ["py.typed", "deploy/*", "deploy/k8s/*/*.yaml", "deploy/k8s/overlays/*/*.yaml"],

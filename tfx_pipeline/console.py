@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from tfx_pipeline import native_log
+from tfx_pipeline import memory, native_log
 
 # Loggers whose warnings a user cannot act on; errors that matter arrive as exceptions.
 NOISY = ("absl", "tensorflow", "apache_beam", "root", "h5py", "matplotlib")
@@ -72,11 +72,13 @@ class Listener(Protocol):
 
 @dataclass
 class ComponentRun:
-    """One component of a run: `state` is running, ran, cached or failed."""
+    """One component of a run: `state` is running, ran, cached or failed; `memory` the peak in bytes."""
 
     name: str
     started: float
+    counts_memory: bool
     seconds: float = 0.0
+    memory: int | None = None
     state: str = "running"
 
 
@@ -96,7 +98,7 @@ class ComponentLog(logging.Handler):
         match record.msg:
             case "Component %s is running.":
                 name = str(record.args[0])  # type: ignore[index]
-                self.components.append(ComponentRun(name, time.monotonic()))
+                self.components.append(ComponentRun(name, time.monotonic(), memory.reset_peak()))
                 self._listener.started(name)
             case "A cached execution %d is used.":
                 self.components[-1].state = "cached"
@@ -118,6 +120,7 @@ class ComponentLog(logging.Handler):
     def _end(self, state: str) -> None:
         component = self.components[-1]
         component.seconds = time.monotonic() - component.started
+        component.memory = memory.peak() if component.counts_memory else None
         if component.state == "running":
             component.state = state
         mark = {"ran": "done", "cached": "cached", "failed": "FAILED"}[component.state]

@@ -89,15 +89,16 @@ def _refuse_others() -> None:
 
 
 def _sweep(
-    folder: Path, swept: Sequence[str], features: str | None, count: int | None, output: str | None
+    home: Path, swept: Sequence[str], features: str | None, count: int | None, output: str | None
 ) -> None:
     from components.evaluators import files, networks
     from components.evaluators.network_names import ProtocolError
+    from components.run_report import folder
     from tfx_pipeline import failures, sweep
     from tfx_pipeline.lineage import LineageError
 
     with one_line_errors(sweep.SweepError, ProtocolError, LineageError):
-        run = sweep.open_run(folder)
+        run = sweep.open_run(home)
         network = features or run.config.evaluation.features
         wanted = sweep.variants(run.config, swept)
         networks.check(network, "", run.config.data.image_size)
@@ -110,9 +111,12 @@ def _sweep(
             except Exception as error:
                 raise click.ClickException(failures.reason(error)) from error
             rows.append((one, evaluation))
+            # Each at once: a sweep that is stopped has shown what it has.
+            folder.add_variants(str(home), [{"values": one.values, **evaluation}])
             if output:
                 files.write_json(output, [{**variant.values, **scored} for variant, scored in rows])
     click.echo("\n".join(sweep.table(rows)))
+    click.echo(f"report: {home / 'report' / 'index.html'}")
 
 
 def _compare(

@@ -137,6 +137,7 @@ def _finish(home: Path, pipeline: str, log: ComponentLog) -> Run:
     results = {
         component.name: lineage.last_result(store, pipeline, component.name) for component in log.components
     }
+    before = _memory(home)
     # A cached report was published when it was made, and another configuration's may have replaced it since.
     try:
         folder.publish(results["RunReport"].outputs["report"].uri, str(home))
@@ -147,12 +148,25 @@ def _finish(home: Path, pipeline: str, log: ComponentLog) -> Run:
     folder.add_components(
         str(home),
         [
-            {"name": component.name, "state": component.state, "seconds": results[component.name].seconds}
+            {
+                "name": component.name,
+                "state": component.state,
+                "seconds": results[component.name].seconds,
+                "memory": before.get(component.name) if component.state == "cached" else component.memory,
+            }
             for component in log.components
         ],
     )
     history.keep(home)
     return Run(home, json.loads((home / "metrics.json").read_text()))
+
+
+def _memory(home: Path) -> dict[str, int | None]:
+    """The peak memory of each component when it last ran here, as the last report has it."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        components = json.loads((home / "metrics.json").read_text())["components"]
+        return {component["name"]: component.get("memory") for component in components}
+    return {}
 
 
 class _Listener:

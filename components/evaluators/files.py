@@ -23,9 +23,14 @@ def read_bytes(path: str) -> bytes:
         return file.read()
 
 
+def to_json(content: Any) -> str:
+    """Encode as JSON; NaN and infinity, which JSON cannot represent, become null."""
+    return json.dumps(_finite(content), indent=2, allow_nan=False)
+
+
 def write_json(path: str, content: Any) -> None:
-    """Write JSON; NaN and infinity, which JSON cannot represent, become null."""
-    write_atomic(path, json.dumps(_finite(content), indent=2, allow_nan=False))
+    """Write JSON as `to_json` encodes it."""
+    write_atomic(path, to_json(content))
 
 
 def read_json(path: str) -> Any:

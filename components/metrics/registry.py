@@ -30,7 +30,7 @@ Need = Literal[
     "a feature network with classes",
     "an LPIPS network",
     "more than 5 samples and training images",
-    "more than 1,000 samples or training images",
+    "random subsets of the images",
 ]
 Statistics = TypeVar("Statistics")
 
@@ -61,8 +61,8 @@ class GenerationStatistics(NamedTuple):
     train: Moments  # of the train split's features
     matched: Moments  # of the features of the first samples
     held_out: Moments  # of the features of as many images of the eval split
-    kernel: KernelDistance  # of features: the first samples against as many training images
-    manifold: Manifold  # likewise
+    kernel: KernelDistance  # of features: the first samples against the first training images
+    manifold: Manifold  # likewise, against as many training images
     memorization: float  # share of pairs in which a sample is nearer to training images than a held-out image
     recognized: Moments  # 1 where the classifier predicts the requested class
     inception_scores: Sequence[float]  # of the samples, one a split
@@ -236,7 +236,7 @@ GENERATION: tuple[Metric[GenerationStatistics], ...] = (
         "",
         note="over random subsets",
         per_set=lambda s: s.kernel.deviation,
-        needs=("more than 1,000 samples or training images",),
+        needs=("random subsets of the images",),
         deviation_of="kid",
     ),
     Metric(

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from components.metrics import intervals, registry
-from components.run_report import pictures
-from components.run_report.page import EVALUATIONS, show, template
+from components.run_report import charts, curves, galleries
+from components.run_report.galleries import Line
+from components.run_report.page import EVALUATIONS, STAGES, template
+from components.run_report.pictures import LOSSLESS_UP_TO, picture
 from components.run_report.report import ROW, Report
 
 # Shares of images, and the count that each is of.
@@ -16,25 +18,25 @@ ROWS = 4
 MISSING = "-"
 
 
-class Line(NamedTuple):
+class Row(NamedTuple):
     """A setting or a score, and its value in each run."""
 
     name: str
     values: tuple[str, ...]
 
 
-def settings(reports: Sequence[Report]) -> list[Line]:
+def settings(reports: Sequence[Report]) -> list[Row]:
     """What differs between runs: configuration, data, code, versions."""
     flat = [dict(_flat({**_origin(report), **report.config})) for report in reports]
     names = list(dict.fromkeys(name for each in flat for name in each))
-    lines = [Line(name, tuple(str(each.get(name, MISSING)) for each in flat)) for name in names]
+    lines = [Row(name, tuple(str(each.get(name, MISSING)) for each in flat)) for name in names]
     return [line for line in lines if len(set(line.values)) > 1]
 
 
-def scores(reports: Sequence[Report]) -> list[Line]:
+def scores(reports: Sequence[Report]) -> list[Row]:
     """Every score of any run, with its 95 % interval or its standard deviation over splits if it has one."""
     return [
-        Line(f"{title}: {metric.title}", values)
+        Row(f"{title}: {metric.title}", values)
         for evaluator, title in EVALUATIONS.items()
         for metric in registry.EVALUATORS[evaluator]
         if not metric.deviation_of
@@ -46,7 +48,7 @@ def text(names: Sequence[str], reports: Sequence[Report]) -> str:
     """Both tables in columns of fixed width."""
     parts = []
     for title, lines in (("settings that differ", settings(reports)), ("scores", scores(reports))):
-        rows = [Line(title, tuple(names)), *(lines or [Line("none", tuple("" for _ in names))])]
+        rows = [Row(title, tuple(names)), *(lines or [Row("none", tuple("" for _ in names))])]
         widths = [max(len(row.name) for row in rows), *(max(map(len, column)) for column in _columns(rows))]
         cells = ((row.name, *row.values) for row in rows)
         parts.append(
@@ -63,14 +65,13 @@ def page(names: Sequence[str], reports: Sequence[Report]) -> str:
         runs=[
             {
                 "name": name,
-                "samples": [pictures.data_uri(image) for image in _first(report.samples["images"])],
-                "originals": [pictures.data_uri(image) for image in report.pairs["originals"][:ROW]],
-                "reconstructions": [
-                    pictures.data_uri(image) for image in report.pairs["reconstructions"][:ROW]
-                ],
+                "samples": [Line("", [picture(image, f"sample of {name}") for image in _first(report)])],
+                "pairs": galleries.pairs(report)[:3],
             }
             for name, report in zip(names, reports, strict=True)
         ],
+        large=max(report.samples["images"].shape[1] for report in reports) > LOSSLESS_UP_TO,
+        curves=_held_out_losses(names, reports),
         settings=settings(reports),
         scores=scores(reports),
         confidence=f"{intervals.CONFIDENCE:.0%}",
@@ -97,22 +98,37 @@ def _score(metric: registry.Metric[Any], evaluation: Mapping[str, Any]) -> str:
     if metric.name not in evaluation:
         return MISSING
     value = evaluation[metric.name]
-    shown = show(value, metric.unit)
+    shown = charts.score(value, metric.unit)
     interval = evaluation.get("intervals", {}).get(metric.name)
     # Of a run from before intervals were stored.
     count = evaluation.get("counts", {}).get(_SHARES.get(metric.name, ""))
     if interval is None and count and value is not None:
         interval = intervals.of_share(value, count)
     if value is not None and interval:
-        return f"{shown} ({' to '.join(show(end, metric.unit) for end in interval)})"
+        return f"{shown} ({' to '.join(charts.score(end, metric.unit) for end in interval)})"
     deviation = evaluation.get(f"{metric.name}_std")
-    return f"{shown} ± {show(deviation, metric.unit)}" if deviation else shown
+    return f"{shown} ± {charts.score(deviation, metric.unit)}" if deviation else shown
 
 
-def _first(images: Any) -> Any:
-    """Some images, spread over all, which are in the order of their classes."""
+def _held_out_losses(names: Sequence[str], reports: Sequence[Report]) -> list[charts.Lines]:
+    """The held-out loss of every stage that a run has trained, the runs over each other."""
+    drawn = []
+    for stage, title in STAGES.items():
+        known = [
+            curves.series(report.histories[stage], "eval_loss", name)
+            for name, report in zip(names, reports, strict=True)
+            if stage in report.histories
+        ]
+        if known := [one for one in known if one.steps]:
+            drawn.append(charts.lines(title, known))
+    return drawn
+
+
+def _first(report: Report) -> Any:
+    """Some samples, spread over all, which are in the order of their classes."""
+    images = report.samples["images"]
     return images[:: max(1, len(images) // (ROW * ROWS))][: ROW * ROWS]
 
 
-def _columns(rows: Sequence[Line]) -> list[tuple[str, ...]]:
+def _columns(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     return list(zip(*(row.values for row in rows), strict=True))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import math
 import os
+from collections.abc import Mapping, Sequence
 from importlib import metadata as distributions
 from typing import Any
 
@@ -15,7 +17,8 @@ from tfx.types import Artifact, artifact_utils
 from components.dataset import Dataset
 from components.evaluators import files
 from components.evaluators.generation.executor import SAMPLES_FILE
-from components.evaluators.reconstruction.shown import PAIRS_FILE
+from components.evaluators.generation.neighbours import NEIGHBOURS_FILE
+from components.evaluators.reconstruction import shown
 from components.run_report import folder, warnings
 from components.run_report.page import EVALUATIONS, STAGES
 from components.run_report.report import Report
@@ -56,18 +59,24 @@ class Executor(base_executor.BaseExecutor):
         }
         evaluations = {name: _read_evaluation(uris[name]) for name in EVALUATIONS}
         histories = {stage: _read_history(uri) for stage, uri in runs.items()}
+        alarms = {stage: files.read_json(os.path.join(uri, ALARMS_FILE)) for stage, uri in runs.items()}
+        codes = files.read_arrays(os.path.join(uris["reconstruction"], shown.CODES_FILE))
         report = Report(
             config=config,
             dataset=dataclasses.asdict(dataset),
             metrics={
                 **evaluations,
-                "warnings": warnings.find(evaluations, histories, config),
+                **_likelihood(histories, config, len(codes["counts"])),
+                "warnings": warnings.find(evaluations, histories, config, alarms),
                 "run": origin,
             },
             histories=histories,
-            alarms={stage: files.read_json(os.path.join(uri, ALARMS_FILE)) for stage, uri in runs.items()},
+            alarms=alarms,
             samples=files.read_arrays(os.path.join(uris["generation"], SAMPLES_FILE)),
-            pairs=files.read_arrays(os.path.join(uris["reconstruction"], PAIRS_FILE)),
+            pairs=files.read_arrays(os.path.join(uris["reconstruction"], shown.PAIRS_FILE)),
+            ranked=files.read_arrays(os.path.join(uris["reconstruction"], shown.RANKED_FILE)),
+            codes=codes,
+            neighbours=files.read_arrays(os.path.join(uris["generation"], NEIGHBOURS_FILE)),
         )
         artifact_uri = artifact_utils.get_single_uri(output_dict["report"])
         folder.write(artifact_uri, report)
@@ -85,3 +94,22 @@ def _read_history(uri: str) -> list[dict[str, Any]]:
     """Read the training log, one dict per logged step."""
     lines = files.read_bytes(os.path.join(uri, HISTORY_FILE)).decode().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def _likelihood(
+    histories: Mapping[str, Sequence[Mapping[str, Any]]], config: Mapping[str, Any], codes: int
+) -> dict[str, Any]:
+    """The held-out loss of the image model's exported weights, in bits a token; none if it never had one."""
+    held_out = [row for row in histories["vim"] if row.get("eval_loss") is not None]
+    if not held_out:
+        return {}
+    best = config["stage2"].get("train", {}).get("export") == "best"
+    row = min(held_out, key=lambda row: row["eval_loss"]) if best else held_out[-1]
+    return {
+        "likelihood": {
+            "bits_per_token": row["eval_loss"] / math.log(2),
+            "guessing": math.log2(codes),
+            "step": row["step"],
+            "split": "eval",
+        }
+    }

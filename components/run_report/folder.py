@@ -6,10 +6,13 @@ needed to render it again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+from tfx.dsl.io import fileio
 
 from components.evaluators import files
 from components.run_report import page, pictures
@@ -18,6 +21,8 @@ from serving.export.atomic import write_atomic
 from serving.wire.errors import one_line
 
 _ARRAYS = ("samples", "pairs")
+# Those that reports of older versions do not have.
+_LATER = ("ranked", "codes", "neighbours")
 
 
 class ReportError(ValueError):
@@ -27,9 +32,10 @@ class ReportError(ValueError):
 def write(folder: str, report: Report) -> None:
     """Write all files, each atomically; the page is the last."""
     inner = os.path.join(folder, "report")
-    for name in _ARRAYS:
-        files.write_arrays(os.path.join(inner, f"{name}.npz"), getattr(report, name))
-    plain = {name: value for name, value in vars(report).items() if name not in _ARRAYS}
+    for name in (*_ARRAYS, *_LATER):
+        if arrays := getattr(report, name):
+            files.write_arrays(os.path.join(inner, f"{name}.npz"), arrays)
+    plain = {name: value for name, value in vars(report).items() if name not in (*_ARRAYS, *_LATER)}
     files.write_json(os.path.join(inner, "report.json"), plain)
     files.write_json(os.path.join(folder, "metrics.json"), report.metrics)
     write_atomic(os.path.join(folder, "samples.png"), pictures.grid(report.sample_rows()))
@@ -49,9 +55,10 @@ def read(folder: str) -> Report:
         path = os.path.join(inner, "report.json")
         plain = files.read_json(path)
         arrays = {}
-        for name in _ARRAYS:
+        for name in (*_ARRAYS, *_LATER):
             path = os.path.join(inner, f"{name}.npz")
-            arrays[name] = files.read_arrays(path)
+            if name in _ARRAYS or fileio.exists(path):
+                arrays[name] = files.read_arrays(path)
         return Report(**{**plain, **arrays})
     # NumPy, zipfile and JSON raise many kinds.
     except Exception as error:
@@ -61,8 +68,16 @@ def read(folder: str) -> Report:
 
 
 def publish(artifact_uri: str, output_dir: str) -> None:
-    """Write the report of an artifact into the run's folder."""
-    write(output_dir, read(artifact_uri))
+    """Write the report of an artifact into the run's folder; variants of the same samples' scores stay."""
+    report = read(artifact_uri)
+    before: Mapping[str, Any] = {}
+    path = os.path.join(output_dir, "metrics.json")
+    # A damaged one is replaced.
+    with contextlib.suppress(ValueError):
+        before = files.read_json(path) if fileio.exists(path) else {}
+    if before.get("sweep") and before.get("generation") == report.metrics["generation"]:
+        report = replace(report, metrics={**report.metrics, "sweep": before["sweep"]})
+    write(output_dir, report)
 
 
 def add_components(output_dir: str, components: Sequence[Mapping[str, Any]]) -> None:
@@ -70,8 +85,27 @@ def add_components(output_dir: str, components: Sequence[Mapping[str, Any]]) -> 
 
     Args:
       output_dir: the run's folder, with a report in it.
-      components: in order, each {"name", "seconds", "state"} and any further keys;
-        `state` is `ran`, `cached` or `failed`.
+      components: in order, each {"name", "seconds", "state", "memory"} and any further keys;
+        `state` is `ran`, `cached` or `failed`, `memory` the peak in bytes or None.
     """
     report = read(output_dir)
     write(output_dir, replace(report, metrics={**report.metrics, "components": list(components)}))
+
+
+def add_variants(output_dir: str, variants: Sequence[Mapping[str, Any]]) -> None:
+    """Add variants of sampling that were scored later, and render the page again.
+
+    A variant of the same values and count takes the place of an earlier one.
+
+    Args:
+      output_dir: the run's folder, with a report in it.
+      variants: each {"values", "metrics", "intervals", "counts", "protocol"}.
+    """
+    report = read(output_dir)
+    known = {_variant(one): one for one in (*report.metrics.get("sweep", []), *variants)}
+    write(output_dir, replace(report, metrics={**report.metrics, "sweep": list(known.values())}))
+
+
+def _variant(one: Mapping[str, Any]) -> str:
+    network = one["protocol"]["features"], one["protocol"]["weights"]
+    return repr((sorted(one["values"].items()), one["counts"]["samples"], network))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import functools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import yaml
 
+from components.evaluators import files
 from components.metrics import registry
-from components.run_report import charts, pictures
-from components.run_report.report import Report, Row
+from components.metrics.memorization import NULL
+from components.run_report import charts, curves, galleries, pictures
+from components.run_report.report import Report
 
 STAGES = {
     "tokenizer": "Tokenizer (ViT-VQGAN)",
@@ -26,9 +29,6 @@ EVALUATIONS = {
     "linear_probe": "Linear probe",
 }
 
-# More points than this are not visible in a chart, and fewer keep the page small.
-MAX_POINTS = 400
-
 
 def render(report: Report) -> str:
     """Render the whole page as one self-contained HTML file."""
@@ -39,14 +39,24 @@ def render(report: Report) -> str:
         verdicts=list(_verdicts(report.metrics)),
         warnings=report.metrics.get("warnings", []),
         headline=list(_headline(report.metrics)),
-        samples=_gallery(report.sample_rows()),
-        samples_note=_samples_note(report.metrics["generation"]),
-        pairs=_gallery(report.pair_rows()),
+        large=report.samples["images"].shape[1] > pictures.LOSSLESS_UP_TO,
+        samples=galleries.samples(report),
+        samples_note=_samples_note(report),
+        ranked=galleries.ranked(report),
+        pairs=galleries.pairs(report),
+        neighbours=galleries.neighbours(report),
+        memorization=_memorization(report.metrics["generation"]),
+        codes=curves.codes(report.codes["counts"]) if report.codes else None,
+        codes_note=_codes_note(report),
         stages=[
-            (STAGES.get(stage, stage), report.alarms.get(stage, []), *_training_charts(history))
+            (STAGES.get(stage, stage), report.alarms.get(stage, []), *curves.training(history))
             for stage, history in report.histories.items()
         ],
-        probe=_probe_chart(report.metrics["linear_probe"]),
+        likelihood=report.metrics.get("likelihood"),
+        sweeps=curves.sweeps(report.metrics.get("sweep", [])),
+        variants=report.metrics.get("sweep", []),
+        swept=_swept(report.metrics.get("sweep", [])),
+        probe=curves.probe(report.metrics["linear_probe"]),
         probe_warnings=report.metrics["linear_probe"].get("warnings", []),
         evaluations=[
             (title, report.metrics[name], list(_rows(name, report.metrics[name])))
@@ -54,19 +64,16 @@ def render(report: Report) -> str:
         ],
         components=components,
         longest=max((component["seconds"] for component in components), default=0) or 1,
+        memory=any(component.get("memory") for component in components),
+        cached=sum(component["state"] == "cached" for component in components),
         total=sum(component["seconds"] for component in components if component["state"] != "cached"),
         configuration=yaml.safe_dump(dict(report.config), sort_keys=False),
+        origin={
+            name: value for name, value in report.metrics.get("run", {}).items() if name != "configuration"
+        },
+        metrics_json=base64.b64encode(files.to_json(report.metrics).encode()).decode(),
     )
     return html.lstrip()  # the macros at the start leave empty lines
-
-
-def show(value: float | None, unit: str = "") -> str:
-    """Format a score for the page."""
-    if value is None:
-        return "not finite"
-    if unit == "%":
-        return charts.percentage(value)
-    return f"{value:.1f} {unit}" if unit else charts.number(value)
 
 
 def duration(seconds: float) -> str:
@@ -91,7 +98,7 @@ def template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(duration=duration, plain=_plain)
+    environment.filters.update(duration=duration, plain=_plain, score=charts.score)
     return environment.get_template(name)
 
 
@@ -116,33 +123,39 @@ def _headline(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(title, value, explanation) of the few numbers at the top."""
     reconstruction, generation, probe = (metrics[name] for name in EVALUATIONS)
     images = reconstruction["counts"]["images"]
-    yield "Reconstruction", show(reconstruction["psnr"], "dB"), f"PSNR of {images:,} held-out images"
-    perplexity = show(reconstruction["codebook_perplexity"])
+    yield "Reconstruction", charts.score(reconstruction["psnr"], "dB"), f"PSNR of {images:,} held-out images"
+    perplexity = charts.score(reconstruction["codebook_perplexity"])
     batch = reconstruction["protocol"]["usage_batch"]
-    usage = show(reconstruction["codebook_usage"], "%")
+    usage = charts.score(reconstruction["codebook_usage"], "%")
     yield "Codebook in use", usage, f"by {batch} images; perplexity {perplexity}"
     if "class_accuracy" in generation:
-        accuracy = show(generation["class_accuracy"], "%")
+        accuracy = charts.score(generation["class_accuracy"], "%")
         counts = generation["counts"]
         kept = f" kept of {counts['candidates']:,}" if _rejects(generation) else ""
         yield "Recognized", accuracy, f"of {counts['samples']:,} samples{kept}, by the classifier"
-    real = f"real images have {show(generation['fid_eval'])}"
+    real = f"real images have {charts.score(generation['fid_eval'])}"
     if "fid_matched" in generation:
-        matched, real = show(generation["fid_matched"]), show(generation["fid_eval"])
+        matched, real = charts.score(generation["fid_matched"]), charts.score(generation["fid_eval"])
         real = f"of {generation['counts']['matched']:,}: {matched}; as many real ones {real}"
-    yield "FID of samples", show(generation["fid"]), real
+    yield "FID of samples", charts.score(generation["fid"]), real
     if "top1" in probe:
         blocks = len(probe["by_block"])
-        yield "Linear probe", show(probe["top1"], "%"), f"top-1 at block {probe['best_block']} of {blocks}"
+        yield (
+            "Linear probe",
+            charts.score(probe["top1"], "%"),
+            f"top-1 at block {probe['best_block']} of {blocks}",
+        )
 
 
 def _rejects(generation: Mapping[str, Any]) -> bool:
     return generation["protocol"]["acceptance"] < 1
 
 
-def _samples_note(generation: Mapping[str, Any]) -> str:
+def _samples_note(report: Report) -> str:
+    generation = report.metrics["generation"]
     if not _rejects(generation):
-        return "Sampled from the image model, not selected: the first of each class."
+        first = "the first of each class" if report.has_classes else "the first ones, of no class"
+        return f"Sampled from the image model, not selected: {first}."
     counts = generation["counts"]
     return (
         f"Sampled from the image model and selected by the classifier: of {counts['candidates']:,} it kept "
@@ -151,27 +164,48 @@ def _samples_note(generation: Mapping[str, Any]) -> str:
     )
 
 
-def _gallery(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
-    return [(label, [pictures.data_uri(image) for image in images]) for label, images in rows]
+def _memorization(generation: Mapping[str, Any]) -> str:
+    """What the comparison with held-out images says."""
+    if not isinstance(share := generation.get("memorization"), float):
+        return ""
+    low, high = (charts.percentage(end) for end in generation["intervals"]["memorization"])
+    return (
+        f"In {charts.percentage(share)} ({low} to {high}) of all pairs of a sample and a held-out image the "
+        f"sample is nearer to a training image; {charts.percentage(NULL)} if nothing is copied."
+    )
+
+
+def _codes_note(report: Report) -> str:
+    counts = report.codes.get("counts", np.zeros(0))
+    return f"{np.count_nonzero(counts):,} of {len(counts):,} codes are used by the held-out images."
+
+
+def _swept(variants: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Name, title and unit of every score of any variant."""
+    return [
+        (metric.name, metric.title, metric.unit)
+        for metric in registry.GENERATION
+        if not metric.deviation_of and any(metric.name in one["metrics"] for one in variants)
+    ]
 
 
 def _rows(evaluator: str, evaluation: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """One row per metric of the evaluation, in the order of the registry."""
-    splits = evaluation["protocol"].get("inception_splits", 1)
     for metric in registry.EVALUATORS[evaluator]:
-        if metric.name not in evaluation or (metric.deviation_of and splits == 1):
+        # A deviation over one split is 0.
+        if metric.name not in evaluation or (metric.deviation_of and not evaluation[metric.name]):
             continue
         bounds = evaluation.get("thresholds", {}).get(metric.name, {})
         direction = f"{metric.better} is better" if metric.better else ""
         yield {
             "title": metric.title,
-            "value": show(evaluation[metric.name], metric.unit),
+            "value": charts.score(evaluation[metric.name], metric.unit),
             "interval": " to ".join(
-                show(end, metric.unit) for end in evaluation.get("intervals", {}).get(metric.name, ())
+                charts.score(end, metric.unit) for end in evaluation.get("intervals", {}).get(metric.name, ())
             ),
             "note": ", ".join(filter(None, [metric.note, direction])),
             "bounds": ", ".join(
-                f"{word} {show(bounds[bound], metric.unit)}"
+                f"{word} {charts.score(bounds[bound], metric.unit)}"
                 for bound, word in (("min", "at least"), ("max", "at most"))
                 if bounds.get(bound) is not None
             ),
@@ -179,51 +213,3 @@ def _rows(evaluator: str, evaluation: Mapping[str, Any]) -> Iterator[dict[str, A
                 failure["metric"] == metric.name for failure in evaluation.get("failed_thresholds", [])
             ),
         }
-
-
-def _probe_chart(probe: Mapping[str, Any]) -> charts.Lines | None:
-    """Accuracy over blocks, as in Figure 3."""
-    if "by_block" not in probe:
-        return None
-    blocks = probe["by_block"]
-    numbers = [row["block"] for row in blocks]
-    return charts.lines(
-        "Accuracy",
-        [
-            charts.Series(title, numbers, [row[name] for row in blocks])
-            for name, title in (("top1", "Top-1"), ("top5", "Top-5"))
-            if name in blocks[0]
-        ],
-        percent=True,
-        over="blocks",
-        marked=probe["best_block"],
-    )
-
-
-def _training_charts(history: Sequence[Mapping[str, Any]]) -> tuple[list[charts.Lines], list[charts.Lines]]:
-    """The charts of one stage: those always shown, and those of all other logged values."""
-    names = list(dict.fromkeys(key for row in history for key in row if key != "step"))
-    series = {name: one for name in names if (one := _series(history, name)).steps}
-    bases = list(dict.fromkeys(name.removeprefix("eval_") for name in series))
-    main: list[charts.Lines] = []
-    rest: list[charts.Lines] = []
-    for base in bases:
-        both = [series[name] for name in (base, f"eval_{base}") if name in series]
-        percent = any(word in base for word in ("usage", "accuracy", "top1"))
-        chart = charts.lines(base.replace("_", " "), both, percent=percent)
-        shown = base in ("loss", "psnr", "codebook_perplexity") or percent
-        (main if shown else rest).append(chart)
-    return main, rest
-
-
-def _series(history: Sequence[Mapping[str, Any]], name: str) -> charts.Series:
-    points = [
-        (row["step"], row[name])
-        for row in history
-        if isinstance(row.get(name), int | float) and math.isfinite(row[name])
-    ]
-    # Thinned evenly; the last value, which the legend quotes, always stays.
-    stride = -(-len(points) // MAX_POINTS) or 1
-    points = points[::-1][::stride][::-1]
-    label = "eval" if name.startswith("eval_") else "train"
-    return charts.Series(label, [step for step, _ in points], [value for _, value in points])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from components.metrics import intervals
+from components.metrics.memorization import NULL
 
 # Held-out images below which a score moves by more than models differ.
 _ENOUGH_IMAGES = 1000
@@ -26,6 +27,7 @@ def find(
     metrics: Mapping[str, Evaluation],
     histories: Mapping[str, Sequence[Mapping[str, Any]]],
     config: Mapping[str, Any],
+    alarms: Mapping[str, Sequence[str]],
 ) -> list[str]:
     """Find what a reader should know first, a line each.
 
@@ -33,12 +35,15 @@ def find(
       metrics: the evaluations, by name.
       histories: stage -> training log, one dict per logged step.
       config: the run's configuration.
+      alarms: stage -> lines that its training has reported.
     """
     return [
         *_recognizer(metrics["generation"]),
         *_counts(metrics["generation"]),
         *_codebook(metrics["reconstruction"]),
+        *_memorization(metrics["generation"]),
         *_probe(metrics["linear_probe"]),
+        *(f"In training {_MODELS[stage]}: {line}" for stage, lines in alarms.items() for line in lines),
         *(line for stage, history in histories.items() for line in _overfitted(stage, history, config)),
     ]
 
@@ -85,6 +90,15 @@ def _counts(generation: Evaluation) -> Iterator[str]:
         yield f"FID is far too high: {listed} are fewer than its {dimensions:,} features or as many."
     elif samples < _ENOUGH_SAMPLES:
         yield f"FID of {samples:,} samples is biased upwards: compare it at equal counts only."
+
+
+def _memorization(generation: Evaluation) -> Iterator[str]:
+    low, _ = generation.get("intervals", {}).get("memorization") or (None, None)
+    if low is not None and low > NULL:
+        yield (
+            f"In {generation['memorization']:.1%} of all pairs a sample is nearer to a training image than a "
+            "held-out image is: samples are copies, or smoother than real images; look at their neighbours."
+        )
 
 
 def _codebook(reconstruction: Evaluation) -> Iterator[str]:

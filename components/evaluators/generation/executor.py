@@ -94,6 +94,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             )
         counts["matched"] = min(plan.samples, counts["eval_images"])
         counts["subset"] = min(plan.samples, counts["train_images"], SUBSET)
+        counts["train_subset"] = min(counts["train_images"], SUBSET)
         splits = features.inception_splits(plan.samples)
         needs = registry.available_needs(
             plan.classes if told else 0, probabilities=networks.scores_classes(class_names)
@@ -125,7 +126,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             found = train | scores.Combine("found", neighbours.FoundFn())
             real_statistics = {
                 "train": train | scores.Combine("features", MomentsFn()),
-                "train_subset": train | "Subset of train" >> FirstFeatures(counts["subset"]),
+                "train_subset": train | "Subset of train" >> FirstFeatures(counts["train_subset"]),
                 "held_out": held_out | "Combine eval" >> FirstMoments(counts["matched"]),
                 "accuracy": held_out | beam.Map(lambda batch: batch.hits) | scores.Accuracy(),
                 "found": found,

@@ -101,14 +101,14 @@ def score(
       groups: moments of the features of random groups of samples, by number.
       subset: (places, features) of the first samples.
       train: moments of the train split's features.
-      train_subset: (places, features) of as many training images.
+      train_subset: (places, features) of the first training images.
       **statistics: the other fields of `registry.GenerationStatistics`.
     """
     by_group = [one for _, one in sorted(groups, key=lambda item: item[0])]
     samples, features = merge(by_group), neighbours.in_order(subset)[0]
     real = neighbours.in_order(train_subset)[0]
     copied = neighbours.compare(found, queries, part)
-    kernel, shares = kernel_distance(features, real, seed=seed), manifold(features, real)
+    kernel, shares = kernel_distance(features, real, seed=seed), manifold(features, real[: len(features)])
     computed = registry.compute(
         registry.GENERATION,
         registry.GenerationStatistics(
@@ -141,8 +141,8 @@ def _needs(samples: int, real: int) -> frozenset[registry.Need]:
     needs: list[registry.Need] = []
     if min(samples, real) > DENSITY_NEIGHBOURS:
         needs.append("more than 5 samples and training images")
-    if max(samples, real) > SUBSET_SIZE:
-        needs.append("more than 1,000 samples or training images")
+    if samples != real or samples > SUBSET_SIZE:
+        needs.append("random subsets of the images")
     return frozenset(needs)
 
 

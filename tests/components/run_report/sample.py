@@ -22,8 +22,9 @@ def report(**metrics_changes):
             "fid": 2.5,
             "fid_eval": 0.5,
             "class_accuracy": 0.875,
+            "memorization": 0.25,
             "counts": {"samples": 6, "candidates": 6, "train_images": 1234, "eval_images": 4},
-            "intervals": {"class_accuracy": [0.5, 0.97]},
+            "intervals": {"class_accuracy": [0.5, 0.97], "memorization": [0.125, 0.375]},
             "protocol": {
                 "features": "classifier",
                 "dimensions": 5,
@@ -75,4 +76,21 @@ def report(**metrics_changes):
         samples={"images": images, "classes": np.array([0, 0, 0, 1, 1, 1])},
         pairs={"originals": images, "reconstructions": images, "labels": np.zeros(6, np.int64)},
         alarms={"tokenizer": [], "classifier": [], "vim": []},
+        ranked={
+            "originals": images[:3],
+            "reconstructions": images[3:],
+            "labels": np.array([0, 1, -1]),
+            "groups": np.arange(3),
+            "values": np.array([30.0, 22.5, 18.0]),
+            "by": np.array("psnr"),
+        },
+        codes={"counts": np.array([5, 0, 40, 1])},
+        neighbours={
+            "samples": images[[0, 3]],
+            "classes": np.array([0, 1]),
+            "of": np.array([0, 0, 1]),
+            "by": np.array([0, 1, 0]),
+            "images": images[:3],
+            "distances": np.array([0.5, 0.125, 2.0], np.float32),
+        },
     )

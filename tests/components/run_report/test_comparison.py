@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from components.run_report import comparison
-from components.run_report.comparison import Line
+from components.run_report.comparison import Row
 from tests.components.run_report import sample
 
 
@@ -14,9 +14,9 @@ def test_only_settings_that_differ_are_shown():
     one, other = run(7), run(8)
     other = replace(other, config={**other.config, "data": {"source": "elsewhere", "size": 32}})
     assert comparison.settings([one, other]) == [
-        Line("seed", ("7", "8")),
-        Line("data.source", ("<somewhere>", "elsewhere")),
-        Line("data.size", ("-", "32")),
+        Row("seed", ("7", "8")),
+        Row("data.source", ("<somewhere>", "elsewhere")),
+        Row("data.size", ("-", "32")),
     ]
     assert comparison.settings([one, one]) == []
 
@@ -29,8 +29,8 @@ def test_code_and_versions_are_settings():
         )
 
     assert comparison.settings([from_code("a", "3.1"), from_code("b", "3.2")]) == [
-        Line("run.code", ("a", "b")),
-        Line("run.versions.keras", ("3.1", "3.2")),
+        Row("run.code", ("a", "b")),
+        Row("run.versions.keras", ("3.1", "3.2")),
     ]
 
 
@@ -69,5 +69,14 @@ def test_text_has_columns_of_runs():
 def test_page_shows_names_pictures_and_escapes():
     page = comparison.page(["runs/<a>", "runs/b"], [run(7), run(8)])
     assert "runs/&lt;a&gt;" in page
-    assert page.count('alt="sample"') == 12
-    assert page.count('alt="original"') == page.count('alt="reconstruction"') > 0
+    assert page.count('alt="sample of ') == 12
+    assert page.count('alt="held-out image of class dark"') == 12
+    assert page.count('alt="reconstruction of a held-out image of class dark"') == 12
+    assert page.count('alt="difference of a held-out image') == 12
+
+
+def test_held_out_losses_of_runs_lie_over_each_other():
+    losses = comparison._held_out_losses(["runs/a", "runs/b"], [run(7), run(8)])
+    assert [chart.title for chart in losses] == ["Tokenizer (ViT-VQGAN)"]  # the others have none
+    assert [curve.name for curve in losses[0].curves] == ["runs/a", "runs/b"]
+    assert [curve.values for curve in losses[0].curves] == ["0.5", "0.5"]

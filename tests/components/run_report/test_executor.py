@@ -31,10 +31,16 @@ def inputs(tmp_path):
         evaluation = {key: metrics.pop(key) for key in about if key in metrics}
         files.write_json(str(tmp_path / name / "evaluation.json"), {"metrics": metrics, **evaluation})
     files.write_arrays(str(tmp_path / "generation" / "samples.npz"), report.samples)
-    files.write_arrays(str(tmp_path / "reconstruction" / "pairs.npz"), report.pairs)
+    files.write_arrays(str(tmp_path / "generation" / "neighbours.npz"), report.neighbours)
+    for part in ("pairs", "ranked", "codes"):
+        files.write_arrays(str(tmp_path / "reconstruction" / f"{part}.npz"), getattr(report, part))
     for name in RUNS:
         made[name] = artifacts.artifact(standard_artifacts.ModelRun, tmp_path / name)
-        lines = "".join(json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in (1, 2, 3))
+        rows = [
+            {"step": step, "loss": 1 / step, "eval_loss": loss}
+            for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0))
+        ]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomic(str(tmp_path / name / "history.jsonl"), lines)
         files.write_json(str(tmp_path / name / "alarms.json"), [f"{name} is slow"])
     return made
@@ -92,3 +98,15 @@ def test_component_takes_examples_evaluations_and_model_runs():
     )
     assert set(node.inputs) == {"examples", *EVALUATIONS, *RUNS}
     assert node.outputs["report"].type is standard_artifacts.ModelEvaluation
+
+
+@pytest.mark.parametrize(("export", "step", "nats"), [("last", 3, 2.0), ("best", 2, 1.0)])
+def test_likelihood_is_that_of_the_exported_weights(inputs, tmp_path, export, step, nats):
+    report = artifacts.artifact(standard_artifacts.ModelEvaluation, tmp_path / "report")
+    config = {**sample.report().config, "stage2": {"train": {"export": export}}}
+    properties = {"config": json.dumps(config), "code": "c0de", "output_dir": ""}
+    Executor().Do(artifacts.as_lists(**inputs), artifacts.as_lists(report=report), properties)
+    likelihood = json.loads((tmp_path / "report" / "metrics.json").read_text())["likelihood"]
+    assert likelihood["bits_per_token"] == pytest.approx(nats / np.log(2))
+    assert likelihood["guessing"] == 2.0  # of four codes
+    assert likelihood["step"] == step

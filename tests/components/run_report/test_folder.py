@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -13,6 +14,9 @@ FILES = {
     "report/report.json",
     "report/samples.npz",
     "report/pairs.npz",
+    "report/ranked.npz",
+    "report/codes.npz",
+    "report/neighbours.npz",
 }
 
 
@@ -53,3 +57,44 @@ def test_add_components_updates_metrics_json_and_the_page(tmp_path):
     assert metrics["components"] == [{"name": "SchemaGen", "seconds": 6.0, "state": "ran"}]
     assert "6.0 s in total" in (tmp_path / "report" / "index.html").read_text()
     assert files(tmp_path) == FILES
+
+
+def variant(temperature, fid, samples=100):
+    return {
+        "values": {"temperature": temperature},
+        "metrics": {"fid": fid},
+        "intervals": {},
+        "counts": {"samples": samples},
+        "protocol": {"features": "classifier", "weights": "ab"},
+    }
+
+
+def test_variants_of_sampling_are_added_and_stay_while_the_samples_are_scored_alike(tmp_path):
+    made, run = str(tmp_path / "artifact"), str(tmp_path / "run")
+    folder.write(made, sample.report())
+    folder.publish(made, run)
+    folder.add_variants(run, [variant(0.5, 3.0), variant(1.0, 2.0)])
+    folder.add_variants(run, [variant(0.5, 4.0), variant(0.5, 9.0, samples=7)])
+    folder.publish(made, run)
+    swept = json.loads((tmp_path / "run" / "metrics.json").read_text())["sweep"]
+    assert [(one["metrics"]["fid"], one["counts"]["samples"]) for one in swept] == [
+        (4.0, 100),
+        (2.0, 100),
+        (9.0, 7),
+    ]
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "FID over temperature" in page
+    # Of another model they say nothing.
+    folder.write(made, sample.report(generation={"fid": 7.0}))
+    folder.publish(made, run)
+    assert "sweep" not in json.loads((tmp_path / "run" / "metrics.json").read_text())
+
+
+def test_reports_of_earlier_versions_are_read_and_drawn(tmp_path):
+    old = dataclasses.replace(sample.report(), ranked={}, codes={}, neighbours={})
+    old.metrics["generation"].pop("memorization")
+    folder.write(str(tmp_path), old)
+    assert folder.read(str(tmp_path)).ranked == {}
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "Nearest training images" not in page
+    assert "decoded" in page

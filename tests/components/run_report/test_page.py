@@ -2,16 +2,17 @@ import dataclasses
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
-from components.run_report import page
+from components.run_report import curves, page
 from tests.components.run_report import sample
 
 
 class Balance(HTMLParser):
     """Parser that checks that elements are closed in the order they were opened."""
 
-    VOID = ("meta", "img", "br", "line", "polyline", "circle")
+    VOID = ("meta", "img", "br", "line", "polyline", "polygon", "circle")
 
     def __init__(self):
         super().__init__()
@@ -27,7 +28,8 @@ class Balance(HTMLParser):
 
 
 def text(html):
-    return " ".join(re.sub(r"<[^>]+>", " ", html.partition("</style>")[2]).split())
+    body = html.partition("</style>")[2].partition("<dialog")[0]
+    return " ".join(re.sub(r"<[^>]+>", " ", body).split())
 
 
 def test_page_is_well_formed_and_self_contained():
@@ -36,14 +38,14 @@ def test_page_is_well_formed_and_self_contained():
     balance = Balance()
     balance.feed(html)
     assert balance.open == []
-    assert not re.findall(r'(?:src|href)="(?!data:)', html)
-    assert "http" not in html
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
+    assert re.findall(r"https?://[^\"]+", html) == ["http://www.w3.org/2000/svg"]  # a name, not a place
     assert "@import" not in html
 
 
 def test_blessings_and_headline_metrics_come_first():
     words = text(page.render(sample.report()))
-    top = words[: words.index("Samples")]
+    top = words[: words.index("Sampled from")]
     for expected in ("Tokenizer is blessed", "Image model is blessed", "22.5 dB", "75 %", "87.5 %", "90 %"):
         assert expected in top.replace("\N{NO-BREAK SPACE}", " ")
 
@@ -103,7 +105,9 @@ def test_the_probe_is_a_curve_over_blocks_with_its_best_block_marked():
     html, words = probe()
     assert "Accuracy Top-1 90 %" in words
     assert html.count("<circle") == 1
-    assert 'aria-label="Accuracy over blocks"' in html
+    assert (
+        'aria-label="Accuracy over blocks: Top-1 from 50\N{NO-BREAK SPACE}% to 90\N{NO-BREAK SPACE}%"' in html
+    )
     assert "never" not in words
     rows = [{"block": 1, "top1": 0.5, "top5": 0.75}, {"block": 2, "top1": 0.9, "top5": 1.0}]
     html, words = probe(by_block=rows, warnings=["It never saw this start."])
@@ -124,7 +128,7 @@ def test_selected_samples_are_labelled_as_selected():
             )
         )
     )
-    assert "not selected" not in words
+    assert "not selected: the first" not in words
     assert "selected by the classifier: of 24 it kept the 6 with the highest probability" in words
     assert "of 6 samples kept of 24" in words
 
@@ -141,7 +145,7 @@ def test_external_names_are_escaped():
 
 def test_every_logged_series_is_drawn_and_missing_values_are_left_out():
     html = page.render(sample.report())
-    assert html.count("<polyline") == 6  # loss, eval loss, usage, l2; loss of vim; probe
+    assert html.count("<polyline") == 8  # two of the codebook; loss, eval loss, usage, l2; loss of vim; probe
     l2 = re.search(r"<b>l2</b> <span class=\"key k0\">train <i>([^<]*)</i>", html)
     assert l2[1] == "0.3"
 
@@ -179,7 +183,7 @@ def test_psnr_and_codebook_usage_are_main_charts():
         {"step": step, "loss": 1.0 / step, "psnr": 20.0 + step, "codebook_usage": 0.5, "vq": 0.1}
         for step in (1, 2)
     ]
-    main, rest = page._training_charts(history)
+    main, rest = curves.training(history)
     assert [chart.title for chart in main] == ["loss", "psnr", "codebook usage"]
     assert [chart.title for chart in rest] == ["vq"]
 
@@ -190,3 +194,67 @@ def test_imported_tokenizer_has_no_training_section():
     words = text(page.render(dataclasses.replace(report, histories=own)))
     assert "Tokenizer (ViT-VQGAN)" not in words
     assert "Image model (VIM)" in words
+
+
+def test_best_median_and_worst_reconstructions_have_their_values():
+    words = text(page.render(sample.report())).replace("\N{NO-BREAK SPACE}", " ")
+    best, median, worst = (words.index(f"{title} PSNR") for title in ("Best", "Median", "Worst"))
+    assert best < words.index("30.0 dB") < median < words.rindex("22.5 dB", 0, worst) < worst
+    assert worst < words.index("18.0 dB") < words.index("More held-out images, not selected")
+
+
+def test_neighbours_stand_beside_their_sample_with_their_distance():
+    html = page.render(sample.report())
+    words = text(html).replace("\N{NO-BREAK SPACE}", " ")
+    assert "In 25 % (12.5 % to 37.5 %) of all pairs" in words
+    assert "dark sample 0.50 \N{MULTIPLICATION SIGN} 0.12 grey &amp; bright sample 2.00" in words
+    assert html.count("training image that is near by features") == 2
+
+
+def test_codes_are_drawn_by_frequency():
+    chart = curves.codes(np.array([5, 0, 40, 1, 0]))
+    assert chart.curves[0].values.split() == ["0.87", "0.109", "0.0217"]
+    assert chart.curves[1].values.split() == ["0.2", "0.2"]
+    assert "3 of 4 codes are used by the held-out images." in text(page.render(sample.report()))
+    assert curves.codes(np.zeros(3, np.int64)) is None
+
+
+def swept(values, fid, interval=None, samples=100, features="classifier"):
+    return {
+        "values": values,
+        "metrics": {"fid": fid, "recall": 0.5},
+        "intervals": {"fid": interval} if interval else {},
+        "counts": {"samples": samples},
+        "protocol": {"features": features, "weights": "ab"},
+    }
+
+
+def test_a_sweep_over_one_number_is_a_curve_with_a_band():
+    variants = [
+        swept({"temperature": 1.0}, 3.0, [2.0, 4.0]),
+        swept({"temperature": 0.5}, 2.0, [1.0, 3.0]),
+        swept({"temperature": 0.7}, None),
+        swept({"temperature": 0.7}, 9.0, samples=7),
+        swept({"temperature": 0.5, "top_k": 3}, 8.0),
+        swept({"guidance_schedule": "cosine"}, 8.0),
+    ]
+    fid, recall = curves.sweeps(variants)
+    assert (fid.title, fid.curves[0].steps, fid.curves[0].values) == ("FID over temperature", "0.5 1", "2 3")
+    assert len(fid.curves[0].band.split()) == 4
+    assert recall.curves[0].band == ""
+    assert recall.curves[0].steps == "0.5 0.7 1"
+    report = sample.report()
+    report.metrics["sweep"] = variants
+    words = text(page.render(report))
+    assert "temperature 0.5, top k 3; 100 samples, classifier" in words
+
+
+def test_peak_memory_is_shown_where_it_is_known():
+    report = sample.report()
+    report.metrics["components"] = [
+        {"name": "Trainer", "seconds": 245.0, "state": "ran", "memory": 3 * 2**30},
+        {"name": "Pusher", "seconds": 1.0, "state": "cached", "memory": None},
+    ]
+    words = text(page.render(report))
+    assert "Trainer ran 4 min 05 s 3.0 GiB Pusher cached 1.0 s" in words
+    assert "without 1 that were answered from the cache" in words

@@ -4,7 +4,7 @@ from components.run_report import warnings
 from tests.components.run_report import sample
 
 
-def found(generation=None, protocol=None, counts=None, histories=None, config=None, **changes):
+def found(generation=None, protocol=None, counts=None, histories=None, config=None, alarms=None, **changes):
     """Warnings of a run that deserves none, with changes."""
     report = sample.report(**changes)
     metrics = report.metrics
@@ -13,7 +13,7 @@ def found(generation=None, protocol=None, counts=None, histories=None, config=No
     own["counts"] = {"samples": 50_000, "train_images": 50_000, "eval_images": 10_000, **(counts or {})}
     own["protocol"] |= {"dimensions": 64, **(protocol or {})}
     metrics["linear_probe"]["counts"] = {"eval_images": 10_000}
-    return warnings.find(metrics, histories or {}, config or report.config)
+    return warnings.find(metrics, histories or {}, config or report.config, alarms or {})
 
 
 def recognizer(**changes):
@@ -94,3 +94,15 @@ def test_a_held_out_loss_that_rises_above_training_is_told_unless_the_best_weigh
     # Noise of a training that has not memorized anything.
     above = [{**row, "loss": 3.0} for row in RISING]
     assert found(protocol=recognizer(), histories={"classifier": above}) == []
+
+
+def test_copies_of_training_images_are_told_of():
+    assert found({"memorization": 0.55, "intervals": {"memorization": [0.48, 0.61]}}) == []
+    assert found({"memorization": None, "intervals": {"memorization": [None, None]}}) == []
+    (line,) = found({"memorization": 0.7, "intervals": {"memorization": [0.65, 0.74]}})
+    assert line.startswith("In 70.0% of all pairs a sample is nearer to a training image than a held-out")
+
+
+def test_alarms_of_trainings_come_first_on_the_page():
+    line = "discriminator at chance: real_logits is below 0.05"
+    assert found(alarms={"tokenizer": [line], "vim": []}) == [f"In training the tokenizer: {line}"]

@@ -120,6 +120,7 @@ def test_evaluation_records_protocol_and_counts(greedy):
         "eval_images": 6,
         "matched": 6,
         "subset": 6,
+        "train_subset": 6,
     }
     assert greedy[0]["protocol"]["acceptance"] == 1.0
     assert greedy[0]["protocol"]["sampling"]["temperature"] == 0.0
