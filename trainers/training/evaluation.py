@@ -1,8 +1,8 @@
-"""Metrics on held-out examples during training."""
+"""Metrics on held-out examples during training, and pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import tensorflow as tf
@@ -49,3 +49,25 @@ def held_out_metrics(
         return summarize(means)
 
     return evaluate
+
+
+def averaged_pictures(
+    draw: Callable[[], Mapping[str, tf.Tensor]], states: Sequence[TrainState]
+) -> Callable[[], Mapping[str, tf.Tensor]]:
+    """Build a function that makes pictures with EMA weights if there are any, on every replica alike.
+
+    Args:
+      draw: makes images [K, H, W, 3] in [0, 1] by name; traced once.
+      states: the networks that it runs.
+    """
+    strategy = tf.distribute.get_strategy()
+
+    @partial(tf.function, autograph=False)
+    def on_device() -> Mapping[str, tf.Tensor]:
+        return tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], strategy.run(draw))
+
+    def pictures() -> Mapping[str, tf.Tensor]:
+        with ema_weights(states):
+            return on_device()
+
+    return pictures

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import tempfile
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata as distributions
@@ -29,6 +28,7 @@ from trainers.training.config import PUSHED, Job, Section, Train
 from trainers.training.distribution import is_chief, open_strategy
 from trainers.training.errors import TrainingError
 from trainers.training.examples import Split
+from trainers.training.tensorboard import write_text
 from trainers.training.train_state import TrainState, ema_weights
 
 # Beside the history: what the report warns of.
@@ -60,12 +60,11 @@ def training_folders(job: Job, stage: Section, *inputs: str) -> Folders:
     words = [today(), job.label, digest]
     name = os.path.basename(min(known).rstrip("/")) if known else "_".join(filter(None, words))
     folders = Folders(os.path.join(job.checkpoints, name), os.path.join(job.logs, name))
-    if is_chief():
-        with tf.summary.create_file_writer(folders.logs).as_default():
-            for part, section in (("job", job), ("stage", stage)):
-                # Markdown, where four blanks keep lines apart.
-                text = textwrap.indent(section.model_dump_json(indent=2), "    ")
-                tf.summary.text(f"configuration/{part}", text, step=0)
+    sections = {"job": job, "stage": stage}
+    write_text(
+        folders.logs,
+        {f"configuration/{part}": one.model_dump_json(indent=2) for part, one in sections.items()},
+    )
     return folders
 
 
@@ -87,7 +86,8 @@ def training_digest(job: Job, stage: Section, *inputs: str) -> str:
     own = job.model_dump_json(exclude={"checkpoints", "logs", "label", "max_image_pixels"})
     # `job.start` tells the weights of a warm start, wherever they lie.
     aside = {*Train.OPERATIONAL, "warm_start"}
-    learned = stage.model_dump_json(exclude={"train": aside, "usage_alarm": True, "sampler": True})
+    kept = ("usage_alarm", "sampler", "logged_samples")
+    learned = stage.model_dump_json(exclude={"train": aside, **dict.fromkeys(kept, True)})
     decisive = "".join([own, learned, *inputs])
     return hashlib.sha256(decisive.encode()).hexdigest()[:8]
 

@@ -28,6 +28,7 @@ from trainers.training.errors import TrainingError
 from trainers.training.preemption import Preemption
 from trainers.training.progress import Progress
 from trainers.training.step import Batch, Metrics
+from trainers.training.tensorboard import TensorBoard
 
 # Steps in a row that may be skipped before the run is stopped.
 MAX_CONSECUTIVE_SKIPS = 10
@@ -44,6 +45,7 @@ def fit(
     checkpoints: str,
     logs: str,
     alarms: Sequence[Alarm] = (),
+    pictures: Callable[[], Mapping[str, tf.Tensor]] = dict,
 ) -> History:
     """Train for `train.steps` steps under the current strategy, resuming from the newest checkpoint.
 
@@ -60,8 +62,10 @@ def fit(
       evaluate: scalars on held-out data, `loss` among them, taken before every checkpoint but those of a
         signal, and logged as `eval_<name>`; weights whose loss is not finite are not saved.
       checkpoints: a stable folder, the same for the same run; it also holds the history.
-      logs: TensorBoard's folder.
+      logs: TensorBoard's folder: `train` and `held_out` in it are two runs with the same tags, whose curves
+        lie over each other.
       alarms: metrics to watch; each is reported once when it leaves its bounds.
+      pictures: images [K, H, W, 3] in [0, 1] by name, for TensorBoard, made after every evaluation.
 
     Returns:
       The history: one mapping a logged step. Metrics are means over the steps that were not skipped;
@@ -82,10 +86,9 @@ def fit(
     consecutive_skips = checkpointer.consecutive_skips.read_value()
     running = _RunningMeans()
     clock = _Clock(train.checkpoint_minutes)
-    writer = tf.summary.create_file_writer(logs) if is_chief() else tf.summary.create_noop_writer()
     with (
         Progress(title, total=train.steps, done=first) as progress,
-        writer.as_default(),
+        TensorBoard(logs) as board,
         Preemption() as stop,
         checkpointer.closing(),
     ):
@@ -113,10 +116,10 @@ def fit(
                 # Whoever sends a signal has no time for more held-out data than usual.
                 if regular or (overdue and not stopped):
                     entry |= _evaluated(evaluate, title, done, history)
+                    board.write_pictures(done, pictures())
                 watch.report(entry)
                 history.append(entry)
-                for name, value in entry.items():
-                    tf.summary.scalar(name, value, step=done)
+                board.write(done, entry)
             if saved:
                 # The history first: what it holds beyond the checkpoint is cut off on resume.
                 if is_chief():

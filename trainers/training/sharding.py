@@ -197,6 +197,11 @@ class ShardedOptimizer:
         """How often gradients were applied, int64 scalar."""
         return self._optimizer.iterations
 
+    @property
+    def learning_rate(self) -> tf.Tensor:
+        """The rate of the next step, scalar."""
+        return self._optimizer.learning_rate
+
     def compute_updates(
         self, gradients: list[tf.Tensor], norm: tf.Tensor, ready: tf.Tensor
     ) -> list[tf.Tensor]:

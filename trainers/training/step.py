@@ -62,8 +62,8 @@ def training_step(
       summarize: mean metrics of any shape to scalars.
 
     Returns:
-      From a batch to scalars, identical on every replica; for a skipped step `skipped` is 1 and all others
-      are 0.
+      From a batch to scalars, identical on every replica: the metrics, gradient norm (before clipping) and
+      learning rate of each network; for a skipped step `skipped` is 1 and all others are 0.
     """
 
     def step(batch: Batch) -> Metrics:
@@ -76,6 +76,9 @@ def training_step(
             means, metrics = context.all_reduce(tf.distribute.ReduceOp.MEAN, (means, metrics))
         norms = [tf.linalg.global_norm(mean) for mean in means]
         all_finite = tf.reduce_all(tf.math.is_finite(tf.stack([*norms, metrics["loss"]])))
+        logged: Metrics = {}
+        for state, norm in zip(states, norms, strict=True):
+            logged |= state.metrics(norm)
         done = states[0].optimizer.iterations
         ready = [all_finite & (done >= state.start_step) for state in states]
         updates = [
@@ -87,8 +90,9 @@ def training_step(
             _apply_if_finite,
             args=(states, updates, norms, ready, replica, before, all_finite, metrics, post_step),
         )
-        scalars = {name: tf.where(all_finite, value, 0.0) for name, value in summarize(metrics).items()}
-        return {**scalars, "skipped": 1.0 - tf.cast(all_finite, tf.float32)}
+        scalars = {**summarize(metrics), **logged}
+        applied = {name: tf.where(all_finite, value, 0.0) for name, value in scalars.items()}
+        return {**applied, "skipped": 1.0 - tf.cast(all_finite, tf.float32)}
 
     return step
 

@@ -30,6 +30,7 @@ class TrainState:
       optimizer: another optimizer than `train.optimizer`.
       use_ema: whether `train.ema_decay` applies to this network.
       start_step: when this network starts to train.
+      metrics_prefix: of this network's metrics: `gradient_norm`, `learning_rate`.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class TrainState:
         *,
         use_ema: bool = True,
         start_step: int = 0,
+        metrics_prefix: str = "",
     ):
         self.start_step = start_step
+        self._prefix = metrics_prefix
         options = optimizer or train.optimizer
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         sharded = train.zero_stage == 1 and replicas > 1
@@ -64,6 +67,11 @@ class TrainState:
         """Everything that a checkpoint holds of this network."""
         ema = self.ema.variables if self.ema else []
         return [*self.network.variables, *self.optimizer.variables, *ema]
+
+    def metrics(self, norm: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What is logged of a step whose gradients have this global norm, before it is applied."""
+        own = {"gradient_norm": norm, "learning_rate": tf.cast(self.optimizer.learning_rate, tf.float32)}
+        return {f"{self._prefix}{name}": value for name, value in own.items()}
 
     def start_from(self, values: Sequence[np.ndarray]) -> None:
         """Take the values of all variables of the network, and begin its EMA with them."""

@@ -74,12 +74,17 @@ class Stage2(Section):
     Tokens are `cached`: computed once by TokenTransform. Or `on_the_fly`: computed in the training step from
     a new crop each time, an unlimited number of variants for one encoder pass a step; the section `tokens` is
     then not used.
+
+    Attributes:
+      logged_samples: images that are sampled at every evaluation for TensorBoard, of classes in turn and the
+        same seeds, by the exported model's sampler, which needs a CPU or a GPU; 0 for none.
     """
 
     model: Model
     tokens: Literal["cached", "on_the_fly"] = "cached"
     train: Train
     sampler: Sampler = Sampler()
+    logged_samples: Count = 0
 
     @pydantic.model_validator(mode="after")
     def _ends_in_raster_order(self) -> Stage2:

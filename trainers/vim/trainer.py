@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -12,10 +13,11 @@ from serving.export import compiled
 from serving.export.compiled import export_compiled
 from serving.export.fingerprint import fingerprint
 from serving.export.generator import Generator, export_generator
+from serving.export.sampling_params import BatchSamplingParams, SamplingRequest
 from serving.export.signatures import read_metadata
 from trainers.training import examples, job
 from trainers.training.alarms import OVERFITTING
-from trainers.training.evaluation import held_out_metrics
+from trainers.training.evaluation import averaged_pictures, held_out_metrics
 from trainers.training.loop import fit
 from trainers.training.step import Batch, Metrics, loss_gradients, training_step
 from trainers.training.train_state import TrainState
@@ -80,6 +82,11 @@ def run_fn(fn_args: Any) -> None:
         # The fingerprint of cached tokens depends on their tokenizer, that of images does not.
         inputs = [fingerprint(fn_args.base_model)] if on_the_fly else []
         folders = job.training_folders(run, stage, train_split.fingerprint, *inputs)
+        sampler = Sampler(model, stage.sampler)
+
+        def decode(tokens: tf.Tensor) -> tf.Tensor:
+            return tokenizer.signatures["decode_pixels"](tokens=tokens)["pixels"]
+
         history = fit(
             "vim",
             stage.train,
@@ -94,12 +101,8 @@ def run_fn(fn_args: Any) -> None:
             checkpoints=folders.checkpoints,
             logs=folders.logs,
             alarms=[OVERFITTING],
+            **_pictures(stage.logged_samples, model, sampler, decode, state),
         )
-
-        sampler = Sampler(model, stage.sampler)
-
-        def decode(tokens: tf.Tensor) -> tf.Tensor:
-            return tokenizer.signatures["decode_pixels"](tokens=tokens)["pixels"]
 
         generator = Generator(
             job.describe(
@@ -127,6 +130,28 @@ def run_fn(fn_args: Any) -> None:
                     ),
                     decode=decode,
                 )
+
+
+def _pictures(
+    count: int, model: VIM, sampler: Sampler, decode: Callable[[tf.Tensor], tf.Tensor], state: TrainState
+) -> dict[str, Any]:
+    """The argument `pictures` of `fit`, if any are wanted: samples of the same classes and seeds."""
+    if not count:
+        return {}
+
+    def draw() -> dict[str, tf.Tensor]:
+        row, ones = tf.range(count), tf.ones(count)
+        params = BatchSamplingParams(ones, tf.zeros(count, tf.int32), ones, ones, ones)
+        request = SamplingRequest(
+            class_id=row % max(model.classes, 1),
+            seed=tf.cast(row, tf.int64),
+            params=params,
+            prompt=tf.zeros([count, model.tokens], tf.int32),
+            prompt_length=tf.zeros(count, tf.int32),
+        )
+        return {"samples": decode(sampler(request).tokens)}
+
+    return {"pictures": averaged_pictures(draw, [state])}
 
 
 def losses(model: VIM, batch: Batch, *, training: bool) -> Metrics:

@@ -51,6 +51,7 @@ class Objective:
                 stage.adversary.optimizer,
                 use_ema=False,
                 start_step=stage.adversary.start_step,
+                metrics_prefix="adversary_",
             )
             self._lecam = losses.LeCAM() if stage.adversary.lecam else None
 
@@ -102,6 +103,11 @@ class Objective:
         """Metrics on held-out pixels."""
         metrics, _, _ = self._reconstruct(batch["pixels"], training=False)
         return metrics
+
+    def pictures(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Images [K, S, S, 3] in [0, 1], each left of its reconstruction."""
+        distribution, _ = self.model(pixels, training=False)
+        return {"reconstructions": tf.concat([pixels, distribution.pixels()], axis=2)}
 
     def post_step(self, metrics: Metrics) -> None:
         """Update what is learned without gradients, from means over the whole batch."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from serving.export.tokenizer import export_tokenizer
 from trainers.training import examples, job
-from trainers.training.evaluation import held_out_metrics
+from trainers.training.evaluation import averaged_pictures, held_out_metrics
 from trainers.training.loop import fit
 from trainers.training.step import training_step
 from trainers.vit_vqgan.config import Stage1
@@ -14,6 +14,8 @@ from trainers.vit_vqgan.objective import Objective
 
 # Held-out images that are evaluated during training; the evaluator uses all.
 EVALUATION_IMAGES = 256
+# The first of them are drawn in TensorBoard.
+PICTURES = 8
 
 
 def run_fn(fn_args: Any) -> None:
@@ -49,6 +51,9 @@ def run_fn(fn_args: Any) -> None:
             checkpoints=folders.checkpoints,
             logs=folders.logs,
             alarms=stage.alarms,
+            pictures=averaged_pictures(
+                lambda: objective.pictures(held_out["pixels"][:PICTURES]), objective.states
+            ),
         )
         model = objective.model
         with job.export_folder(fn_args, history, objective.states, stage.alarms) as directory:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.trainers import events
 from trainers.training.alarms import OVERFITTING, Alarm
 from trainers.training.checkpoint import Checkpointer, saved_steps
 from trainers.training.config import Optimizer, Train
@@ -417,7 +418,7 @@ def train_wobbly(folder, steps: int, **options) -> list[np.ndarray]:
         variables={"wobbly": state.variables},
         evaluate=lambda: {"loss": tf.constant(0.0)},
         checkpoints=str(folder),
-        logs=str(folder),
+        logs=f"{folder}_logs",
     )
     return [variable.numpy() for variable in state.variables]
 
@@ -497,9 +498,16 @@ def test_alarm_is_said_when_its_metric_leaves_its_bounds(tmp_path, capsys):
     assert said == ["walk: too easy: loss 0.875 is below 4 at step 2; take harder data"]
 
 
-def test_tensorboard_events_are_written(tmp_path):
-    Walk().fit(tmp_path, 4)
-    assert list((tmp_path / "logs").glob("events.out.tfevents*"))
+def test_training_and_held_out_values_are_two_runs_of_one_tag(tmp_path):
+    walk = Walk()
+    walk.fit(tmp_path, 4, pictures=lambda: {"square": walk.value.value * tf.ones([3, 2, 2, 3])})
+    train, held_out = (events.values(tmp_path / "logs" / name) for name in ("train", "held_out"))
+    assert sorted(train["loss"]) == [2, 4]
+    assert held_out["loss"] == {4: pytest.approx(float(walk.value.value))}
+    assert {"skipped", "steps_per_second"} <= train.keys()
+    assert {"loss", "twice", "square"} <= held_out.keys() <= {"loss", "twice", "square", "loss_rise"}
+    # Three images in two rows of two.
+    assert events.picture(tmp_path / "logs" / "held_out", "square", 4).shape == (4, 4, 3)
 
 
 def test_log_every_must_be_a_multiple_of_steps_per_call():

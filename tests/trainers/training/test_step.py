@@ -93,6 +93,8 @@ def test_non_finite_step_is_skipped_and_reported(parts):
         "loss": 0.0,
         "error": 0.0,
         "skipped": 1.0,
+        "gradient_norm": 0.0,
+        "learning_rate": 0.0,
     }
     for one, other in zip(before, trained(state), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -161,3 +163,30 @@ def test_duplicate_embedding_rows_use_their_summed_gradient():
     sparse = moved(lambda rows: tf.gather(rows, [1, 1]))
     dense = moved(lambda rows: tf.matmul(tf.constant([[0.0, 1.0, 0.0]] * 2), rows))
     np.testing.assert_allclose(sparse, dense, rtol=1e-5)
+
+
+def test_gradient_norm_before_clipping_and_learning_rate_of_each_network_are_reported():
+    options = Optimizer(learning_rate=0.5, final_learning_rate=0.0, clip_norm=1e-3, warmup_steps=4)
+    first, second = Regression(), Regression()
+    states = [
+        TrainState(first, settings(optimizer=options)),
+        TrainState(second, settings(), metrics_prefix="other_"),
+    ]
+
+    def gradients(batch):
+        of_first, metrics = loss_gradients(states[0], losses_of(first))(batch)
+        of_second, _ = loss_gradients(states[1], losses_of(second))(batch)
+        return [*of_first, *of_second], metrics
+
+    batch = points()
+    with tf.GradientTape() as tape:
+        loss = losses_of(first)(batch)["loss"]
+    expected = tf.linalg.global_norm(tape.gradient(loss, [v.value for v in first.trainable_variables]))
+    step = training_step(states, gradients)
+    metrics = step(batch)
+    assert float(metrics["gradient_norm"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(metrics["other_gradient_norm"]) == pytest.approx(float(expected), rel=1e-5)
+    assert [float(step(batch)["learning_rate"]) for _ in range(3)] == pytest.approx([0.125, 0.25, 0.375])
+    assert float(metrics["other_learning_rate"]) == pytest.approx(0.1)
+    broken = step(points(broken=True))
+    assert (float(broken["gradient_norm"]), float(broken["learning_rate"])) == (0.0, 0.0)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from serving.export import compiled, images
 from serving.export.sampling_params import SamplingParams
 from tests import stand_ins
+from tests.trainers import events
 from tests.trainers.examples import write_images, write_tokens
 from tests.trainers.training.replicas import Arguments
 from tests.trainers.vim.test_sampler import ask
@@ -107,7 +108,11 @@ def test_on_the_fly_tokens_train_like_cached_tokens(tmp_path, monkeypatch):
     write_tokens(tmp_path / "tokens", [row for pair in zip(rows[:5], rows[5:], strict=True) for row in pair])
 
     on_the_fly = train(
-        tmp_path / "on_the_fly", tmp_path / "images", tokens="on_the_fly", sampler={"compiled": True}
+        tmp_path / "on_the_fly",
+        tmp_path / "images",
+        tokens="on_the_fly",
+        sampler={"compiled": True},
+        logged_samples=3,
     )
     export_nothing(monkeypatch)
     cached = train(tmp_path / "cached", tmp_path / "tokens")
@@ -124,6 +129,21 @@ def test_on_the_fly_tokens_train_like_cached_tokens(tmp_path, monkeypatch):
     model = str(tmp_path / "on_the_fly" / "model")
     generator = tf.saved_model.load(model)
     assert {"generate", "generate_linear", "complete", "score", "features"} <= set(generator.signatures)
+
+    # TensorBoard's samples are of classes in turn and seeds 0, 1, 2, as the exported model draws them.
+    inputs = SamplingParams().inputs(np.array([0, 1, 0]), np.arange(3))
+    sampled = [
+        tf.io.decode_png(png) for png in generator.signatures["generate"](**tensors(inputs))["image_bytes"]
+    ]
+    # The second training logged none.
+    logs = [path / "held_out" for path in (tmp_path / "on_the_fly" / "logs").iterdir()]
+    (logs,) = [path for path in logs if "samples" in events.values(path)]
+    for step in (4, 8):
+        logged = events.picture(logs, "samples", step)
+        assert logged.shape == (2 * stand_ins.SIZE, 2 * stand_ins.SIZE, 3)
+    first, second = (logged[: stand_ins.SIZE, at : at + stand_ins.SIZE] for at in (0, stand_ins.SIZE))
+    for one, other in zip(sampled, (first, second, logged[stand_ins.SIZE :, : stand_ins.SIZE]), strict=True):
+        np.testing.assert_allclose(one, other, atol=1)
 
     program = tf.saved_model.load(compiled.beside(model))
     for scale in (1.0, 2.0):

@@ -1,8 +1,10 @@
 import json
 
+import numpy as np
 import pytest
 
 from components.model_validator.executor import validate
+from tests.trainers import events
 from tests.trainers.examples import write_images
 from tests.trainers.training.replicas import TOWER, Arguments
 from trainers.vit_vqgan import trainer
@@ -47,6 +49,13 @@ def test_tokenizer_is_trained_and_exported_and_low_usage_reported(tmp_path, caps
     # 4 images have 64 tokens, so that at most 64 of the 512 codes are used.
     assert "is below 1 at step 2" in capsys.readouterr().err
     assert not [check for check in validate(str(tmp_path / "model")) if check.reason]
+    (logs,) = (tmp_path / "logs").iterdir()
+    # Eight images of 8 pixels, each left of its reconstruction, in three rows.
+    pictures = events.picture(logs / "held_out", "reconstructions", 4)
+    assert pictures.shape == (24, 48, 3)
+    originals = np.concatenate([pictures[:8, at : at + 8] for at in (0, 16, 32)])
+    assert len(np.unique(originals)) == 3  # grey images
+    assert {"gradient_norm", "learning_rate", "codebook_usage"} <= events.values(logs / "train").keys()
 
 
 def test_warm_start_goes_on_from_a_run_and_from_its_exported_model(tmp_path, capsys):
