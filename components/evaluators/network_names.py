@@ -5,6 +5,7 @@
 | `classifier` | the run's own, in a pipeline | pooled; softmax |
 | `classifier:PATH` | the classifier SavedModel of any run | pooled; softmax |
 | `inception_2015:FILE.pb` | Inception of 2015-12-05, frozen (Dhariwal and Nichol 2021) | `pool_3`; softmax |
+| `inception_fid:PATH#OUTPUT` | a SavedModel of torch-fidelity's port of it | OUTPUT; softmax |
 | `dinov2:PATH#OUTPUT` | a SavedModel of DINOv2, of normalized images (Stein et al. 2023) | OUTPUT; none |
 | `clip:PATH#OUTPUT` | a SavedModel of CLIP's image tower, likewise (Jayasumana 2024) | OUTPUT; none |
 | `savedmodel:PATH#OUTPUT` | any, with a signature from uint8 [B, H, W, 3] to OUTPUT [B, D] | OUTPUT; none |
@@ -18,6 +19,7 @@ OWN = "classifier"
 _FORMS = {
     "classifier": "PATH",
     "inception_2015": "FILE.pb",
+    "inception_fid": "PATH#OUTPUT",
     "dinov2": "PATH#OUTPUT",
     "clip": "PATH#OUTPUT",
     "savedmodel": "PATH#OUTPUT",

@@ -28,6 +28,8 @@ from serving.wire.errors import one_line
 # Nodes of the frozen graph, as ADM's evaluator and TF-GAN use them: images before resizing, and the kernel of
 # the logits, which the Inception Score takes without their bias.
 _IMAGES, _POOL, _LOGITS = "ExpandDims", "pool_3", "softmax/logits/MatMul"
+# torch-fidelity's name of the logits without bias.
+_UNBIASED = "logits_unbiased"
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,38 @@ def _inception_2015(name: NetworkName) -> FeatureProtocol:
     return FeatureProtocol("inception_2015", digest, resize, extract, has_probabilities=True)
 
 
+def _inception_fid(name: NetworkName) -> FeatureProtocol:
+    """torch-fidelity's Inception: 8-bit images of any size, [B, 3, H, W] as in PyTorch or [B, H, W, 3].
+
+    It resizes by itself, as TensorFlow 1 did; of its logits those without bias give the Inception Score.
+    """
+    loaded, signature, argument, spec = _signature(name)
+    shape = spec.shape.as_list() if spec.shape.rank == 4 else []
+    channels_first = shape[1:2] == [3]
+    if spec.dtype != tf.uint8 or not (channels_first or shape[3:] == [3]):
+        raise ProtocolError(
+            f"input {argument} of {name.path} must be uint8 [B, 3, H, W] or [B, H, W, 3], got "
+            f"{spec.dtype.name} {spec.shape}"
+        )
+
+    def extract(levels: np.ndarray) -> Features:
+        images = levels.transpose(0, 3, 1, 2) if channels_first else levels
+        answer = loaded.signatures[signature](**{argument: tf.constant(images)})
+        features = _without_probabilities(answer[name.output].numpy())
+        if has_probabilities:
+            return features._replace(probabilities=tf.nn.softmax(answer[_UNBIASED]).numpy())
+        return features
+
+    has_probabilities = _UNBIASED in loaded.signatures[signature].structured_outputs
+    return FeatureProtocol(
+        f"inception_fid#{name.output}",
+        content_digest(name.path),
+        "bilinear to 299, the network's own",
+        extract,
+        has_probabilities,
+    )
+
+
 def signatures_at(path: str, what: str = "the feature network") -> dict[str, Any]:
     """The signatures of the SavedModel at a path, without loading it.
 
@@ -242,6 +276,7 @@ def _check_saved_model(path: str, what: str = "the feature network") -> None:
 _OPENERS: dict[str, Callable[[NetworkName], FeatureProtocol]] = {
     "classifier": _classifier,
     "inception_2015": _inception_2015,
+    "inception_fid": _inception_fid,
     "dinov2": _normalized,
     "clip": _normalized,
     "savedmodel": _saved_model,

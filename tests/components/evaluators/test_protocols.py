@@ -47,6 +47,36 @@ def test_the_frozen_inception_gives_pooled_features_and_softmax_without_bias(tmp
     assert len(network.digest) == 16
 
 
+def torch_inception(path, *, channels_first=True, logits="logits_unbiased"):
+    """A SavedModel of the form of torch-fidelity's network: mean colour, and twice that as logits."""
+    shape = [None, 3, None, None] if channels_first else [None, None, None, 3]
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8, "input")])
+    def features(input):
+        mean = tf.reduce_mean(tf.cast(input, tf.float32), axis=[2, 3] if channels_first else [1, 2])
+        return {"2048": mean, logits: 2.0 * mean}
+
+    tf.saved_model.save(tf.Module(), str(path), signatures={"features": features})
+    return str(path)
+
+
+@pytest.mark.parametrize("channels_first", [True, False])
+def test_torch_fidelitys_inception_takes_8_bits_and_has_probabilities(tmp_path, channels_first):
+    network = open_protocol(f"inception_fid:{torch_inception(tmp_path, channels_first=channels_first)}#2048")
+    answer = network.extract(LEVELS)
+    mean = LEVELS.mean(axis=(1, 2))
+    np.testing.assert_allclose(answer.features, mean, rtol=1e-5)
+    expected = np.exp(2.0 * mean) / np.exp(2.0 * mean).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(answer.probabilities, expected, rtol=1e-3)
+    assert (network.name, network.has_probabilities) == ("inception_fid#2048", True)
+
+
+def test_without_unbiased_logits_it_has_no_probabilities(tmp_path):
+    network = open_protocol(f"inception_fid:{torch_inception(tmp_path, logits='logits')}#2048")
+    assert not network.has_probabilities
+    assert network.extract(LEVELS).probabilities.shape == (3, 0)
+
+
 def test_any_saved_model_gives_the_output_that_is_named(tmp_path):
     network = open_protocol(f"savedmodel:{saved_model(tmp_path / 'model')}#mean")
     answer = network.extract(LEVELS)
@@ -121,7 +151,7 @@ def test_images_of_another_size_are_resized_as_pillow_does(tmp_path):
     [
         (
             "inception",
-            "features must be one of classifier:PATH, inception_2015:FILE.pb, dinov2:PATH#OUTPUT, clip",
+            "features must be one of classifier:PATH, inception_2015:FILE.pb, inception_fid:PATH#OUTPUT",
         ),
         ("dinov3:/x", "features must be one of"),
         ("inception_2015:/nowhere.pb", "must be the file of the frozen graph"),
