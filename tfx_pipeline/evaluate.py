@@ -93,11 +93,12 @@ def _sweep(
 ) -> None:
     from components.evaluators import files, networks
     from components.evaluators.network_names import ProtocolError
-    from components.run_report import folder
+    from components.run_report.folder import ReportError
     from tfx_pipeline import failures, sweep
     from tfx_pipeline.lineage import LineageError
+    from tfx_pipeline.run_lock import RunningError
 
-    with one_line_errors(sweep.SweepError, ProtocolError, LineageError):
+    with one_line_errors(sweep.SweepError, ProtocolError, LineageError, ReportError, RunningError):
         run = sweep.open_run(home)
         network = features or run.config.evaluation.features
         wanted = sweep.variants(run.config, swept)
@@ -111,12 +112,11 @@ def _sweep(
             except Exception as error:
                 raise click.ClickException(failures.reason(error)) from error
             rows.append((one, evaluation))
-            # Each at once: a sweep that is stopped has shown what it has.
-            folder.add_variants(str(home), [{"values": one.values, **evaluation}])
             if output:
                 files.write_json(output, [{**variant.values, **scored} for variant, scored in rows])
-    click.echo("\n".join(sweep.table(rows)))
-    click.echo(f"report: {home / 'report' / 'index.html'}")
+        click.echo("\n".join(sweep.table(rows)))
+        if swept:
+            click.echo(sweep.report(run, rows))
 
 
 def _compare(

@@ -37,8 +37,12 @@ def keep(home: Path) -> None:
 
 
 def _results(metrics: Path) -> dict[str, Any]:
-    """The metrics without what also differs between two runs of the same."""
+    """The metrics without what also differs between two runs of the same, or was added to one later."""
     try:
-        return {name: own for name, own in json.loads(metrics.read_text()).items() if name != "components"}
+        return {
+            name: own
+            for name, own in json.loads(metrics.read_text()).items()
+            if name not in ("components", "sweep")
+        }
     except ValueError:  # damaged
         return {}

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,10 +116,11 @@ def run(
             lineage.end_abandoned(home)
             write_atomic(home / SURVEY_FILE, json.dumps(surveyed, indent=1))
             click.echo("\n".join(surveyed["lines"]), err=True)
+            memory = _memory(home)  # before RunReport replaces the report
             log = ComponentLog(_Listener(pipeline, lock, home / CODE_FILE, no_cache))
             with _followed(log):
                 tfx.orchestration.LocalDagRunner().run_with_ir(graph)
-            return _finish(home, pipeline.pipeline_info.pipeline_name, log)
+            return _finish(home, pipeline.pipeline_info.pipeline_name, log, memory)
         except (Stopped, Preempted, Exception) as error:
             name = log.fail() if log else None
             if isinstance(error, Preempted):
@@ -131,13 +132,15 @@ def run(
             raise RunError(f"{name or 'the pipeline'} failed: {failures.reason(error)}") from error
 
 
-def _finish(home: Path, pipeline: str, log: ComponentLog) -> Run:
-    """Bring the folder in line with the last results, which may have come from the cache."""
+def _finish(home: Path, pipeline: str, log: ComponentLog, memory: Mapping[str, int | None]) -> Run:
+    """Bring the folder in line with the last results, which may have come from the cache.
+
+    `memory` is that of each component when it last ran.
+    """
     store = lineage.open_store(home / "metadata.db")
     results = {
         component.name: lineage.last_result(store, pipeline, component.name) for component in log.components
     }
-    before = _memory(home)
     # A cached report was published when it was made, and another configuration's may have replaced it since.
     try:
         folder.publish(results["RunReport"].outputs["report"].uri, str(home))
@@ -152,7 +155,7 @@ def _finish(home: Path, pipeline: str, log: ComponentLog) -> Run:
                 "name": component.name,
                 "state": component.state,
                 "seconds": results[component.name].seconds,
-                "memory": before.get(component.name) if component.state == "cached" else component.memory,
+                "memory": memory.get(component.name) if component.state == "cached" else component.memory,
             }
             for component in log.components
         ],

@@ -29,12 +29,13 @@ from components.evaluators.network_names import OWN
 from components.evaluators.protocols import version
 from components.image_sampler import executor as sampler
 from components.metrics import registry
+from components.run_report import folder
 from components.sampled_set import SAMPLES
 from serving.export.atomic import make_folder, remove
 from serving.export.fingerprint import fingerprint
 from serving.export.sampling_params import SamplingParams
 from serving.wire.errors import did_you_mean
-from tfx_pipeline import code, lineage
+from tfx_pipeline import code, lineage, run_lock
 from tfx_pipeline.config import Config, pipeline_name
 
 FOLDER = "sweep"
@@ -64,33 +65,41 @@ class Variant:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, configuration, and the artifacts that its evaluation was made of."""
+    """A finished run.
+
+    Attributes:
+      folder: of the run.
+      config: its configuration.
+      scored: its evaluation of samples, as in `metrics.json`.
+      inputs: the artifacts that this evaluation was made of.
+    """
 
     folder: Path
     config: Config
+    scored: dict[str, Any]
     inputs: dict[str, mlmd.Artifact]
 
 
-def open_run(folder: Path) -> Run:
+def open_run(home: Path) -> Run:
     """Open the folder of a finished run on this machine.
 
     Raises:
       SweepError: it is none.
     """
     try:
-        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics = json.loads((home / "metrics.json").read_text())
         config = Config.model_validate(metrics["run"]["configuration"])
-        store = lineage.open_store(folder / "metadata.db")
+        store = lineage.open_store(home / "metadata.db")
         scored = lineage.last_result(store, pipeline_name(config.name), "GenerationEvaluator")
         inputs = {name: scored.inputs[name] for name in ("examples", "model", "classifier")}
     except (OSError, KeyError, ValueError, AttributeError) as error:
-        raise SweepError(f"--run must be the folder of a finished run, got {folder}") from error
+        raise SweepError(f"--run must be the folder of a finished run, got {home}") from error
     for artifact in inputs.values():
         if not tf.io.gfile.isdir(artifact.uri):
             raise SweepError(
                 f"--run must be where it was made, with its artifacts; {artifact.uri} is missing"
             )
-    return Run(folder, config, inputs)
+    return Run(home, config, metrics["generation"], inputs)
 
 
 def variants(config: Config, given: Sequence[str]) -> list[Variant]:
@@ -160,13 +169,13 @@ def score(run: Run, one: Variant, *, samples: int, features: str) -> dict[str, A
         code.reached_from(sampler.__name__, evaluator.__name__).fingerprint,
     ]
     digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
-    folder = run.folder / FOLDER / digest
-    if not (folder / RESULT).exists():
+    place = run.folder / FOLDER / digest
+    if not (place / RESULT).exists():
         inputs = {name: [_artifact(artifact)] for name, artifact in run.inputs.items()}
-        drawn = _output(standard_artifacts.Examples, folder / "samples")
-        _draw(run, one, samples, folder, drawn)
-        scored = _output(standard_artifacts.ModelEvaluation, folder / "scored")
-        blessing = _output(standard_artifacts.ModelBlessing, folder / "blessing")
+        drawn = _output(standard_artifacts.Examples, place / "samples")
+        _draw(run, one, samples, place, drawn)
+        scored = _output(standard_artifacts.ModelEvaluation, place / "scored")
+        blessing = _output(standard_artifacts.ModelBlessing, place / "blessing")
         for artifact in (scored, blessing):
             make_folder(artifact.uri)
         evaluator.Executor(_context(run, "GenerationEvaluator")).Do(
@@ -180,11 +189,25 @@ def score(run: Run, one: Variant, *, samples: int, features: str) -> dict[str, A
             },
         )
         # Last, and whole: a killed sweep goes on from the images that it has drawn.
-        os.replace(Path(scored.uri) / files.EVALUATION_FILE, folder / RESULT)
+        os.replace(Path(scored.uri) / files.EVALUATION_FILE, place / RESULT)
         for artifact in (drawn, scored, blessing):
             remove(artifact.uri)
-        remove(str(folder / "drawn"))
-    return json.loads((folder / RESULT).read_text())
+        remove(str(place / "drawn"))
+    return json.loads((place / RESULT).read_text())
+
+
+def report(run: Run, rows: Sequence[tuple[Variant, dict[str, Any]]]) -> str:
+    """Add variants to the run's report and `metrics.json`; return a line that says where, or why not.
+
+    Raises:
+      ReportError: the report is damaged.
+      RunningError: a run uses the folder.
+    """
+    variants = [{"values": one.values, **evaluation} for one, evaluation in rows]
+    with run_lock.hold(run.folder):
+        if folder.add_variants(str(run.folder), run.scored, variants):
+            return f"report: {run.folder / 'report' / 'index.html'}"
+    return f"{run.folder} has become the run of another model, whose report has no place for these variants"
 
 
 def _draw(run: Run, one: Variant, samples: int, folder: Path, drawn: Artifact) -> None:

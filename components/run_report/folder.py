@@ -30,7 +30,11 @@ class ReportError(ValueError):
 
 
 def write(folder: str, report: Report) -> None:
-    """Write all files, each atomically; the page is the last."""
+    """Write all files, each atomically; the page is the last.
+
+    A report that cannot be drawn changes no file.
+    """
+    html = page.render(report)
     inner = os.path.join(folder, "report")
     for name in (*_ARRAYS, *_LATER):
         if arrays := getattr(report, name):
@@ -40,7 +44,7 @@ def write(folder: str, report: Report) -> None:
     files.write_json(os.path.join(folder, "metrics.json"), report.metrics)
     write_atomic(os.path.join(folder, "samples.png"), pictures.grid(report.sample_rows()))
     write_atomic(os.path.join(folder, "reconstructions.png"), pictures.grid(report.pair_rows()))
-    write_atomic(os.path.join(inner, "index.html"), page.render(report))
+    write_atomic(os.path.join(inner, "index.html"), html)
 
 
 def read(folder: str) -> Report:
@@ -92,18 +96,25 @@ def add_components(output_dir: str, components: Sequence[Mapping[str, Any]]) -> 
     write(output_dir, replace(report, metrics={**report.metrics, "components": list(components)}))
 
 
-def add_variants(output_dir: str, variants: Sequence[Mapping[str, Any]]) -> None:
+def add_variants(output_dir: str, scored: Mapping[str, Any], variants: Sequence[Mapping[str, Any]]) -> bool:
     """Add variants of sampling that were scored later, and render the page again.
 
     A variant of the same values and count takes the place of an earlier one.
 
     Args:
       output_dir: the run's folder, with a report in it.
-      variants: each {"values", "metrics", "intervals", "counts", "protocol"}.
+      scored: the evaluation of the model's own samples (`generation` in `metrics.json`).
+      variants: of that model, each {"values", "metrics", "intervals", "counts", "protocol"}, with a value.
+
+    Returns:
+      False, and nothing is changed, if the report has become that of another model.
     """
     report = read(output_dir)
+    if report.metrics["generation"] != scored:
+        return False
     known = {_variant(one): one for one in (*report.metrics.get("sweep", []), *variants)}
     write(output_dir, replace(report, metrics={**report.metrics, "sweep": list(known.values())}))
+    return True
 
 
 def _variant(one: Mapping[str, Any]) -> str:

@@ -82,7 +82,7 @@ def neighbours(report: Report) -> list[Line]:
     lines = []
     for number, sample in enumerate(held["samples"]):
         own = held["of"] == number
-        label = report.class_name(int(held["classes"][number]))
+        label = report.class_name(int(held["classes"][number])) if report.has_classes else ""
         pictures = [picture(sample, f"sample of class {label}" if label else "sample", "sample")]
         for image, by, distance in zip(
             held["images"][own], held["by"][own].tolist(), held["distances"][own].tolist(), strict=True

@@ -24,10 +24,10 @@ function follow(figure) {
   const nearest = (curve, x) =>
     curve.points.reduce((best, point, i) => (Math.abs(point[0] - x) < Math.abs(curve.points[best][0] - x) ? i : best), 0);
 
-  function show(x) {
-    place = nearest(longest, x);
+  function show(index) {
+    place = index;
     curves.forEach((curve, i) => {
-      const near = nearest(curve, x);
+      const near = curve === longest ? place : nearest(curve, longest.points[place][0]);
       quoted[i][0].textContent = curve.values[near];
       dots[i].setAttribute("cx", curve.points[near][0]);
       dots[i].setAttribute("cy", curve.points[near][1]);
@@ -44,7 +44,7 @@ function follow(figure) {
 
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
-    show(((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width);
+    show(nearest(longest, ((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width));
   });
   svg.addEventListener("pointerleave", hide);
   svg.addEventListener("blur", hide);
@@ -52,7 +52,7 @@ function follow(figure) {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    show(longest.points[Math.min(Math.max(place + step, 0), longest.points.length - 1)][0]);
+    show(Math.min(Math.max(place + step, 0), longest.points.length - 1));
   });
 }
 

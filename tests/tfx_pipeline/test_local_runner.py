@@ -149,9 +149,12 @@ def test_variants_of_sampling_are_scored_as_the_run_was(finished, tmp_path, monk
     assert (own["temperature"], greedy["temperature"], greedy["acceptance"]) == (1.0, 0.0, 1.0)
     assert greedy["metrics"]["fid"] != own["metrics"]["fid"]
     assert greedy["protocol"]["sampling"]["temperature"] == 0.0
-    lines = done.output.splitlines()[-3:]
+    *lines, report = done.output.splitlines()[-4:]
     assert lines[0].split()[:3] == ["temperature", "acceptance", "fid"]
     assert [line.split()[0] for line in lines[1:]] == ["1.0", "0.0"]
+    page = finished.directory / "report" / "index.html"
+    assert report == f"report: {page}"
+    assert "temperature 0.0, acceptance 1.0; 20 samples, classifier" in page.read_text()
 
     monkeypatch.setattr(image_sampler.Executor, "Do", lambda *_: pytest.fail("it was drawn again"))
     again = sweep("--sweep", "temperature=0,1.0")

@@ -38,13 +38,18 @@ class TensorBoard:
 
     def write(self, step: int, entry: Mapping[str, float]) -> None:
         """Write a logged step; names with `eval_` are of held-out data."""
-        for name, value in entry.items():
-            tag = name.removeprefix(_HELD_OUT_PREFIX)
-            with self._writers[TRAIN if tag == name else HELD_OUT].as_default():
-                tf.summary.scalar(tag, value, step=step)
+        held_out = {name for name in entry if name.startswith(_HELD_OUT_PREFIX)}
+        for run, names in ((TRAIN, entry.keys() - held_out), (HELD_OUT, held_out)):
+            # Once a step: leaving a writer flushes it, perhaps to a bucket.
+            if names:
+                with self._writers[run].as_default():
+                    for name in sorted(names):
+                        tf.summary.scalar(name.removeprefix(_HELD_OUT_PREFIX), entry[name], step=step)
 
     def write_pictures(self, step: int, pictures: Mapping[str, tf.Tensor]) -> None:
         """Write images [K, H, W, 3] in [0, 1], each set as one picture of nearly as many columns as rows."""
+        if not pictures:
+            return
         with self._writers[HELD_OUT].as_default():
             for name, images in pictures.items():
                 tf.summary.image(name, _grid(images)[tf.newaxis], step=step)

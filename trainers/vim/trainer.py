@@ -17,6 +17,7 @@ from serving.export.sampling_params import BatchSamplingParams, SamplingRequest
 from serving.export.signatures import read_metadata
 from trainers.training import examples, job
 from trainers.training.alarms import OVERFITTING
+from trainers.training.errors import TrainingError
 from trainers.training.evaluation import averaged_pictures, held_out_metrics
 from trainers.training.loop import fit
 from trainers.training.step import Batch, Metrics, loss_gradients, training_step
@@ -138,6 +139,8 @@ def _pictures(
     """The argument `pictures` of `fit`, if any are wanted: samples of the same classes and seeds."""
     if not count:
         return {}
+    if isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):
+        raise TrainingError(f"stage2.logged_samples must be 0 on a TPU, got {count}")
 
     def draw() -> dict[str, tf.Tensor]:
         row, ones = tf.range(count), tf.ones(count)

@@ -94,6 +94,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             )
         counts["matched"] = min(plan.samples, counts["eval_images"])
         counts["subset"] = min(plan.samples, counts["train_images"], SUBSET)
+        counts["sought"] = min(plan.samples, neighbours.MEASURED)
+        counts["held_out_sought"] = min(counts["eval_images"], neighbours.MEASURED)
         counts["train_subset"] = min(counts["train_images"], SUBSET)
         splits = features.inception_splits(plan.samples)
         needs = registry.available_needs(

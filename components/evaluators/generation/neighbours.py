@@ -1,6 +1,6 @@
 """The training images that are nearest to samples: what a model that copies would give away.
 
-Some samples, and as many held-out images to compare with, are looked for in the train split while its
+The first samples, and the first held-out images to compare with, are looked for in the train split while its
 features are computed, so that it is read once. Distances are Euclidean, of features and, of the few that are
 shown, of pixels at `PIXELS` a side.
 """
@@ -90,6 +90,8 @@ class MakeQueries(beam.PTransform):
 
     def expand(self, parts: dict[str, beam.PCollection]) -> beam.PCollection:
         """Select, then join."""
+        # First, as those that are shown are the first of all.
+        parts = {SAMPLES: parts[SAMPLES], **parts}
         lists = {
             name: beam.pvalue.AsSingleton(
                 batches

@@ -132,7 +132,8 @@ def score(
         **computed,
         "accuracy": accuracy,
         "dimensions": len(train.mean),
-        "intervals": found_intervals,
+        # None where there are too few images.
+        "intervals": {name: ends for name, ends in found_intervals.items() if np.isfinite(ends).all()},
     }
 
 

@@ -75,8 +75,9 @@ def _pairs(batch: Reconstructed, column: int, higher_is_better: bool) -> Iterato
             "hash": zlib.crc32(key),
             "loss": math.inf if math.isnan(loss) else loss,
             "labels": label,
-            "originals": original,
-            "reconstructions": reconstruction,
+            # Copies: a view would keep its whole batch in memory.
+            "originals": original.copy(),
+            "reconstructions": reconstruction.copy(),
             "values": value,
         }
 

@@ -2,6 +2,7 @@ import dataclasses
 import json
 
 import numpy as np
+import pytest
 
 from components.run_report import folder
 from tests.components.run_report import sample
@@ -73,8 +74,10 @@ def test_variants_of_sampling_are_added_and_stay_while_the_samples_are_scored_al
     made, run = str(tmp_path / "artifact"), str(tmp_path / "run")
     folder.write(made, sample.report())
     folder.publish(made, run)
-    folder.add_variants(run, [variant(0.5, 3.0), variant(1.0, 2.0)])
-    folder.add_variants(run, [variant(0.5, 4.0), variant(0.5, 9.0, samples=7)])
+    scored = folder.read(run).metrics["generation"]
+    assert folder.add_variants(run, scored, [variant(0.5, 3.0), variant(1.0, 2.0)])
+    assert folder.add_variants(run, scored, [variant(0.5, 4.0), variant(0.5, 9.0, samples=7)])
+    assert not folder.add_variants(run, {**scored, "fid": 7.0}, [variant(0.25, 1.0)])
     folder.publish(made, run)
     swept = json.loads((tmp_path / "run" / "metrics.json").read_text())["sweep"]
     assert [(one["metrics"]["fid"], one["counts"]["samples"]) for one in swept] == [
@@ -98,3 +101,13 @@ def test_reports_of_earlier_versions_are_read_and_drawn(tmp_path):
     page = (tmp_path / "report" / "index.html").read_text()
     assert "Nearest training images" not in page
     assert "decoded" in page
+
+
+def test_a_report_that_cannot_be_drawn_changes_no_file(tmp_path):
+    folder.write(str(tmp_path), sample.report())
+    before = {name: (tmp_path / name).read_bytes() for name in FILES}
+    broken = sample.report()
+    broken.metrics["sweep"] = [variant("high", 1.0), {"values": {}}]
+    with pytest.raises(ValueError, match="not enough values to unpack"):
+        folder.write(str(tmp_path), broken)
+    assert before == {name: (tmp_path / name).read_bytes() for name in FILES}

@@ -258,3 +258,11 @@ def test_peak_memory_is_shown_where_it_is_known():
     words = text(page.render(report))
     assert "Trainer ran 4 min 05 s 3.0 GiB Pusher cached 1.0 s" in words
     assert "without 1 that were answered from the cache" in words
+
+
+def test_samples_of_an_unconditional_model_have_no_class_on_labelled_data():
+    report = sample.report()
+    report.metrics["generation"]["protocol"]["classes"] = "none"
+    html = page.render(report)
+    assert "sample of class" not in html
+    assert "the first ones, of no class" in text(html)

@@ -9,6 +9,7 @@ from tfx.types import standard_artifacts
 
 from components.evaluators.generation.executor import Executor
 from components.image_sampler import executor as image_sampler
+from components.metrics import frechet_samples
 from components.metrics.frechet import frechet_distance
 from components.metrics.moments import moments
 from serving.export.sampling_params import SamplingParams
@@ -121,6 +122,8 @@ def test_evaluation_records_protocol_and_counts(greedy):
         "matched": 6,
         "subset": 6,
         "train_subset": 6,
+        "sought": 30,
+        "held_out_sought": 6,
     }
     assert greedy[0]["protocol"]["acceptance"] == 1.0
     assert greedy[0]["protocol"]["sampling"]["temperature"] == 0.0
@@ -277,7 +280,7 @@ def test_the_pushed_models_samples_are_scored_by_the_same_network(evaluate, tmp_
         return 7 + 0 * stand_ins.sample(request)
 
     stand_ins.write_generator(str(tmp_path / "4"), sample=grey_only)
-    evaluation, samples, _ = evaluate(
+    evaluation, samples, near = evaluate(
         sampling={"temperature": 0.0},
         pushed=str(tmp_path),
         thresholds=json.dumps({"class_accuracy": {"worse_by": 0.0}, "fid": {"worse_by": 0.0}}),
@@ -288,6 +291,8 @@ def test_the_pushed_models_samples_are_scored_by_the_same_network(evaluate, tmp_
     assert evaluation["pushed"]["metrics"]["class_accuracy"] == pytest.approx(1 / 3)
     assert evaluation["pushed"]["metrics"]["fid"] > evaluation["metrics"]["fid"]
     assert len(np.unique(samples["images"])) == 3  # those of the new model are shown
+    assert len(np.unique(near["samples"])) == 3
+    assert "memorization" in evaluation["pushed"]["metrics"]
 
 
 def test_neighbours_are_the_nearest_training_images(greedy):
@@ -325,8 +330,16 @@ def test_kernel_distance_and_neighbourhoods_are_of_equal_counts(greedy):
     assert "kid_std" not in metrics  # every subset would be the whole set
 
 
-def test_fid_has_an_interval_over_other_samples(evaluate):
-    evaluation, *_ = evaluate(samples=60)
-    low, high = evaluation["intervals"]["fid"]
-    assert low < evaluation["metrics"]["fid"] < high
-    assert evaluation["intervals"]["precision"][0] < evaluation["metrics"]["precision"]
+def test_the_interval_of_fid_is_that_of_random_groups_of_the_samples(evaluate, straight):
+    evaluation, *_ = evaluate(samples=48, sampling={"seed": 0})
+    features = stand_ins.classify(tf.constant(straight[0] / 255.0, tf.float32))[1].numpy()
+    order = np.random.default_rng(0).permutation(48) % frechet_samples.GROUPS
+    groups = [moments(features[order == group]) for group in range(frechet_samples.GROUPS)]
+    real = stand_ins.classify(tf.constant(np.stack([image for image, _ in REAL]) / 255.0, tf.float32))[1]
+    expected = frechet_samples.interval(groups, moments(real.numpy()), evaluation["metrics"]["fid"])
+    assert evaluation["intervals"]["fid"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_scores_of_few_samples_have_no_interval_of_fid(greedy, evaluate):
+    evaluation, *_ = evaluate(samples=10)
+    assert set(evaluation["intervals"]) == {"precision", "memorization", "class_accuracy"}
