@@ -256,7 +256,15 @@ def test_two_workers_keep_the_same_images_as_one(evaluate, rejected):
     workers = ("--direct_num_workers=2", "--direct_running_mode=multi_threading")
     evaluation, samples, *_ = evaluate(samples=10, acceptance=0.25, beam_args=workers)
     np.testing.assert_array_equal(samples["images"], rejected[1]["images"])
-    assert evaluation["metrics"] == pytest.approx(rejected[0]["metrics"], rel=1e-4)
+    assert evaluation["metrics"] == pytest.approx(rejected[0]["metrics"], rel=1e-9, abs=1e-9)
+
+
+def test_no_score_of_a_whole_set_depends_on_the_number_of_workers(evaluate):
+    workers = ("--direct_num_workers=2", "--direct_running_mode=multi_threading")
+    one, two = (evaluate(samples=60, beam_args=args)[0] for args in ((), workers))
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-9, abs=1e-9)
+    for name, ends in one["intervals"].items():
+        assert two["intervals"][name] == pytest.approx(ends, rel=1e-9, abs=1e-9), name
 
 
 @pytest.mark.usefixtures("nothing_runs")

@@ -22,9 +22,10 @@ def evaluate(
     pushed="",
     features="classifier",
     lpips="",
+    beam_args=(),
 ):
     made = artifacts.outputs(tmp_path)
-    Executor(artifacts.beam_context()).Do(
+    Executor(artifacts.beam_context(*beam_args)).Do(
         artifacts.as_lists(
             examples=artifacts.write_examples(
                 tmp_path / "examples", {"train": [], "eval": eval_rows}, class_names
@@ -194,3 +195,13 @@ def test_codes_are_counted(lossless):
     assert counts.shape == (16,)
     # Three images of each of the levels 0, 7 and 14, four patches each.
     assert counts[[0, 7, 14]].tolist() == [counts.sum() / 3] * 3
+
+
+def test_no_score_depends_on_the_number_of_workers(tmp_path):
+    rows = [(artifacts.grey(level), level % 3) for level in range(0, 200, 5)]
+    workers = ("--direct_num_workers=2", "--direct_running_mode=multi_threading")
+    one, two = (
+        evaluate(tmp_path / str(number), rows, beam_args=args)[0] for number, args in enumerate(((), workers))
+    )
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-9, abs=1e-9)
+    assert two["intervals"]["psnr"] == pytest.approx(one["intervals"]["psnr"], rel=1e-9)
