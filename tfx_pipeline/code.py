@@ -175,8 +175,8 @@ def _included(template: Path) -> set[Path]:
         path = waiting.pop()
         found.add(path)
         text = path.read_text()
-        neighbours = set(path.parent.glob(f"*{path.suffix}")) - found
-        waiting += [other for other in neighbours if other.name in text]
+        neighbours = {other for other in path.parent.iterdir() if other.is_file() and other.suffix != ".py"}
+        waiting += [other for other in neighbours - found if other.name in text]
     return found
 
 

@@ -132,10 +132,12 @@ def run(
             raise RunError(f"{name or 'the pipeline'} failed: {failures.reason(error)}") from error
 
 
-def _finish(home: Path, pipeline: str, log: ComponentLog, memory: Mapping[str, int | None]) -> Run:
+def _finish(
+    home: Path, pipeline: str, log: ComponentLog, memory: Mapping[tuple[str, float], int | None]
+) -> Run:
     """Bring the folder in line with the last results, which may have come from the cache.
 
-    `memory` is that of each component when it last ran.
+    `memory` is that of earlier executions, by component and seconds.
     """
     store = lineage.open_store(home / "metadata.db")
     results = {
@@ -155,7 +157,10 @@ def _finish(home: Path, pipeline: str, log: ComponentLog, memory: Mapping[str, i
                 "name": component.name,
                 "state": component.state,
                 "seconds": results[component.name].seconds,
-                "memory": memory.get(component.name) if component.state == "cached" else component.memory,
+                # Of the same execution, which its seconds tell.
+                "memory": memory.get((component.name, results[component.name].seconds))
+                if component.state == "cached"
+                else component.memory,
             }
             for component in log.components
         ],
@@ -164,11 +169,11 @@ def _finish(home: Path, pipeline: str, log: ComponentLog, memory: Mapping[str, i
     return Run(home, json.loads((home / "metrics.json").read_text()))
 
 
-def _memory(home: Path) -> dict[str, int | None]:
-    """The peak memory of each component when it last ran here, as the last report has it."""
+def _memory(home: Path) -> dict[tuple[str, float], int | None]:
+    """The peak memory of executions, by component and seconds, as far as the last report has them."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         components = json.loads((home / "metrics.json").read_text())["components"]
-        return {component["name"]: component.get("memory") for component in components}
+        return {(one["name"], one["seconds"]): one.get("memory") for one in components}
     return {}
 
 

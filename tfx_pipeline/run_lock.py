@@ -60,10 +60,14 @@ class RunLock:
 
 
 @contextlib.contextmanager
-def hold(folder: Path) -> Iterator[RunLock]:
+def hold(folder: Path, *, keep: bool = False) -> Iterator[RunLock]:
     """Hold the lock of a run's folder.
 
     The operating system gives the lock of a dead process back, so a file that stayed behind is no obstacle.
+
+    Args:
+      folder: of the run.
+      keep: leave what a killed run has left in the lock, for the next run to tell of.
 
     Raises:
       RunningError: another process holds it.
@@ -75,6 +79,9 @@ def hold(folder: Path) -> Iterator[RunLock]:
             yield RunLock(file, Holder(socket.gethostname(), os.getpid(), since), before)
         finally:
             file.truncate(0)  # a killed process leaves its name for the next run
+            if keep and before:
+                file.seek(0)
+                json.dump(asdict(before), file)
 
 
 def check_free(folder: Path) -> None:

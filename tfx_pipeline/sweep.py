@@ -29,6 +29,7 @@ from components.evaluators.network_names import OWN
 from components.evaluators.protocols import version
 from components.image_sampler import executor as sampler
 from components.metrics import registry
+from components.run_report import executor as report_executor
 from components.run_report import folder
 from components.sampled_set import SAMPLES
 from serving.export.atomic import make_folder, remove
@@ -92,8 +93,14 @@ def open_run(home: Path) -> Run:
         store = lineage.open_store(home / "metadata.db")
         scored = lineage.last_result(store, pipeline_name(config.name), "GenerationEvaluator")
         inputs = {name: scored.inputs[name] for name in ("examples", "model", "classifier")}
+        newest = report_executor.read_evaluation(scored.outputs["evaluation"].uri)
     except (OSError, KeyError, ValueError, AttributeError) as error:
         raise SweepError(f"--run must be the folder of a finished run, got {home}") from error
+    if newest != metrics["generation"]:
+        raise SweepError(
+            f"--run must be a run that has ended; a later one in {home} has scored another model and wrote "
+            "no report: run it to its end"
+        )
     for artifact in inputs.values():
         if not tf.io.gfile.isdir(artifact.uri):
             raise SweepError(
@@ -204,7 +211,7 @@ def report(run: Run, rows: Sequence[tuple[Variant, dict[str, Any]]]) -> str:
       RunningError: a run uses the folder.
     """
     variants = [{"values": one.values, **evaluation} for one, evaluation in rows]
-    with run_lock.hold(run.folder):
+    with run_lock.hold(run.folder, keep=True):
         if folder.add_variants(str(run.folder), run.scored, variants):
             return f"report: {run.folder / 'report' / 'index.html'}"
     return f"{run.folder} has become the run of another model, whose report has no place for these variants"

@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 
 from components.metrics.intervals import Interval, of_estimate
 
-# What a model that copies nothing has.
+# What samples have that are as new as held-out images.
 NULL = 0.5
 
 

@@ -279,7 +279,7 @@ GENERATION: tuple[Metric[GenerationStatistics], ...] = (
         "Nearer to training images",
         "",
         "%",
-        note="samples than held-out images; 50 % if nothing is copied",
+        note="samples than held-out images; 50 % if they are as new as these, more if copied",
         per_set=lambda s: s.memorization,
     ),
     Metric(

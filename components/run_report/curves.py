@@ -101,8 +101,7 @@ def sweeps(variants: Sequence[Mapping[str, Any]]) -> list[charts.Lines]:
     for one in variants:
         (key, value), *others = one["values"].items()
         if not others and isinstance(value, int | float):
-            group = key, one["counts"]["samples"], one["protocol"]["features"]
-            groups.setdefault(group, []).append(one)
+            groups.setdefault((key, one["counts"]["samples"], network(one)), []).append(one)
     return [
         chart
         for (key, samples, features), rows in groups.items()
@@ -110,6 +109,11 @@ def sweeps(variants: Sequence[Mapping[str, Any]]) -> list[charts.Lines]:
         if metric.name in SWEPT
         for chart in _swept(metric, key, f"{samples:,} samples, {features}", rows)
     ]
+
+
+def network(variant: Mapping[str, Any]) -> str:
+    """The network that a variant was scored with: others of the same name have other weights."""
+    return f"{variant['protocol']['features']} {variant['protocol']['weights'][:6]}"
 
 
 def _swept(

@@ -57,7 +57,7 @@ class Executor(base_executor.BaseExecutor):
             "versions": {name: distributions.version(name) for name in LIBRARIES},
             "configuration": config,
         }
-        evaluations = {name: _read_evaluation(uris[name]) for name in EVALUATIONS}
+        evaluations = {name: read_evaluation(uris[name]) for name in EVALUATIONS}
         histories = {stage: _read_history(uri) for stage, uri in runs.items()}
         alarms = {stage: files.read_json(os.path.join(uri, ALARMS_FILE)) for stage, uri in runs.items()}
         codes = files.read_arrays(os.path.join(uris["reconstruction"], shown.CODES_FILE))
@@ -84,7 +84,7 @@ class Executor(base_executor.BaseExecutor):
             folder.publish(artifact_uri, exec_properties["output_dir"])
 
 
-def _read_evaluation(uri: str) -> dict[str, Any]:
+def read_evaluation(uri: str) -> dict[str, Any]:
     """Read scores, protocol and counts into one dict, as in `metrics.json`."""
     evaluation = files.read_json(os.path.join(uri, files.EVALUATION_FILE))
     return {**evaluation.pop("metrics"), **evaluation}

@@ -55,6 +55,7 @@ def render(report: Report) -> str:
         likelihood=report.metrics.get("likelihood"),
         sweeps=curves.sweeps(report.metrics.get("sweep", [])),
         variants=report.metrics.get("sweep", []),
+        network=curves.network,
         swept=_swept(report.metrics.get("sweep", [])),
         probe=curves.probe(report.metrics["linear_probe"]),
         probe_warnings=report.metrics["linear_probe"].get("warnings", []),
@@ -171,7 +172,8 @@ def _memorization(generation: Mapping[str, Any]) -> str:
     low, high = (charts.percentage(end) for end in generation["intervals"]["memorization"])
     return (
         f"In {charts.percentage(share)} ({low} to {high}) of all pairs of a sample and a held-out image the "
-        f"sample is nearer to a training image; {charts.percentage(NULL)} if nothing is copied."
+        f"sample is nearer to a training image; {charts.percentage(NULL)} if samples are as new as these, "
+        "more if they are copied, or smoother than real images."
     )
 
 
@@ -193,7 +195,7 @@ def _rows(evaluator: str, evaluation: Mapping[str, Any]) -> Iterator[dict[str, A
     """One row per metric of the evaluation, in the order of the registry."""
     for metric in registry.EVALUATORS[evaluator]:
         # A deviation over one split is 0.
-        if metric.name not in evaluation or (metric.deviation_of and not evaluation[metric.name]):
+        if metric.name not in evaluation or (metric.deviation_of and evaluation[metric.name] == 0):
             continue
         bounds = evaluation.get("thresholds", {}).get(metric.name, {})
         direction = f"{metric.better} is better" if metric.better else ""

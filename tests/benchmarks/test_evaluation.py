@@ -5,7 +5,7 @@ from click.testing import CliRunner
 from benchmarks import evaluation
 
 
-def test_moments_are_of_as_many_rows_as_asked(monkeypatch):
+def test_moments_are_of_as_many_rows_as_asked():
     pool = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
     assert evaluation.moments_of(1000, pool).count == 1000
 

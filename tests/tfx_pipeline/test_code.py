@@ -128,6 +128,11 @@ def test_templates_beside_a_module_count(project, tmp_path):
             "trainers/transformer.py",
         ),
         ("components.run_report.executor", "components/run_report/charts.html", "trainers/transformer.py"),
+        (
+            "components.run_report.executor",
+            "components/run_report/page.css",
+            "components/run_report/pages.css",
+        ),
         ("components.token_transform.executor", "components/tfrecords.py", "components/metrics/registry.py"),
     ],
 )

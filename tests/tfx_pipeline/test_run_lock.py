@@ -47,6 +47,19 @@ def test_lock_of_a_killed_process_is_taken_over_and_tells_what_ran(tmp_path, oth
         assert lock.killed is None
 
 
+def test_who_is_no_run_leaves_what_a_killed_one_has_left(tmp_path):
+    left = {"host": "here", "process": 7, "since": "yesterday", "component": "Trainer-vim"}
+    (tmp_path / run_lock.FILE).write_text(json.dumps(left))
+    with hold(tmp_path, keep=True):
+        pass
+    with hold(tmp_path, keep=True) as again:
+        assert (again.killed.process, again.killed.component) == (7, "Trainer-vim")
+    with hold(tmp_path):
+        pass
+    with hold(tmp_path, keep=True) as lock:
+        assert lock.killed is None
+
+
 def test_error_gives_the_lock_back(tmp_path):
     with pytest.raises(ValueError, match="failed"), hold(tmp_path):
         raise ValueError("failed")

@@ -99,6 +99,8 @@ def write(config: Config, folder: str, *, image: str, run: str) -> list[str]:
         if pod.tpu:
             section = trainings.TRAININGS[name].section
             local = [f"{section}.train.strategy=tpu", f"{section}.train.tpu.name=local"]
+            if section == "stage2":
+                local.append("stage2.logged_samples=0")
             command += [part for key in local for part in ("--set", key)]
             documents = [_job(job, _template(job, pod, command, environment, image), pod)]
         else:

@@ -87,6 +87,12 @@ class Stage2(Section):
     logged_samples: Count = 0
 
     @pydantic.model_validator(mode="after")
+    def _logs_samples_where_it_can_draw(self) -> Stage2:
+        if self.logged_samples and self.train.strategy == "tpu":
+            raise ValueError(f"logged_samples must be 0 for train.strategy tpu, got {self.logged_samples}")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _ends_in_raster_order(self) -> Stage2:
         order = self.model.random_order
         if order and order.anneal_until > self.train.steps:

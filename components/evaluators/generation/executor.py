@@ -64,8 +64,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         are nearer to training images than held-out images are.
 
         With an acceptance below 1 all scores are of the kept candidates. In the features of the classifier
-        that selects them, all scores but `fid_eval` gain by construction; the paper selects by ResNet-101 and
-        scores by Inception.
+        that selects them, FID, IS, precision and class accuracy gain by construction; the paper selects by
+        ResNet-101 and scores by Inception.
 
         Args:
           input_dict: `examples`, `samples`, `model` (the generator that drew them), `classifier`.

@@ -22,14 +22,15 @@ PAIRS = 32
 RANKED, DRAWN = 4, 128
 
 Pair = dict[str, Any]
+_PAIR = ("labels", "originals", "reconstructions")
 
 
 class WritePairs(beam.PTransform):
     """`Reconstructed` -> `pairs.npz` and `ranked.npz` in a folder.
 
-    `pairs.npz`: `labels` int64 [K], `originals`, `reconstructions` uint8 [K, S, S, 3], `values` float64 [K]
-    of the metric. `ranked.npz` has the same, `groups` int64 [K], 0 for the best of all images, 1 for those
-    near the median, 2 for the worst, and `by`, the name of the metric.
+    `pairs.npz`: `labels` int64 [K], `originals`, `reconstructions` uint8 [K, S, S, 3]. `ranked.npz` has the
+    same, `groups` int64 [K], 0 for the best of all images, 1 for those near the median, 2 for the worst,
+    `values` float64 [K] of a metric, and `by`, its name.
     """
 
     def __init__(self, by: str, folder: str):
@@ -85,16 +86,16 @@ def _pairs(batch: Reconstructed, column: int, higher_is_better: bool) -> Iterato
 def _write(
     drawn: list[Pair], best: list[Pair], worst: list[Pair], losses: list[float], by: str, folder: str
 ) -> None:
-    files.write_arrays(os.path.join(folder, PAIRS_FILE), _arrays(drawn[:PAIRS]))
+    files.write_arrays(os.path.join(folder, PAIRS_FILE), _arrays(drawn[:PAIRS], _PAIR))
     median = float(np.median(losses))
     near = sorted(drawn, key=lambda pair: (abs(pair["loss"] - median), pair["hash"]))[:RANKED]
     ranked = [*best, *near, *worst]
     groups = np.repeat([0, 1, 2], [len(best), len(near), len(worst)])
     files.write_arrays(
-        os.path.join(folder, RANKED_FILE), {**_arrays(ranked), "groups": groups, "by": np.array(by)}
+        os.path.join(folder, RANKED_FILE),
+        {**_arrays(ranked, (*_PAIR, "values")), "groups": groups, "by": np.array(by)},
     )
 
 
-def _arrays(pairs: Sequence[Pair]) -> dict[str, np.ndarray]:
-    names = ("labels", "originals", "reconstructions", "values")
+def _arrays(pairs: Sequence[Pair], names: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: np.stack([pair[name] for pair in pairs]) for name in names}

@@ -207,6 +207,7 @@ def test_neighbours_stand_beside_their_sample_with_their_distance():
     html = page.render(sample.report())
     words = text(html).replace("\N{NO-BREAK SPACE}", " ")
     assert "In 25 % (12.5 % to 37.5 %) of all pairs" in words
+    assert "50 % if samples are as new as these, more if they are copied" in words
     assert "dark sample 0.50 \N{MULTIPLICATION SIGN} 0.12 grey &amp; bright sample 2.00" in words
     assert html.count("training image that is near by features") == 2
 
@@ -219,13 +220,13 @@ def test_codes_are_drawn_by_frequency():
     assert curves.codes(np.zeros(3, np.int64)) is None
 
 
-def swept(values, fid, interval=None, samples=100, features="classifier"):
+def swept(values, fid, interval=None, samples=100, features="classifier", weights="abcdef01"):
     return {
         "values": values,
         "metrics": {"fid": fid, "recall": 0.5},
         "intervals": {"fid": interval} if interval else {},
         "counts": {"samples": samples},
-        "protocol": {"features": features, "weights": "ab"},
+        "protocol": {"features": features, "weights": weights},
     }
 
 
@@ -235,6 +236,7 @@ def test_a_sweep_over_one_number_is_a_curve_with_a_band():
         swept({"temperature": 0.5}, 2.0, [1.0, 3.0]),
         swept({"temperature": 0.7}, None),
         swept({"temperature": 0.7}, 9.0, samples=7),
+        swept({"temperature": 0.8}, 9.0, weights="0123456789"),  # another network of this name
         swept({"temperature": 0.5, "top_k": 3}, 8.0),
         swept({"guidance_schedule": "cosine"}, 8.0),
     ]
@@ -246,7 +248,7 @@ def test_a_sweep_over_one_number_is_a_curve_with_a_band():
     report = sample.report()
     report.metrics["sweep"] = variants
     words = text(page.render(report))
-    assert "temperature 0.5, top k 3; 100 samples, classifier" in words
+    assert "temperature 0.5, top k 3; 100 samples, classifier abcdef" in words
 
 
 def test_peak_memory_is_shown_where_it_is_known():

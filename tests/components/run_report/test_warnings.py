@@ -103,6 +103,6 @@ def test_copies_of_training_images_are_told_of():
     assert line.startswith("In 70.0% of all pairs a sample is nearer to a training image than a held-out")
 
 
-def test_alarms_of_trainings_come_first_on_the_page():
+def test_alarms_of_trainings_are_warnings():
     line = "discriminator at chance: real_logits is below 0.05"
     assert found(alarms={"tokenizer": [line], "vim": []}) == [f"In training the tokenizer: {line}"]

@@ -348,6 +348,6 @@ def test_the_interval_of_fid_is_that_of_random_groups_of_the_samples(evaluate, s
     assert evaluation["intervals"]["fid"] == pytest.approx(expected, rel=1e-3)
 
 
-def test_scores_of_few_samples_have_no_interval_of_fid(greedy, evaluate):
+def test_scores_of_few_samples_have_no_interval_of_fid(evaluate):
     evaluation, *_ = evaluate(samples=10)
     assert set(evaluation["intervals"]) == {"precision", "memorization", "class_accuracy"}
