@@ -39,7 +39,7 @@ class Group(NamedTuple):
 def samples(report: Report) -> list[Line]:
     """A line a class, or lines of eight without classes."""
     return [
-        Line(label, [picture(image, f"sample of class {label}" if label else "sample") for image in images])
+        Line(label, [picture(image, _sample(label)) for image in images])
         for label, images in report.sample_rows()
     ]
 
@@ -83,7 +83,7 @@ def neighbours(report: Report) -> list[Line]:
     for number, sample in enumerate(held["samples"]):
         own = held["of"] == number
         label = report.class_name(int(held["classes"][number])) if report.has_classes else ""
-        pictures = [picture(sample, f"sample of class {label}" if label else "sample", "sample")]
+        pictures = [picture(sample, _sample(label), "sample")]
         for image, by, distance in zip(
             held["images"][own], held["by"][own].tolist(), held["distances"][own].tolist(), strict=True
         ):
@@ -92,6 +92,10 @@ def neighbours(report: Report) -> list[Line]:
             pictures.append(picture(image, f"training image that is near {how}", note))
         lines.append(Line(label, pictures))
     return lines
+
+
+def _sample(label: str) -> str:
+    return f"sample of class {label}" if label else "sample"
 
 
 def _compared(

@@ -127,7 +127,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             )
             found = train | scores.Combine("found", neighbours.FoundFn())
             real_statistics = {
-                "train": train | scores.Combine("features", MomentsFn()),
+                "train": train | scores.Combine("features.features", MomentsFn()),
                 "train_subset": train | "Subset of train" >> FirstFeatures(counts["train_subset"]),
                 "held_out": held_out | "Combine eval" >> FirstMoments(counts["matched"]),
                 "accuracy": held_out | beam.Map(lambda batch: batch.hits) | scores.Accuracy(),

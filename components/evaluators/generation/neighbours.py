@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from components.evaluators import features, files
 from components.evaluators.examples import ImageBatch
-from components.evaluators.features import FeatureNetwork
+from components.evaluators.features import FeatureNetwork, Features
 from components.evaluators.generation.samples import Samples, Shard, images
 from components.evaluators.networks import HeldOut
 from components.metrics import neighbours
@@ -76,7 +76,7 @@ class TrainBatch(NamedTuple):
     """B training images as their features, and which of them are near a query."""
 
     places: np.ndarray  # int64 [B], in the split
-    features: np.ndarray  # float32 [B, D]
+    features: Features
     found: Found
 
 
@@ -135,8 +135,7 @@ def first(batch: HeldOut | Samples | TrainBatch, count: int) -> Iterator[tuple[n
     """(places, features) of the images of a batch whose place is below `count`, if there is any."""
     rows = batch.places < count
     if rows.any():
-        vectors = batch.features if isinstance(batch.features, np.ndarray) else batch.features.features
-        yield batch.places[rows], vectors[rows]
+        yield batch.places[rows], batch.features.features[rows]
 
 
 def first_numbers(batch: Samples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -162,12 +161,12 @@ class ExtractTrain(beam.DoFn):
         """Compute the features of one batch, and measure how near its images are."""
         pixels = features.decode(tf.constant(batch.image_bytes), self._image_size)
         levels = features.to_8_bits(pixels.numpy())
-        vectors = self._extract(levels).features
+        extracted = self._extract(levels)
         to_features, to_pixels = self._targets(queries)
-        by_features = neighbours.nearest(to_features, vectors, batch.places, NEAREST)
+        by_features = neighbours.nearest(to_features, extracted.features, batch.places, NEAREST)
         by_pixels = neighbours.nearest(to_pixels, _thumbnails(levels), batch.places, 1)
         encoded = dict(zip(batch.places.tolist(), batch.image_bytes.tolist(), strict=True))
-        yield TrainBatch(batch.places, vectors, _of_shown(by_features, by_pixels, [encoded]))
+        yield TrainBatch(batch.places, extracted, _of_shown(by_features, by_pixels, [encoded]))
 
     def _targets(self, queries: Queries) -> tuple[Centred, Centred]:
         # A worker may get the same side input anew; equal content has equal centres.

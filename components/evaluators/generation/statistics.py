@@ -11,9 +11,7 @@ from components.evaluators import scores
 from components.evaluators.generation import neighbours
 from components.evaluators.generation.neighbours import Found, Queries
 from components.evaluators.generation.samples import Samples
-from components.evaluators.networks import HeldOut
 from components.metrics import frechet_samples, intervals, registry
-from components.metrics.frechet import frechet_distance
 from components.metrics.kernel_distance import SUBSET_SIZE, kernel_distance
 from components.metrics.manifold import DENSITY_NEIGHBOURS, manifold
 from components.metrics.moments import Moments, MomentsFn, merge
@@ -32,8 +30,8 @@ class FirstMoments(beam.PTransform):
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
         """Select, then combine."""
-        first = batches | beam.Map(_first, self._count)
-        return first | beam.CombineGlobally(MomentsFn())
+        first = batches | beam.FlatMap(neighbours.first, self._count)
+        return first | beam.MapTuple(lambda _, vectors: vectors) | beam.CombineGlobally(MomentsFn())
 
 
 class FirstFeatures(beam.PTransform):
@@ -122,7 +120,7 @@ def score(
         needs | _needs(len(features), len(real)),
     )
     found_intervals = {
-        "fid": frechet_samples.interval(by_group, train, frechet_distance(samples, train)),
+        "fid": frechet_samples.interval(by_group, train, computed["fid"]),
         "precision": intervals.of_share(shares.precision, len(features)),
         "memorization": copied.interval,
     }
@@ -145,10 +143,6 @@ def _needs(samples: int, real: int) -> frozenset[registry.Need]:
     if samples != real or samples > SUBSET_SIZE:
         needs.append("random subsets of the images")
     return frozenset(needs)
-
-
-def _first(batch: HeldOut | Samples, count: int) -> np.ndarray:
-    return batch.features.features[batch.places < count]
 
 
 def _by_group(batch: Samples, group_of: np.ndarray) -> list[tuple[int, np.ndarray]]:

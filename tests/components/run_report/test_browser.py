@@ -5,25 +5,16 @@ import dataclasses
 import itertools
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from components.run_report import comparison, page
+from tests.browser import NEEDS_BROWSER, WIDTHS, launched
 from tests.components.run_report import sample
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is a package of developers")
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM, reason="no browser: install Debian's package chromium"),
-]
-
-# A phone, a tablet, a desk.
-WIDTHS = (360, 800, 1280)
-FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
+pytestmark = NEEDS_BROWSER
 
 # The least contrast of a text with what is behind it, and the size of the smallest text, as drawn.
 LEGIBLE = """() => {
@@ -58,10 +49,8 @@ LEGIBLE = """() => {
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 def photographs(count, seed):

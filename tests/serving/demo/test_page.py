@@ -1,7 +1,6 @@
 """The page in a real browser, against the stand-in models."""
 
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -10,28 +9,17 @@ from serving.cli import files
 from serving.client import aio
 from serving.wire.errors import ClientError
 from tests import stand_ins
+from tests.browser import NEEDS_BROWSER, WIDTHS, launched, playwright
 from tests.serving.demo.conftest import background_demo
 from tests.serving.demo.test_app import LEVELS, Endless
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is a package of developers")
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM, reason="no browser: install Debian's package chromium"),
-]
-
-# A phone, a tablet, a desk.
-WIDTHS = (360, 800, 1280)
-# In a box without network and GPU; the first two are what root and a container need.
-FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
+pytestmark = NEEDS_BROWSER
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
