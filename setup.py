@@ -49,6 +49,7 @@ setup(
         "kfp",
         "matplotlib",
         "ml-metadata",
+        "onnxruntime",
         "pillow",
         "pyarrow",
         "pydantic",

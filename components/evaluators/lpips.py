@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 from apache_beam.utils import shared
 
+from components.evaluators.network_file import signatures_at, unreadable
 from components.evaluators.network_names import ProtocolError
-from components.evaluators.protocols import signatures_at, unreadable
 from serving.export.versions import content_digest
 
 KEY = "evaluation.reconstruction.lpips"

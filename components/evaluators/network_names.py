@@ -5,10 +5,13 @@
 | `classifier` | the run's own, in a pipeline | pooled; softmax |
 | `classifier:PATH` | the classifier SavedModel of any run | pooled; softmax |
 | `inception_2015:FILE.pb` | Inception of 2015-12-05, frozen (Dhariwal and Nichol 2021) | `pool_3`; softmax |
-| `inception_fid:PATH#OUTPUT` | a SavedModel of torch-fidelity's port of it | OUTPUT; softmax |
-| `dinov2:PATH#OUTPUT` | a SavedModel of DINOv2, of normalized images (Stein et al. 2023) | OUTPUT; none |
-| `clip:PATH#OUTPUT` | a SavedModel of CLIP's image tower, likewise (Jayasumana 2024) | OUTPUT; none |
-| `savedmodel:PATH#OUTPUT` | any, with a signature from uint8 [B, H, W, 3] to OUTPUT [B, D] | OUTPUT; none |
+| `inception_fid:PATH#OUTPUT` | torch-fidelity's port of it | OUTPUT; softmax |
+| `dinov2:PATH#OUTPUT` | DINOv2, of normalized images (Stein et al. 2023) | OUTPUT; none |
+| `clip:PATH#OUTPUT` | CLIP's image tower, likewise (Jayasumana et al. 2024) | OUTPUT; none |
+| `savedmodel:PATH#OUTPUT` | any SavedModel, from uint8 [B, H, W, 3] to OUTPUT [B, D] | OUTPUT; none |
+| `onnx:FILE.onnx#OUTPUT` | any ONNX file, likewise | OUTPUT; none |
+
+PATH is the folder of a SavedModel, or an ONNX file (`.onnx`).
 """
 
 from __future__ import annotations
@@ -23,7 +26,11 @@ _FORMS = {
     "dinov2": "PATH#OUTPUT",
     "clip": "PATH#OUTPUT",
     "savedmodel": "PATH#OUTPUT",
+    "onnx": "FILE.onnx#OUTPUT",
 }
+# The kinds of any network, which differ in what holds it.
+_ANY = ("savedmodel", "onnx")
+ONNX = ".onnx"
 FORMS = ", ".join(f"{name}:{form}" for name, form in _FORMS.items())
 
 
@@ -52,6 +59,6 @@ def parse(text: str) -> NetworkName:
     if "#" not in form:
         return NetworkName(kind, place)
     path, _, output = place.rpartition("#")
-    if not path or not output:
+    if not path or not output or (kind in _ANY and path.endswith(ONNX) != (kind == "onnx")):
         raise ProtocolError(f"features must be {kind}:{form}, got {text!r}")
     return NetworkName(kind, path, output)

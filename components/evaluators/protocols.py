@@ -6,23 +6,27 @@ for one that is not there.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 from PIL import Image
 
+from components.evaluators import network_file
 from components.evaluators.features import ClassifierFeatures, Extract, Features
+from components.evaluators.network_file import (
+    NetworkFile,
+    check_saved_model,
+    digest,
+    open_network,
+    read,
+    unreadable,
+)
 from components.evaluators.network_names import NetworkName, ProtocolError, parse
 from components.saved_model import SavedModel
-from serving.export.signatures import read_signature_defs
-from serving.export.versions import SAVED_MODEL, content_digest
+from serving.export.versions import content_digest
 from serving.wire.errors import one_line
 
 # Nodes of the frozen graph, as ADM's evaluator and TF-GAN use them: images before resizing, and the kernel of
@@ -76,32 +80,16 @@ def version(text: str) -> str:
     name = parse(text)
     with unreadable(text):
         if name.kind == "inception_2015":
-            return hashlib.sha256(_read(name.path)).hexdigest()[:16]
-        _check_saved_model(name.path)
-        return content_digest(name.path)
+            return digest(_frozen_graph(name.path))
+        return network_file.version(name.path)
 
 
-@contextlib.contextmanager
-def unreadable(what: str) -> Iterator[None]:
-    """Say in one line that a network cannot be read: a store refuses, or its file is damaged."""
-    try:
-        yield
-    except (tf.errors.OpError, OSError, DecodeError) as error:
-        raise ProtocolError(f"{what} cannot be read: {one_line(error)}") from error
-
-
-def _read(path: str) -> bytes:
-    try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            return file.read()
-    except tf.errors.NotFoundError as error:
-        raise ProtocolError(
-            f"inception_2015 must be the file of the frozen graph (classify_image_graph_def.pb), got {path}"
-        ) from error
+def _frozen_graph(path: str) -> bytes:
+    return read(path, "inception_2015", "the file of the frozen graph (classify_image_graph_def.pb)")
 
 
 def _classifier(name: NetworkName) -> FeatureProtocol:
-    _check_saved_model(name.path)
+    check_saved_model(name.path)
     network = ClassifierFeatures(SavedModel(name.path))
     size = SavedModel(name.path).metadata().image_size
     return FeatureProtocol(
@@ -112,19 +100,15 @@ def _classifier(name: NetworkName) -> FeatureProtocol:
     )
 
 
-def _saved_model(name: NetworkName) -> FeatureProtocol:
-    loaded, signature, argument, spec = _signature(name)
-    if spec.dtype != tf.uint8:
-        raise ProtocolError(f"input {argument} of {name.path} must be uint8, got {spec.dtype.name}")
+def _any(name: NetworkName) -> FeatureProtocol:
+    network = open_network(name.path, name.output)
+    if network.dtype != "uint8":
+        raise ProtocolError(f"{name.path} must take uint8, got {network.dtype}")
 
     def extract(levels: np.ndarray) -> Features:
-        # By `loaded`, which owns the variables.
-        answer = loaded.signatures[signature](**{argument: tf.constant(levels)})
-        return _without_probabilities(answer[name.output].numpy())
+        return _without_probabilities(network.run(levels)[name.output])
 
-    return FeatureProtocol(
-        f"savedmodel#{name.output}", content_digest(name.path), "the network's own", extract
-    )
+    return FeatureProtocol(f"{name.kind}#{name.output}", network.digest, "the network's own", extract)
 
 
 class _Normalization(NamedTuple):
@@ -143,14 +127,13 @@ _NORMALIZATIONS = {
 
 def _normalized(name: NetworkName) -> FeatureProtocol:
     """A network of normalized float32 images of one size, [B, S, S, 3] or, as in PyTorch, [B, 3, S, S]."""
-    loaded, signature, argument, spec = _signature(name)
-    shape = spec.shape.as_list() if spec.shape.rank == 4 else []
-    channels_first = shape[1:2] == [3]
-    size = shape[2] if channels_first else shape[1] if shape[3:] == [3] else None
-    if spec.dtype != tf.float32 or not size:
+    network = open_network(name.path, name.output)
+    channels_first = _channels_first(network)
+    size = None if channels_first is None else network.shape[2 if channels_first else 1]
+    if network.dtype != "float32" or not size:
         raise ProtocolError(
-            f"input {argument} of {name.path} must be float32 [B, S, S, 3] or [B, 3, S, S] with a known S, "
-            f"got {spec.dtype.name} {spec.shape}"
+            f"{name.path} must take float32 [B, S, S, 3] or [B, 3, S, S] with a known S, got "
+            f"{_described(network)}"
         )
     mean, deviation = (np.array(values, np.float32) for values in _NORMALIZATIONS[name.kind])
 
@@ -159,11 +142,10 @@ def _normalized(name: NetworkName) -> FeatureProtocol:
         pixels = (pixels - mean) / deviation
         if channels_first:
             pixels = pixels.transpose(0, 3, 1, 2)
-        answer = loaded.signatures[signature](**{argument: tf.constant(pixels)})
-        return _without_probabilities(answer[name.output].numpy())
+        return _without_probabilities(network.run(pixels)[name.output])
 
     resize = f"bicubic to {size} (Pillow)"
-    return FeatureProtocol(f"{name.kind}#{name.output}", content_digest(name.path), resize, extract)
+    return FeatureProtocol(f"{name.kind}#{name.output}", network.digest, resize, extract)
 
 
 def _resized(levels: np.ndarray, size: int) -> np.ndarray:
@@ -174,23 +156,8 @@ def _resized(levels: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.asarray(one) for one in resized])
 
 
-def _signature(name: NetworkName) -> tuple[Any, str, str, tf.TensorSpec]:
-    """The loaded SavedModel, its signature with the output, and name and spec of its only input."""
-    signatures = signatures_at(name.path)
-    fitting = {key: one for key, one in signatures.items() if len(one.inputs) == 1}
-    having = [key for key, one in fitting.items() if name.output in one.outputs]
-    if not having:
-        known = ", ".join(sorted({key for one in fitting.values() for key in one.outputs})) or "none"
-        raise ProtocolError(
-            f"output of {name.path} must be one of a signature with one input ({known}), got {name.output!r}"
-        )
-    loaded = tf.saved_model.load(name.path)
-    ((argument, spec),) = loaded.signatures[having[0]].structured_input_signature[1].items()
-    return loaded, having[0], argument, spec
-
-
 def _inception_2015(name: NetworkName) -> FeatureProtocol:
-    content = _read(name.path)
+    content = _frozen_graph(name.path)
     graph = tf.compat.v1.GraphDef.FromString(content)
     nodes = {node.name: node for node in graph.node}
     if missing := [one for one in (_IMAGES, _POOL, _LOGITS) if one not in nodes]:
@@ -214,9 +181,8 @@ def _inception_2015(name: NetworkName) -> FeatureProtocol:
         features = tf.reshape(pooled, [len(levels), -1])
         return Features(features.numpy(), tf.nn.softmax(features @ weights).numpy())
 
-    digest = hashlib.sha256(content).hexdigest()[:16]
     resize = "bilinear to 299, the graph's own"
-    return FeatureProtocol("inception_2015", digest, resize, extract, has_probabilities=True)
+    return FeatureProtocol("inception_2015", digest(content), resize, extract, has_probabilities=True)
 
 
 def _inception_fid(name: NetworkName) -> FeatureProtocol:
@@ -224,42 +190,39 @@ def _inception_fid(name: NetworkName) -> FeatureProtocol:
 
     It resizes by itself, as TensorFlow 1 did; of its logits those without bias give the Inception Score.
     """
-    loaded, signature, argument, spec = _signature(name)
-    shape = spec.shape.as_list() if spec.shape.rank == 4 else []
-    channels_first = shape[1:2] == [3]
-    if spec.dtype != tf.uint8 or not (channels_first or shape[3:] == [3]):
+    network = open_network(name.path, name.output)
+    channels_first = _channels_first(network)
+    if network.dtype != "uint8" or channels_first is None:
         raise ProtocolError(
-            f"input {argument} of {name.path} must be uint8 [B, 3, H, W] or [B, H, W, 3], got "
-            f"{spec.dtype.name} {spec.shape}"
+            f"{name.path} must take uint8 [B, 3, H, W] or [B, H, W, 3], got {_described(network)}"
         )
 
     def extract(levels: np.ndarray) -> Features:
-        images = levels.transpose(0, 3, 1, 2) if channels_first else levels
-        answer = loaded.signatures[signature](**{argument: tf.constant(images)})
-        features = _without_probabilities(answer[name.output].numpy())
+        answer = network.run(levels.transpose(0, 3, 1, 2) if channels_first else levels)
+        features = _without_probabilities(answer[name.output])
         if has_probabilities:
             return features._replace(probabilities=tf.nn.softmax(answer[_UNBIASED]).numpy())
         return features
 
-    has_probabilities = _UNBIASED in loaded.signatures[signature].structured_outputs
+    has_probabilities = _UNBIASED in network.outputs
     return FeatureProtocol(
         f"inception_fid#{name.output}",
-        content_digest(name.path),
+        network.digest,
         "bilinear to 299, the network's own",
         extract,
         has_probabilities,
     )
 
 
-def signatures_at(path: str, what: str = "the feature network") -> dict[str, Any]:
-    """The signatures of the SavedModel at a path, without loading it.
+def _channels_first(network: NetworkFile) -> bool | None:
+    """Whether channels are the second axis of a network's images, or the last; None if neither is certain."""
+    if len(network.shape) != 4:
+        return None
+    return True if network.shape[1] == 3 else False if network.shape[3] == 3 else None
 
-    Raises:
-      ProtocolError: there is none, or it cannot be read.
-    """
-    with unreadable(f"{what} {path}"):
-        _check_saved_model(path, what)
-        return read_signature_defs(path)
+
+def _described(network: NetworkFile) -> str:
+    return f"{network.dtype} {list(network.shape)}"
 
 
 def _without_probabilities(features: np.ndarray) -> Features:
@@ -268,16 +231,12 @@ def _without_probabilities(features: np.ndarray) -> Features:
     return Features(features, np.zeros((len(features), 0), np.float32))
 
 
-def _check_saved_model(path: str, what: str = "the feature network") -> None:
-    if not tf.io.gfile.exists(os.path.join(path, SAVED_MODEL)):
-        raise ProtocolError(f"{what} must be the folder of a SavedModel, got {path}")
-
-
 _OPENERS: dict[str, Callable[[NetworkName], FeatureProtocol]] = {
     "classifier": _classifier,
     "inception_2015": _inception_2015,
     "inception_fid": _inception_fid,
     "dinov2": _normalized,
     "clip": _normalized,
-    "savedmodel": _saved_model,
+    "savedmodel": _any,
+    "onnx": _any,
 }

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from onnx import TensorProto, helper
 from PIL import Image
 
 from components.evaluators.network_names import ProtocolError
@@ -58,6 +59,73 @@ def torch_inception(path, *, channels_first=True, logits="logits_unbiased"):
 
     tf.saved_model.save(tf.Module(), str(path), signatures={"features": features})
     return str(path)
+
+
+def onnx_file(path, dtype, shape, outputs=("mean",), inputs=("images",)):
+    """An ONNX file: the mean colour of images of these axes, once an output."""
+    axes = [2, 3] if shape[1] == 3 else [1, 2]
+    cast = helper.make_node("Cast", ["images"], ["numbers"], to=TensorProto.FLOAT)
+    means = [helper.make_node("ReduceMean", ["numbers"], [name], axes=axes, keepdims=0) for name in outputs]
+    graph = helper.make_graph(
+        [cast, *means],
+        "mean",
+        [helper.make_tensor_value_info(name, dtype, shape) for name in inputs],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 3]) for name in outputs],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    path.write_bytes(helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString())
+    return str(path)
+
+
+BYTES, FLOATS = TensorProto.UINT8, TensorProto.FLOAT
+
+
+def test_an_onnx_file_of_8_bit_images_gives_the_output_that_is_named(tmp_path):
+    text = f"onnx:{onnx_file(tmp_path / 'net.onnx', BYTES, ['rows', 'high', 'wide', 3])}#mean"
+    network = open_protocol(text)
+    answer = network.extract(LEVELS)
+    np.testing.assert_allclose(answer.features, LEVELS.mean(axis=(1, 2)), rtol=1e-5)
+    assert answer.probabilities.shape == (3, 0)
+    assert (network.name, network.digest) == ("onnx#mean", version(text))
+
+
+def test_an_onnx_file_of_normalized_images_gets_them_as_pytorch_orders_them(tmp_path):
+    path = onnx_file(tmp_path / "net.onnx", FLOATS, ["rows", 3, 8, 8])
+    network = open_protocol(f"dinov2:{path}#mean")
+    seen = (LEVELS.mean(axis=(1, 2)) / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(network.extract(LEVELS).features, seen, rtol=1e-4, atol=1e-5)
+    assert (network.name, network.resize) == ("dinov2#mean", "bicubic to 8 (Pillow)")
+
+
+def test_torch_fidelitys_inception_may_be_an_onnx_file(tmp_path):
+    path = onnx_file(tmp_path / "net.onnx", BYTES, ["rows", 3, "high", "wide"], ("2048", "logits_unbiased"))
+    network = open_protocol(f"inception_fid:{path}#2048")
+    answer = network.extract(LEVELS)
+    mean = LEVELS.mean(axis=(1, 2))
+    np.testing.assert_allclose(answer.features, mean, rtol=1e-5)
+    np.testing.assert_allclose(answer.probabilities, tf.nn.softmax(mean), rtol=1e-3)
+    assert network.has_probabilities
+
+
+def test_onnx_files_that_do_not_fit_are_one_line(tmp_path):
+    def refused(kind, path, line, output="mean"):
+        with pytest.raises(ProtocolError, match=line) as raised:
+            open_protocol(f"{kind}:{path}#{output}")
+        assert "\n" not in str(raised.value)
+
+    net = tmp_path / "net.onnx"
+    refused(
+        "onnx", onnx_file(net, BYTES, [1, "h", "w", 3]), "must take any number of images, got input images"
+    )
+    refused("onnx", onnx_file(net, FLOATS, ["b", "h", "w", 3]), "must take uint8, got float32")
+    refused("clip", onnx_file(net, FLOATS, ["b", 3, "h", "w"]), "with a known S, got float32")
+    refused(
+        "onnx", onnx_file(net, BYTES, ["b", "h", "w", 3]), r"must be one it has \(mean\), got 'deep'", "deep"
+    )
+    onnx_file(net, BYTES, ["b", "h", "w", 3], inputs=("images", "tokens"))
+    refused("onnx", net, "must have one input, got images, tokens")
+    net.write_bytes(b"no network")
+    refused("onnx", net, "cannot be loaded")
 
 
 @pytest.mark.parametrize("channels_first", [True, False])
@@ -141,7 +209,7 @@ def test_images_of_another_size_are_resized_as_pillow_does(tmp_path):
     small = open_protocol(f"dinov2:{tmp_path / 'model'}#seen").extract(half)
     np.testing.assert_array_equal(network.extract(LEVELS).features, small.features)
     with pytest.raises(
-        ProtocolError, match=r"must be float32 \[B, S, S, 3\] or \[B, 3, S, S\] with a known S"
+        ProtocolError, match=r"must take float32 \[B, S, S, 3\] or \[B, 3, S, S\] with a known S"
     ):
         open_protocol(f"clip:{normalized(tmp_path / 'any', [None, None, None, 3])}#seen")
 
@@ -158,6 +226,10 @@ def test_images_of_another_size_are_resized_as_pillow_does(tmp_path):
         ("classifier:/nowhere", "must be the folder of a SavedModel, got /nowhere"),
         ("savedmodel:/nowhere", "features must be savedmodel:PATH#OUTPUT"),
         ("savedmodel:/nowhere#x", "must be the folder of a SavedModel, got /nowhere"),
+        ("onnx:/nowhere.onnx#x", "the feature network must be an ONNX file, got /nowhere.onnx"),
+        ("dinov2:/nowhere.onnx#x", "the feature network must be an ONNX file, got /nowhere.onnx"),
+        ("onnx:/nowhere#x", "features must be onnx:FILE.onnx#OUTPUT, got"),
+        ("savedmodel:/nowhere.onnx#x", "features must be savedmodel:PATH#OUTPUT, got"),
     ],
 )
 def test_a_network_that_is_not_there_is_one_line_and_none_stands_in(text, message):
@@ -179,5 +251,5 @@ def test_other_networks_are_refused(tmp_path):
     with pytest.raises(ProtocolError, match=r"features must be \[B, D\], got \[3, 8, 8, 3\]"):
         open_protocol(f"savedmodel:{model}#map").extract(LEVELS)
     floats = saved_model(tmp_path / "floats", tf.float32)
-    with pytest.raises(ProtocolError, match="must be uint8, got float32"):
+    with pytest.raises(ProtocolError, match="must take uint8, got float32"):
         open_protocol(f"savedmodel:{floats}#mean")
