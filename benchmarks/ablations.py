@@ -23,6 +23,7 @@ from components.image_example_gen.sources import source_version
 from tfx_pipeline import lineage
 from tfx_pipeline.config import Config, ConfigError, load
 from tfx_pipeline.pipeline import create_pipeline
+from tfx_pipeline.versions import Versions
 
 EVALUATOR = "ReconstructionEvaluator"
 # Metrics and their factors: Table 4 has l1 in 1e-2, l2 in 1e-3 and the usage in percent.
@@ -141,7 +142,7 @@ def measure(config: Config, home: Path) -> dict[str, float]:
     pipeline = create_pipeline(
         config,
         run_dir=str(home),
-        dataset_version=source_version(config.data.source, config.data.options),
+        versions=Versions.of(config, source_version(config.data.source, config.data.options)),
         metadata_connection_config=lineage.connection(home / "metadata.db"),
     )
     upstream_only = RunOptions(to_nodes=[EVALUATOR])

@@ -16,6 +16,7 @@ import click
 
 from benchmarks.ablations import configured, measure
 from components.image_example_gen.sources.files import IMAGE_SUFFIXES
+from trainers.classifier.config import Classifier
 
 AT_LEAST_1 = click.IntRange(min=1)
 
@@ -52,8 +53,9 @@ def main(
             f"--images and --held-out must be at most {len(paths)} together, got {max(counts)} and {held_out}"
         )
     # Its features are for FID, which is not shown.
-    classifier = ("classifier.train.steps=20", "classifier.train.optimizer.warmup_steps=0")
-    length = () if small else (f"stage1.train.steps={steps}", *classifier)
+    trained = isinstance(configured(preset, overrides, small=small).classifier, Classifier)
+    short = ("classifier.train.steps=20", "classifier.train.optimizer.warmup_steps=0") if trained else ()
+    length = () if small else (f"stage1.train.steps={steps}", *short)
     folders = [output.resolve() / "split" / str(count) for count in counts]
     configs = [
         configured(preset, (*length, *overrides, f"data.source=folder:{folder}"), small=small)

@@ -114,5 +114,5 @@ def write_generator(
     export_generator(directory, tf.Module(), generator)
 
 
-def write_classifier(directory: str) -> None:
-    export_classifier(directory, tf.Module(), metadata("classifier"), classify=classify)
+def write_classifier(directory: str, class_names: tuple[str, ...] = CLASSES) -> None:
+    export_classifier(directory, tf.Module(), metadata("classifier", class_names), classify=classify)

@@ -97,7 +97,7 @@ def test_installed_presets_config_and_plan_work_in_another_folder(installed, tmp
 @pytest.mark.slow
 def test_installed_compile_works_in_another_folder(installed, tmp_path):
     output = tfx_vim(installed, tmp_path, "compile", "--image", "repository:tag", "--output", "pipeline.yaml")
-    assert "19 tasks" in output
+    assert "20 tasks" in output
     assert yaml.safe_load((tmp_path / "pipeline.yaml").read_text())["schemaVersion"] == "2.1.0"
 
 

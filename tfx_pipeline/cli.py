@@ -23,7 +23,7 @@ from serving.export.atomic import atomic_path
 from serving.wire.errors import ServingError, one_line
 from tfx_pipeline import config as configuration
 from tfx_pipeline import console, evaluate, export_samples, preflight, train
-from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
+from tfx_pipeline.config import Config, ConfigError
 from tfx_pipeline.kubeflow import commands as kubeflow
 from tfx_pipeline.options import configured, one_line_errors
 from tfx_pipeline.run_lock import RunningError
@@ -71,6 +71,7 @@ def run(
     directory = output or os.path.join("runs", config.name)
     with one_line_errors(preflight.RunError, RunningError):
         preflight.check_run(config, Path(os.path.realpath(directory)), beam_args)
+    from components.classifier_importer.network import ClassifierError
     from components.evaluators.network_names import ProtocolError
     from components.image_example_gen.sources import SourceError
     from components.tokenizer_importer.saved_tokenizer import TokenizerError
@@ -79,7 +80,13 @@ def run(
 
     try:
         with one_line_errors(
-            SourceError, TokenizerError, ProtocolError, RunningError, LineageError, preflight.RunError
+            SourceError,
+            TokenizerError,
+            ClassifierError,
+            ProtocolError,
+            RunningError,
+            LineageError,
+            preflight.RunError,
         ):
             finished = local_runner.run(config, directory, beam_args, no_cache=no_cache)
     except local_runner.Stopped as stop:
@@ -214,8 +221,8 @@ def plan(
     if device:
         _check_not_given("device-tflops", "utilization", "device-memory", "device-bandwidth", "devices")
         machine = plans.Devices.this_cpu()
-    imported = isinstance(config.stage1, ImportedTokenizer)
-    trained = [*([] if imported else [plans.stage_1]), plans.classifier, plans.stage_2]
+    planned = {"stage1": plans.stage_1, "classifier": plans.classifier, "stage2": plans.stage_2}
+    trained = [plan for section, plan in planned.items() if hasattr(getattr(config, section), "train")]
     stages = [stage(config, machine, image_bytes=image_bytes) for stage in trained]
     console = Console(highlight=False)
     for stage in stages:

@@ -32,6 +32,7 @@ WHERE_IMPORTED = {
     "PIL": "pillow",
     "apache_beam": "apache-beam",
     "numpy": "numpy",
+    "onnxruntime": "onnxruntime",
     "pyarrow": "pyarrow",
     "scipy": "scipy",
     "sklearn": "scikit-learn",

@@ -21,6 +21,7 @@ import pydantic
 import yaml
 from pydantic import Discriminator, Field, PositiveInt, Tag
 
+from components.classifier_importer.names import NETWORKS, NetworkFiles
 from components.evaluators import network_names
 from components.evaluators.network_names import OWN
 from components.image_example_gen.classes import Check
@@ -98,6 +99,37 @@ class ImportedTokenizer(Section):
 def _kind_of_stage1(given: Any) -> str:
     imported = "savedmodel" in given if isinstance(given, dict) else isinstance(given, ImportedTokenizer)
     return "importedtokenizer" if imported else "stage1"
+
+
+class PretrainedClassifier(Section):
+    """A network of keras.applications in place of the trained classifier, such as ResNet101 (Table 6).
+
+    `weights` is its file with its top, `.h5` or `.weights.h5`; without it keras.applications looks into its
+    cache, then downloads them. `classes` is a text file with the name of a class a line, in the network's
+    order; without it they are ImageNet's by their WordNet IDs.
+    """
+
+    network: str
+    weights: str = ""
+    classes: str = ""
+
+    @pydantic.field_validator("network")
+    @classmethod
+    def _known(cls, network: str) -> str:
+        if network not in NETWORKS:
+            near = did_you_mean(network, NETWORKS)
+            raise ValueError(f"must be one of {', '.join(NETWORKS)}, got {network!r}{near}")
+        return network
+
+    @property
+    def files(self) -> NetworkFiles:
+        """What names the network."""
+        return NetworkFiles(self.network, self.weights, self.classes)
+
+
+def _kind_of_classifier(given: Any) -> str:
+    pretrained = "network" in given if isinstance(given, dict) else isinstance(given, PretrainedClassifier)
+    return "pretrainedclassifier" if pretrained else "classifier"
 
 
 class Tokens(Section):
@@ -201,7 +233,11 @@ class Config(Section):
         Annotated[Stage1, Tag("stage1")] | Annotated[ImportedTokenizer, Tag("importedtokenizer")],
         Discriminator(_kind_of_stage1),
     ]
-    classifier: Classifier
+    classifier: Annotated[
+        Annotated[Classifier, Tag("classifier")]
+        | Annotated[PretrainedClassifier, Tag("pretrainedclassifier")],
+        Discriminator(_kind_of_classifier),
+    ]
     tokens: Tokens = Tokens()
     stage2: Stage2
     evaluation: Evaluation = Evaluation()
@@ -239,6 +275,17 @@ class Config(Section):
         if isinstance(self.stage1, ImportedTokenizer):
             raise ConfigError(f"stage1 must be trained, got an import of {self.stage1.savedmodel}")
         return self.stage1
+
+    @property
+    def trained_classifier(self) -> Classifier:
+        """The section of a trained classifier.
+
+        Raises:
+          ConfigError: the classifier is pretrained.
+        """
+        if isinstance(self.classifier, PretrainedClassifier):
+            raise ConfigError(f"classifier must be trained, got a pretrained {self.classifier.network}")
+        return self.classifier
 
     @pydantic.model_validator(mode="before")
     @classmethod

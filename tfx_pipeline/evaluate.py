@@ -17,7 +17,7 @@ from components.evaluators.network_names import FORMS
 from tfx_pipeline.options import one_line_errors
 
 # The libraries whose versions change scores.
-_LIBRARIES = ("tfx-vim", "tensorflow", "numpy", "scipy", "pillow")
+_LIBRARIES = ("tfx-vim", "tensorflow", "onnxruntime", "numpy", "scipy", "pillow")
 
 
 @click.command(context_settings={"show_default": True})

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ml_metadata.proto.metadata_store_pb2 import Artifact
 from tfx import v1 as tfx
 from tfx.dsl.compiler import compiler
 
+from components.classifier_importer import network as pretrained
 from components.evaluators import networks
 from components.image_example_gen import summary
 from components.image_example_gen.sources import SourceError, source_version
@@ -33,12 +34,13 @@ from serving.export.atomic import is_remote, write_atomic
 from serving.export.versions import content_digest, push, versions
 from serving.wire.errors import did_you_mean
 from tfx_pipeline import code, console, failures, history, lineage, run_lock, trainings
-from tfx_pipeline.config import Config, ImportedTokenizer
+from tfx_pipeline.config import Config, ImportedTokenizer, PretrainedClassifier
 from tfx_pipeline.console import ComponentLog
 from tfx_pipeline.lineage import LineageError
-from tfx_pipeline.pipeline import create_pipeline, imported_version, lpips_version, network_version
+from tfx_pipeline.pipeline import create_pipeline
 from tfx_pipeline.preflight import RunError, check_paths
 from tfx_pipeline.run_lock import RunLock
+from tfx_pipeline.versions import Versions
 from trainers.training.checkpoint import saved_steps
 from trainers.training.errors import TrainingError
 from trainers.training.preemption import PREEMPTED, Preempted
@@ -87,6 +89,7 @@ def run(
     Raises:
       SourceError: the images cannot be read, or a survey found a problem; nothing was started.
       TokenizerError: an imported tokenizer is missing or does not fit; nothing was started.
+      ClassifierError: a pretrained classifier is missing or another one; nothing was started.
       ProtocolError: the feature network is missing or another one; nothing was started.
       RunError: a component failed; or a perceptual network is missing, and nothing was started. The models
         served before are untouched.
@@ -94,19 +97,15 @@ def run(
     home = Path(os.path.realpath(directory))
     check_paths(home, config.beam.all_flags(beam_args))
     surveyed = _survey(config, home / SURVEY_FILE)
-    version = surveyed["fingerprint"]
     pipeline = create_pipeline(
         config,
         run_dir=str(home),
-        dataset_version=version,
-        tokenizer_version=imported_version(config),
-        features_version=network_version(config),
-        lpips_version=lpips_version(config),
+        versions=Versions.of(config, surveyed["fingerprint"]),
         beam_pipeline_args=beam_args,
         # TFX's own function would create the folder before anything has been checked.
         metadata_connection_config=lineage.connection(home / "metadata.db"),
     )
-    _require_models(config)
+    _require_models(config, surveyed["classes"])
     graph = _compiled(pipeline, no_cache)
     home.mkdir(parents=True, exist_ok=True)
     with run_lock.hold(home) as lock, _stoppable() as signals:
@@ -275,9 +274,11 @@ def _survey(config: Config, kept: Path) -> dict[str, Any]:
     return {"asked": asked, "lines": list(summary.lines(found)), **found.to_json()}
 
 
-def _require_models(config: Config) -> None:
+def _require_models(config: Config, class_names: Sequence[str]) -> None:
     """Load the networks that are not trained here, so that a missing one stops the run at once."""
     networks.check(config.evaluation.features, config.evaluation.reconstruction.lpips, config.data.image_size)
+    if isinstance(config.classifier, PretrainedClassifier):
+        pretrained.of_classes(pretrained.load(config.classifier.files), class_names)
     if isinstance(config.stage1, ImportedTokenizer):
         saved_tokenizer.read(config.stage1.savedmodel, image_size=config.data.image_size)
     elif config.stage1.loss.perceptual:

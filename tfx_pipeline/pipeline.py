@@ -14,23 +14,30 @@ from tfx import v1 as tfx
 from tfx.dsl.components.base.base_beam_component import BaseBeamComponent
 from tfx.dsl.components.base.base_component import BaseComponent
 
-from components.evaluators import blessing, lpips, protocols
+from components.classifier_importer.component import ClassifierImporter
+from components.evaluators import blessing
 from components.evaluators.generation.component import GenerationEvaluator
 from components.evaluators.linear_probe.component import LinearProbeEvaluator
-from components.evaluators.network_names import OWN
 from components.evaluators.reconstruction.component import ReconstructionEvaluator
 from components.example_validator.component import ExampleValidator
 from components.image_example_gen.component import ImageExampleGen
 from components.image_sampler.component import ImageSampler
 from components.model_validator.component import ModelValidator
 from components.pusher.component import Pusher
+from components.reference_statistics.component import ReferenceStatistics
 from components.run_report.component import RunReport
 from components.token_transform.component import TokenTransform
-from components.tokenizer_importer import saved_tokenizer
 from components.tokenizer_importer.component import TokenizerImporter
 from serving.wire.errors import did_you_mean
 from tfx_pipeline import code, trainings
-from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer, pipeline_name
+from tfx_pipeline.config import (
+    Config,
+    ConfigError,
+    ImportedTokenizer,
+    PretrainedClassifier,
+    pipeline_name,
+)
+from tfx_pipeline.versions import Versions
 
 
 def create_pipeline(
@@ -38,10 +45,7 @@ def create_pipeline(
     *,
     run_dir: str,
     serving_dir: str = "",
-    dataset_version: str,
-    tokenizer_version: str = "",
-    features_version: str = "",
-    lpips_version: str = "",
+    versions: Versions,
     beam_pipeline_args: Sequence[str] = (),
     metadata_connection_config: Message | None = None,
     to: str = "",
@@ -52,10 +56,7 @@ def create_pipeline(
       config: the run's configuration.
       run_dir: the folder that holds everything of this run; local or of an object store.
       serving_dir: the folder that a model server watches; `serving` in the run's folder by default.
-      dataset_version: fingerprint of the source, so that the cache notices changed images.
-      tokenizer_version: fingerprint of an imported tokenizer (`imported_version`), for the same reason.
-      features_version: digest of the feature network (`network_version`), likewise.
-      lpips_version: digest of the network of LPIPS, likewise.
+      versions: of what is read from outside, so that the cache notices changes.
       beam_pipeline_args: flags for Beam beside the configuration's, which they win over.
       metadata_connection_config: where lineage is stored; None if the runner has its own.
       to: the component with which the pipeline ends; it has what this depends on then. All by default.
@@ -78,7 +79,7 @@ def create_pipeline(
         ground=data.ground,
         options=data.options,
         allow=data.allow,
-        dataset_version=dataset_version,
+        dataset_version=versions.dataset,
     )
     statistics = tfx.components.StatisticsGen(examples=images.outputs["examples"])
     # What is held out is measured against what is trained on.
@@ -91,13 +92,25 @@ def create_pipeline(
     tokenizer: BaseComponent
     if isinstance(config.stage1, ImportedTokenizer):
         tokenizer = TokenizerImporter(
-            savedmodel=config.stage1.savedmodel, image_size=data.image_size, version=tokenizer_version
+            savedmodel=config.stage1.savedmodel, image_size=data.image_size, version=versions.tokenizer
         )
     else:
         tokenizer = _trainer("tokenizer", images, config, run_dir, serving_dir)
-    classifier = _trainer("classifier", images, config, run_dir, serving_dir)
-    for trained in (tokenizer, classifier):
-        trained.add_upstream_node(validation)
+    classifier: BaseComponent
+    if isinstance(config.classifier, PretrainedClassifier):
+        classifier = ClassifierImporter(
+            examples=images.outputs["examples"],
+            files=config.classifier.files,
+            preset=config.name,
+            image_size=data.image_size,
+            ground=data.ground,
+            max_image_pixels=config.export.max_image_pixels,
+            version=versions.classifier,
+        )
+    else:
+        classifier = _trainer("classifier", images, config, run_dir, serving_dir)
+    for model in (tokenizer, classifier):
+        model.add_upstream_node(validation)
     tokens = TokenTransform(
         examples=images.outputs["examples"],
         model=tokenizer.outputs["model"],
@@ -124,11 +137,19 @@ def create_pipeline(
         classifier=classifier.outputs["model"],
         batch_size=evaluation.reconstruction.batch_size,
         features=evaluation.features,
-        features_version=features_version,
+        features_version=versions.features,
         lpips=evaluation.reconstruction.lpips,
-        lpips_version=lpips_version,
+        lpips_version=versions.lpips,
         thresholds=gates["reconstruction"],
         pushed=served["tokenizer"],
+    )
+    reference = ReferenceStatistics(
+        examples=images.outputs["examples"],
+        classifier=classifier.outputs["model"],
+        image_size=data.image_size,
+        batch_size=evaluation.reconstruction.batch_size,
+        features=evaluation.features,
+        features_version=versions.features,
     )
     samples = ImageSampler(
         model=vim.outputs["model"],
@@ -142,12 +163,13 @@ def create_pipeline(
     )
     generation = GenerationEvaluator(
         examples=images.outputs["examples"],
+        reference=reference.outputs["reference"],
         samples=samples.outputs["examples"],
         model=vim.outputs["model"],
         classifier=classifier.outputs["model"],
         batch_size=evaluation.generation.batch_size,
         features=evaluation.features,
-        features_version=features_version,
+        features_version=versions.features,
         thresholds=gates["generation"],
     )
     linear_probe = LinearProbeEvaluator(
@@ -174,6 +196,7 @@ def create_pipeline(
         *([tokens] if cached else []),
         vim,
         reconstruction,
+        reference,
         samples,
         generation,
         linear_probe,
@@ -192,7 +215,7 @@ def create_pipeline(
         generation=generation.outputs["evaluation"],
         linear_probe=linear_probe.outputs["evaluation"],
         tokenizer_run=tokenizer.outputs.get("model_run"),
-        classifier_run=classifier.outputs["model_run"],
+        classifier_run=classifier.outputs.get("model_run"),
         vim_run=vim.outputs["model_run"],
         code=code.run_by(*components).fingerprint,
         output_dir=run_dir,
@@ -241,40 +264,6 @@ def _up_to(name: str, components: Sequence[BaseComponent]) -> list[BaseComponent
         found += [channel.producer_component_id for channel in component.inputs.values()]
         found += [node.id for node in component.upstream_nodes]
     return [component for component in components if component.id in wanted]
-
-
-def imported_version(config: Config) -> str:
-    """The `tokenizer_version` of `create_pipeline`; empty if the tokenizer is trained.
-
-    Raises:
-      TokenizerError: the imported tokenizer is missing.
-    """
-    if isinstance(config.stage1, ImportedTokenizer):
-        return saved_tokenizer.version(config.stage1.savedmodel)
-    return ""
-
-
-def network_version(config: Config) -> str:
-    """The `features_version` of `create_pipeline`; empty for the run's own classifier.
-
-    Raises:
-      ProtocolError: the feature network is not there.
-    """
-    features = config.evaluation.features
-    return "" if features == OWN else protocols.version(features)
-
-
-def lpips_version(config: Config) -> str:
-    """The `lpips_version` of `create_pipeline`; empty if LPIPS is not measured.
-
-    Raises:
-      ProtocolError: its network is not there.
-    """
-    return (
-        lpips.version(config.evaluation.reconstruction.lpips)
-        if config.evaluation.reconstruction.lpips
-        else ""
-    )
 
 
 def _trainer(

@@ -231,9 +231,9 @@ def classifier(config: Config, devices: Devices, *, image_bytes: int | None = No
       image_bytes: as for `stage_1`.
 
     Raises:
-      ConfigError: the batch cannot be split evenly among the devices.
+      ConfigError: the batch cannot be split evenly among the devices, or the classifier is pretrained.
     """
-    own, size = config.classifier, config.data.image_size
+    own, size = config.trained_classifier, config.data.image_size
     _check_batch("classifier", own.train, devices)
     costs = resnet.parts(own.model, image_size=size, classes=0)
     example, example_bytes = _images(size, image_bytes)

@@ -14,7 +14,7 @@ from components.image_example_gen.source_kinds import matching_here, parse_sourc
 from serving.export.atomic import is_remote
 from tfx_pipeline import run_lock
 from tfx_pipeline.beam import runners
-from tfx_pipeline.config import Config, ImportedTokenizer
+from tfx_pipeline.config import Config, ImportedTokenizer, PretrainedClassifier
 from trainers.training.config import PUSHED
 
 PATTERN = "*?[]\\"
@@ -48,21 +48,28 @@ def check_run(config: Config, home: Path, beam_args: Sequence[str] = ()) -> None
         run_lock.check_free(home)
 
 
-def check_inputs(config: Config, *, source: bool = True, tokenizer: bool = True) -> None:
+def check_inputs(
+    config: Config, *, source: bool = True, tokenizer: bool = True, classifier: bool = True
+) -> None:
     """Refuse files and folders of this machine that the configuration names and that are missing.
 
     Args:
       config: the run's configuration.
       source: whether images must be there.
       tokenizer: whether an imported tokenizer must be there.
+      classifier: whether the files of a pretrained classifier must be there.
 
     Raises:
       RunError: the first that is missing.
     """
-    problem = _source_problem(config.data.source) if source else ""
-    problem = problem or (_tokenizer_problem(config) if tokenizer else "") or _warm_start_problem(config)
-    if problem:
-        raise RunError(problem)
+    for problem in (
+        _source_problem(config.data.source) if source else "",
+        _tokenizer_problem(config) if tokenizer else "",
+        _classifier_problem(config) if classifier else "",
+        _warm_start_problem(config),
+    ):
+        if problem:
+            raise RunError(problem)
 
 
 def check_paths(home: Path, beam_args: Sequence[str]) -> None:
@@ -112,6 +119,15 @@ def _source_problem(source: str) -> str:
 def _tokenizer_problem(config: Config) -> str:
     stage1 = config.stage1
     return _no_model("stage1.savedmodel", stage1.savedmodel) if isinstance(stage1, ImportedTokenizer) else ""
+
+
+def _classifier_problem(config: Config) -> str:
+    if isinstance(config.classifier, PretrainedClassifier):
+        for key in ("weights", "classes"):
+            path = getattr(config.classifier, key)
+            if path and not is_remote(path) and not os.path.isfile(path):
+                return f"classifier.{key} must be a file that exists, got {path}"
+    return ""
 
 
 def _warm_start_problem(config: Config) -> str:

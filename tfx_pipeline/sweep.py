@@ -29,10 +29,12 @@ from components.evaluators.network_names import OWN
 from components.evaluators.protocols import version
 from components.image_sampler import executor as sampler
 from components.metrics import registry
+from components.reference_statistics import executor as reference_statistics
+from components.reference_statistics.stored import REFERENCE_FILE, SPLITS, read_reference
 from components.run_report import executor as report_executor
 from components.run_report import folder
 from components.sampled_set import SAMPLES
-from serving.export.atomic import make_folder, remove
+from serving.export.atomic import atomic_folder, make_folder, remove
 from serving.export.fingerprint import fingerprint
 from serving.export.sampling_params import SamplingParams
 from serving.wire.errors import did_you_mean
@@ -92,7 +94,9 @@ def open_run(home: Path) -> Run:
         config = Config.model_validate(metrics["run"]["configuration"])
         store = lineage.open_store(home / "metadata.db")
         scored = lineage.last_result(store, pipeline_name(config.name), "GenerationEvaluator")
-        inputs = {name: scored.inputs[name] for name in ("examples", "model", "classifier")}
+        if "reference" not in scored.inputs:
+            raise SweepError(f"--run must be run again: {home} is of an earlier release, without a reference")
+        inputs = {name: scored.inputs[name] for name in ("examples", "reference", "model", "classifier")}
         newest = report_executor.read_evaluation(scored.outputs["evaluation"].uri)
     except (OSError, KeyError, ValueError, AttributeError) as error:
         raise SweepError(f"--run must be the folder of a finished run, got {home}") from error
@@ -173,12 +177,13 @@ def score(run: Run, one: Variant, *, samples: int, features: str) -> dict[str, A
             for name in ("model", "classifier")
         ),
         Dataset.read(run.inputs["examples"].uri).fingerprint,
-        code.reached_from(sampler.__name__, evaluator.__name__).fingerprint,
+        code.reached_from(sampler.__name__, reference_statistics.__name__, evaluator.__name__).fingerprint,
     ]
     digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
     place = run.folder / FOLDER / digest
     if not (place / RESULT).exists():
         inputs = {name: [_artifact(artifact)] for name, artifact in run.inputs.items()}
+        inputs["reference"] = [_reference(run, features, network)]
         drawn = _output(standard_artifacts.Examples, place / "samples")
         _draw(run, one, samples, place, drawn)
         scored = _output(standard_artifacts.ModelEvaluation, place / "scored")
@@ -201,6 +206,40 @@ def score(run: Run, one: Variant, *, samples: int, features: str) -> dict[str, A
             remove(artifact.uri)
         remove(str(place / "drawn"))
     return json.loads((place / RESULT).read_text())
+
+
+def _reference(run: Run, features: str, network: str) -> Artifact:
+    """The real images in these features: the run's own, or computed once for all variants."""
+    own = _artifact(run.inputs["reference"])
+    unchanged = features == OWN or read_reference([own])["weights"] == network
+    if features == run.config.evaluation.features and unchanged:
+        return own
+    executor = reference_statistics.Executor
+    classifier = fingerprint(path_utils.serving_model_path(run.inputs["classifier"].uri))
+    decisive = [
+        features,
+        network,
+        classifier,
+        Dataset.read(run.inputs["examples"].uri).fingerprint,
+        code.reached_from(executor.__module__).fingerprint,
+    ]
+    digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
+    made = _output(standard_artifacts.ExampleStatistics, run.folder / FOLDER / f"reference-{digest}")
+    # Its description is written last.
+    if not (Path(made.uri) / REFERENCE_FILE).exists():
+        with atomic_folder(made.uri):
+            executor(_context(run, "ReferenceStatistics")).Do(
+                {name: [_artifact(run.inputs[name])] for name in ("examples", "classifier")},
+                {"reference": [made]},
+                {
+                    "image_size": run.config.data.image_size,
+                    "batch_size": run.config.evaluation.reconstruction.batch_size,
+                    "features": features,
+                    "features_version": network,
+                },
+            )
+    made.split_names = artifact_utils.encode_split_names(list(SPLITS))
+    return made
 
 
 def report(run: Run, rows: Sequence[tuple[Variant, dict[str, Any]]]) -> str:
@@ -264,7 +303,14 @@ def _shown(evaluation: dict[str, Any], name: str) -> str:
 
 
 def _artifact(stored: mlmd.Artifact) -> Artifact:
-    kinds = {kind.TYPE_NAME: kind for kind in (standard_artifacts.Examples, standard_artifacts.Model)}
+    kinds = {
+        kind.TYPE_NAME: kind
+        for kind in (
+            standard_artifacts.Examples,
+            standard_artifacts.Model,
+            standard_artifacts.ExampleStatistics,
+        )
+    }
     made = kinds[stored.type]()
     made.set_mlmd_artifact(stored)
     return made

@@ -10,7 +10,7 @@ import tensorflow as tf
 from serving.export.atomic import is_remote
 from serving.wire.errors import one_line
 from tfx_pipeline import code
-from tfx_pipeline.config import Config, ConfigError, ImportedTokenizer
+from tfx_pipeline.config import Config, ConfigError
 from trainers.training import warm_start
 from trainers.training.config import PUSHED, Job
 from trainers.training.errors import TrainingError
@@ -40,9 +40,8 @@ SERVED_AS = {"tokenizer": "vit_vqgan", "classifier": "classifier", "vim": "vim"}
 
 
 def of(config: Config) -> list[str]:
-    """The names of the trainings of a configuration: an imported tokenizer has none."""
-    imported = isinstance(config.stage1, ImportedTokenizer)
-    return [name for name in TRAININGS if not (imported and name == "tokenizer")]
+    """The names of the trainings of a configuration: what is imported has none."""
+    return [name for name, one in TRAININGS.items() if hasattr(getattr(config, one.section), "train")]
 
 
 def fingerprint(name: str) -> str:

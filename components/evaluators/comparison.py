@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from components.evaluators import moments_file
 from components.evaluators.features import inception_splits
-from components.evaluators.files import write_arrays
 from components.evaluators.image_sets import ImageSet, ImageSetError, has_images
 from components.evaluators.protocols import FeatureProtocol
 from components.metrics import frechet_samples, intervals
@@ -91,9 +91,7 @@ def read_reference(path: str, network: FeatureProtocol, image_size: int | None, 
 
 def write_statistics(path: str, reference: Reference, network: FeatureProtocol) -> None:
     """Write moments as ADM's evaluator and pytorch-fid read them, and of what they are."""
-    about = json.dumps({**reference.about, "features": [network.name, network.digest]})
-    arrays = {"mu": reference.moments.mean, "sigma": reference.moments.covariance, "about": np.array(about)}
-    write_arrays(path, arrays)
+    moments_file.write(path, reference.moments, (network.name, network.digest), reference.about)
 
 
 def compare(

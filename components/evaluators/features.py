@@ -17,6 +17,7 @@ import tensorflow as tf
 from components.evaluators.network_names import OWN
 from components.saved_model import SavedModel
 from serving.export import images
+from serving.export.classifier import ROTATIONS
 from serving.export.versions import content_digest
 
 # The folder of a SavedModel's weights.
@@ -57,7 +58,7 @@ class FeatureNetwork(Protocol):
 
 
 class ClassifierFeatures:
-    """Pooled activations and class probabilities of a run's classifier.
+    """Pooled activations and class probabilities of a run's classifier, trained by it or pretrained.
 
     Attributes:
       class_names: the classes of its probabilities.
@@ -68,13 +69,22 @@ class ClassifierFeatures:
 
     def __init__(self, classifier: SavedModel):
         self._classifier = classifier
-        self.class_names = classifier.metadata().class_names
+        self._metadata = classifier.metadata()
+        self.class_names = self._metadata.class_names
+
+    @property
+    def tells_rotations(self) -> bool:
+        """Whether it was trained on images without labels."""
+        return self.class_names == ROTATIONS
 
     def about(self) -> dict[str, Any]:
-        """The digest of its weights; images have its size already."""
-        # Not of its graph: two machines write the same weights, and graphs with other names in them.
-        weights = content_digest(os.path.join(self._classifier.path, VARIABLES))
-        return {"weights": weights, "resize": "none"}
+        """The digest of its weights, how images come to its size, and what it is if no run trained it."""
+        architecture = self._metadata.architecture
+        return {
+            "weights": weights_digest(self._classifier.path),
+            "resize": self._metadata.resize,
+            **({"architecture": architecture} if architecture else {}),
+        }
 
     def load(self) -> Extract:
         """Load the classifier, once a process."""
@@ -85,6 +95,14 @@ class ClassifierFeatures:
             return Features(answer["features"].numpy(), tf.nn.softmax(answer["logits"]).numpy())
 
         return extract
+
+
+def weights_digest(saved_model: str) -> str:
+    """The digest of the weights of a SavedModel.
+
+    Not of its graph: two machines write the same weights, and graphs with other names in them.
+    """
+    return content_digest(os.path.join(saved_model, VARIABLES))
 
 
 def to_8_bits(pixels: np.ndarray) -> np.ndarray:

@@ -20,6 +20,9 @@ from serving.wire.errors import one_line
 # ONNX Runtime's names of the types of tensors that networks of images have.
 _ONNX_TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
+# The key of the name of another file with weights, in a TensorProto's `external_data`.
+_EXTERNAL = b"\x0a\x08location\x12"
+
 
 class NetworkFile(NamedTuple):
     """A loaded network of one input.
@@ -137,6 +140,8 @@ def _onnx(path: str, output: str) -> NetworkFile:
     import onnxruntime
 
     content = read(path, "the feature network", "an ONNX file")
+    if _EXTERNAL in content:
+        raise ProtocolError(f"{path} must hold its weights itself, got weights in other files")
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     inputs, outputs = session.get_inputs(), [one.name for one in session.get_outputs()]
     if len(inputs) != 1:

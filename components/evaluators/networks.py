@@ -7,24 +7,19 @@ from a network that others have (`components.evaluators.network_names`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import apache_beam as beam
 import numpy as np
-import tensorflow as tf
 from apache_beam.utils import shared
 from tfx.types import Artifact
 
-from components.evaluators.examples import ImageBatch
 from components.evaluators.features import (
     ClassifierFeatures,
     Extract,
     FeatureNetwork,
     Features,
-    decode,
-    to_8_bits,
 )
 from components.evaluators.lpips import Lpips
 from components.evaluators.network_names import OWN, ProtocolError
@@ -130,17 +125,14 @@ class Networks:
         return measure
 
     def tells(self, class_names: tuple[str, ...]) -> bool:
-        """Whether the recognizer tells these classes; without labels it tells rotations."""
+        """Whether the recognizer tells these classes; without labels it tells others, or rotations."""
         return bool(class_names) and self.recognizer.class_names == class_names
 
-    def scores_classes(self, class_names: tuple[str, ...]) -> bool:
-        """Whether there is an Inception Score: of rotations it would say that all images are upright.
-
-        Args:
-          class_names: of the data.
-        """
+    @property
+    def scores_classes(self) -> bool:
+        """Whether there is an Inception Score: of rotations it would say that all images are upright."""
         own = self.features is self.recognizer
-        return self.features.has_probabilities and (self.tells(class_names) or not own)
+        return self.features.has_probabilities and not (own and self.recognizer.tells_rotations)
 
     def protocol(self, class_names: tuple[str, ...], held_out_accuracy: float) -> dict[str, Any]:
         """What scores depend on, for `evaluation.json`.
@@ -152,37 +144,11 @@ class Networks:
         told = self.tells(class_names)
         recognizer = {
             "network": self.recognizer.name,
-            "weights": self.recognizer.about()["weights"],
-            "classes": len(class_names) if told else "rotations",
+            **{key: value for key, value in self.recognizer.about().items() if key != "resize"},
+            "classes": "rotations" if self.recognizer.tells_rotations else len(self.recognizer.class_names),
             **({"held_out_accuracy": held_out_accuracy} if told else {}),
         }
         return {"features": self.features.name, **self.features.about(), "recognizer": recognizer}
-
-
-class HeldOut(NamedTuple):
-    """B held-out images as their features, and what the recognizer makes of them."""
-
-    places: np.ndarray  # int64 [B], in the split
-    features: Features
-    hits: tuple[int, int]  # images that are recognized, and images with a label
-
-
-class ExtractHeldOut(beam.DoFn):
-    """`ImageBatch` -> `HeldOut`."""
-
-    def __init__(self, networks: Networks, image_size: int):
-        self._networks = networks
-        self._image_size = image_size
-
-    def setup(self) -> None:
-        """Load the networks."""
-        self._measure = self._networks.load()
-
-    def process(self, batch: ImageBatch) -> Iterator[HeldOut]:
-        """Compute the features of one batch, and recognize."""
-        pixels = decode(tf.constant(batch.image_bytes), self._image_size)
-        measured = self._measure(to_8_bits(pixels.numpy()))
-        yield HeldOut(batch.places, measured.features, hits(measured.recognition, batch.labels))
 
 
 def hits(recognition: np.ndarray, labels: np.ndarray) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from components.evaluators import network_file
-from components.evaluators.features import ClassifierFeatures, Extract, Features
+from components.evaluators.features import ClassifierFeatures, Extract, Features, weights_digest
 from components.evaluators.network_file import (
     NetworkFile,
     check_saved_model,
@@ -26,7 +26,6 @@ from components.evaluators.network_file import (
 )
 from components.evaluators.network_names import NetworkName, ProtocolError, parse
 from components.saved_model import SavedModel
-from serving.export.versions import content_digest
 from serving.wire.errors import one_line
 
 # Nodes of the frozen graph, as ADM's evaluator and TF-GAN use them: images before resizing, and the kernel of
@@ -81,6 +80,9 @@ def version(text: str) -> str:
     with unreadable(text):
         if name.kind == "inception_2015":
             return digest(_frozen_graph(name.path))
+        if name.kind == "classifier":
+            check_saved_model(name.path)
+            return weights_digest(name.path)
         return network_file.version(name.path)
 
 
@@ -91,13 +93,9 @@ def _frozen_graph(path: str) -> bytes:
 def _classifier(name: NetworkName) -> FeatureProtocol:
     check_saved_model(name.path)
     network = ClassifierFeatures(SavedModel(name.path))
-    size = SavedModel(name.path).metadata().image_size
-    return FeatureProtocol(
-        "classifier",
-        content_digest(name.path),
-        f"none: images must have {size} pixels a side",
-        network.load(),
-    )
+    about, size = network.about(), SavedModel(name.path).metadata().image_size
+    resize = f"{about['resize']}: images must have {size} pixels a side"
+    return FeatureProtocol("classifier", about["weights"], resize, network.load())
 
 
 def _any(name: NetworkName) -> FeatureProtocol:

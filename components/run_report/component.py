@@ -22,7 +22,7 @@ class RunReportSpec(component_spec.ComponentSpec):
         "generation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "linear_probe": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "tokenizer_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun, optional=True),
-        "classifier_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
+        "classifier_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun, optional=True),
         "vim_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
     }
     OUTPUTS = {
@@ -43,7 +43,7 @@ class RunReport(base_component.BaseComponent):
         generation: BaseChannel,
         linear_probe: BaseChannel,
         tokenizer_run: BaseChannel | None,
-        classifier_run: BaseChannel,
+        classifier_run: BaseChannel | None,
         vim_run: BaseChannel,
         *,
         config: str,
@@ -58,7 +58,7 @@ class RunReport(base_component.BaseComponent):
           generation: GenerationEvaluator's `evaluation`.
           linear_probe: LinearProbeEvaluator's `evaluation`.
           tokenizer_run: the tokenizer Trainer's `model_run`, with `history.jsonl`; None if it is imported.
-          classifier_run: the classifier Trainer's `model_run`.
+          classifier_run: the classifier Trainer's `model_run`; None if it is pretrained.
           vim_run: the image model Trainer's `model_run`.
           config: the run's configuration as JSON.
           code: fingerprint of the code of all other components.

@@ -41,7 +41,7 @@ class Executor(base_executor.BaseExecutor):
 
         Args:
           input_dict: `examples`; `reconstruction`, `generation`, `linear_probe` (evaluations);
-            `classifier_run`, `vim_run`, and `tokenizer_run` if the run trained one (model runs).
+            `vim_run`, and `tokenizer_run`, `classifier_run` if the run trained them (model runs).
           output_dict: `report`.
           exec_properties: `config` (JSON), `code` (fingerprint), `output_dir` (empty to write only the
             artifact).

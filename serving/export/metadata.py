@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 # Every image is RGB.
 CHANNELS = 3
@@ -32,6 +32,8 @@ class Metadata:
       versions: of the libraries that trained it.
       ground: the colour behind transparent pixels of its images, "#rrggbb".
       max_image_pixels: an image with more is refused.
+      architecture: of a network that was not trained by a run, and whose it is; "" for one that was.
+      resize: how images come to the network's input, beyond `image_size`.
     """
 
     kind: str
@@ -43,6 +45,8 @@ class Metadata:
     versions: Mapping[str, str]
     ground: str = WHITE
     max_image_pixels: int = MAX_PIXELS
+    architecture: str = ""
+    resize: str = "none"
 
     @property
     def interface(self) -> tuple[object, ...]:
@@ -52,9 +56,10 @@ class Metadata:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Metadata:
-        """Parse what `to_json` wrote."""
-        fields = json.loads(text)
-        return cls(**{**fields, "class_names": tuple(fields["class_names"])})
+        """Parse what `to_json` wrote, here or in a later release, whose further keys are ignored."""
+        written = json.loads(text)
+        known = {field.name: written[field.name] for field in fields(cls) if field.name in written}
+        return cls(**{**known, "class_names": tuple(known["class_names"])})
 
     @classmethod
     def read(cls, model_dir: str) -> Metadata | None:

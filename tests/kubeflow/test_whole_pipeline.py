@@ -3,14 +3,13 @@
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
+from tests import whole_run
 from tests.kubeflow import launcher, stores
 from tests.kubeflow.test_newest_kfp import newest_kfp
 from tfx_pipeline.cli import cli
@@ -18,23 +17,17 @@ from tfx_pipeline.trainings import SERVED_AS
 
 pytestmark = pytest.mark.slow
 
-SMALL = ("--preset", "digits", "--small")
-
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    cli(["compile", *SMALL, "--image", "tfx-vim:1", "--output", str(path)], standalone_mode=False)
+    cli(["compile", *whole_run.SMALL, "--image", "tfx-vim:1", "--output", str(path)], standalone_mode=False)
     return path
 
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
-    # A process of its own, as a pod's: in this one TensorFlow's optimizer of graphs is off, for other bits.
-    home = tmp_path_factory.mktemp("local") / "run"
-    command = [Path(sys.executable).with_name("tfx-vim"), "run", *SMALL, "--output", home]
-    subprocess.run(command, check=True, capture_output=True)
-    return home
+    return whole_run.shared(tmp_path_factory)
 
 
 def scores(metrics):

@@ -1,24 +1,24 @@
 """Flags of the steps that run with Beam, and that images and tokens do not depend on where they run."""
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pydantic
 import pytest
 
-from tests import portable_beam
+from tests import portable_beam, whole_run
 from tfx_pipeline import config, lineage
 from tfx_pipeline.beam import IN_PROCESS, RUNNER, Beam
 from tfx_pipeline.config import ConfigError
 from tfx_pipeline.pipeline import create_pipeline
+from tfx_pipeline.versions import Versions
 
 STEPS = (
     "ImageExampleGen",
     "StatisticsGen",
     "TokenTransform",
     "ReconstructionEvaluator",
+    "ReferenceStatistics",
     "ImageSampler",
     "GenerationEvaluator",
 )
@@ -28,7 +28,7 @@ def graph(folder, *overrides, given=()):
     return create_pipeline(
         config.load("digits", overrides, small=True),
         run_dir=str(folder),
-        dataset_version="1",
+        versions=Versions("1"),
         beam_pipeline_args=given,
         metadata_connection_config=lineage.connection(folder / "metadata.db"),
     )
@@ -79,11 +79,8 @@ def test_what_is_no_flag_is_refused():
         Beam(every=["runner=FlinkRunner"])
 
 
-def made(folder, *options):
-    """Run the whole pipeline in a process of its own; the files of images and tokens, and the scores."""
-    command = [Path(sys.executable).with_name("tfx-vim"), "run", "--preset", "digits", "--small"]
-    options = ["--set", "evaluation.generation.shard_size=7", *options]  # three shards for two workers
-    subprocess.run([*command, "--output", folder, *options], check=True, capture_output=True)
+def made(folder):
+    """The files of images and tokens of a run, and its scores."""
     files = {}
     for component in ("ImageExampleGen", "TokenTransform", "ImageSampler"):
         (examples,) = (folder / "pipeline_root" / component / "examples").iterdir()
@@ -108,17 +105,19 @@ def made(folder, *options):
 
 @pytest.mark.slow
 @pytest.mark.skipif(" " in sys.executable, reason="Beam's multi_processing needs a path without spaces")
-def test_images_tokens_samples_and_scores_are_the_same_wherever_they_are_made(tmp_path):
+def test_images_tokens_samples_and_scores_are_the_same_wherever_they_are_made(tmp_path, tmp_path_factory):
     """The portable runner with workers of its own, and the in-process runner with two worker processes."""
-    here = made(tmp_path / "here")
+    here = made(whole_run.shared(tmp_path_factory))
     processes = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     with portable_beam.serve(tmp_path) as portable:
         steps = {
             "ImageExampleGen": processes,
             "TokenTransform": portable,
+            "ReferenceStatistics": processes,
             "ImageSampler": portable,
             "GenerationEvaluator": portable,
         }
-        there = made(tmp_path / "there", "--set", f"beam.steps={json.dumps(steps)}")
+        whole_run.run(tmp_path / "there", "--set", f"beam.steps={json.dumps(steps)}")
+    there = made(tmp_path / "there")
     for one, other in zip(here, there, strict=True):
         assert one == other

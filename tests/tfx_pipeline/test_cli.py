@@ -174,6 +174,28 @@ def test_compile_takes_the_version_of_images_that_it_cannot_read(tmp_path):
     assert "2026-11" in (tmp_path / "pipeline.yaml").read_text()
 
 
+def test_compile_takes_the_versions_of_networks_that_it_cannot_read(tmp_path):
+    network, weights = "inception_2015:/nowhere.pb", "/nowhere.weights.h5"
+    settings = {
+        "stage1": "{savedmodel: /nowhere}",
+        "classifier": f"{{network: ResNet50, weights: {weights}}}",
+        "evaluation.features": network,
+        "evaluation.reconstruction.lpips": "/nowhere",
+    }
+    options = ("--tokenizer-version", "--classifier-version", "--features-version", "--lpips-version")
+    given = ["--image", "a:b", "--output", "pipeline.yaml"]
+    for setting, option in zip(settings.items(), options, strict=True):
+        given += ["--set", "=".join(setting)]
+        refused = call("compile", *given, cwd=tmp_path)
+        assert refused.returncode == 1
+        assert option in refused.stderr.splitlines()[-1]
+        given += [option, f"of{option}"]
+    result = call("compile", *given, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    compiled = (tmp_path / "pipeline.yaml").read_text()
+    assert all(f"of{option}" in compiled for option in options)
+
+
 def test_compile_writes_a_part_of_the_pipeline_and_jobs_of_its_trainings(tmp_path):
     """Beside what images and tokenizer come from, the check that a Trainer waits for without reading it."""
     given = ("--image", "repo/image:1", "--output", "pipeline.yaml", "--run", "/mnt/run")
@@ -205,6 +227,6 @@ def test_compile_refuses_a_part_or_jobs_that_cannot_be_and_writes_nothing(tmp_pa
 def test_compile_writes_the_pipeline_and_prints_a_summary(tmp_path):
     result = call("compile", "--image", "repo/image:1", "--output", "pipeline.yaml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "pipeline tfx-vim-digits, 19 tasks" in result.stdout
-    assert len(yaml.safe_load((tmp_path / "pipeline.yaml").read_text())["components"]) == 19
+    assert "pipeline tfx-vim-digits, 20 tasks" in result.stdout
+    assert len(yaml.safe_load((tmp_path / "pipeline.yaml").read_text())["components"]) == 20
     assert result.stderr == ""

@@ -53,6 +53,14 @@ def test_configuration_round_trips_through_json():
         ),
         (["stage1={savedmodel: theirs, train: 3}"], r"unknown key stage1\.train: must be one of savedmodel"),
         (["stage1={savedmodel: ''}"], r"stage1\.savedmodel must have at least 1 character, got ''"),
+        (
+            ["classifier={network: ResNet101, train: 3}"],
+            r"unknown key classifier\.train: must be one of network",
+        ),
+        (
+            ["classifier={network: ResNet18}"],
+            r"classifier\.network must be one of ResNet50, .*, got 'ResNet18'.*ResNet1",
+        ),
         (["seed.deeper=3"], r"unknown key seed\.deeper: seed is a value"),
         (["data.source=ftp:x"], "data.source must be one of digits, folder:DIR"),
         (["data.image_size=30"], "data.image_size must be a multiple of stage1.model.patch_size 8, got 30"),

@@ -24,11 +24,13 @@ from components.evaluators.generation import executor as generation
 from components.evaluators.network_names import ProtocolError
 from components.image_example_gen.sources import SourceError
 from components.image_sampler import executor as image_sampler
+from components.reference_statistics import executor as reference_statistics
 from components.tokenizer_importer.saved_tokenizer import TokenizerError
 from serving.export import versions as serving_versions
 from serving.export.atomic import atomic_folder
 from serving.server.server import background_server
 from tests import stand_ins
+from tests.components.evaluators.test_protocols import saved_model
 from tests.components.image_example_gen import pictures
 from tfx_pipeline import code, config, lineage, local_runner, run_lock
 from tfx_pipeline.cli import cli
@@ -42,7 +44,8 @@ RUNNING = metadata_store_pb2.Execution.RUNNING
 COMPONENTS = {
     "ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator",
     "Trainer-tokenizer", "Trainer-classifier", "Trainer-vim", "TokenTransform",
-    "ReconstructionEvaluator", "ImageSampler", "GenerationEvaluator", "LinearProbeEvaluator",
+    "ReconstructionEvaluator", "ReferenceStatistics", "ImageSampler", "GenerationEvaluator",
+    "LinearProbeEvaluator",
     "ModelValidator-tokenizer", "ModelValidator-classifier", "ModelValidator-vim",
     "Pusher-tokenizer", "Pusher-classifier", "Pusher-vim", "RunReport",
 }  # fmt: skip
@@ -162,6 +165,48 @@ def test_variants_of_sampling_are_scored_as_the_run_was(finished, tmp_path, monk
     assert [one["metrics"] for one in json.loads(output.read_text())] == [greedy["metrics"], own["metrics"]]
     kept = list((finished.directory / "sweep").glob("*/*"))
     assert [path.name for path in kept] == ["evaluation.json"] * 2
+
+
+def test_variants_in_other_features_compute_the_real_images_once(finished, tmp_path, monkeypatch):
+    network = f"savedmodel:{saved_model(tmp_path / 'network')}#mean"
+    times = []
+    compute = reference_statistics.Executor.Do
+    monkeypatch.setattr(
+        reference_statistics.Executor, "Do", lambda *given: times.append(1) or compute(*given)
+    )
+    output = tmp_path / "sweep.json"
+    command = ["evaluate", "--run", str(finished.directory), "--features", network, "--count", "10"]
+    done = CliRunner().invoke(cli, [*command, "--sweep", "seed=7,8", "--output", str(output)])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(output.read_text())
+    assert [row["protocol"]["features"] for row in rows] == ["savedmodel#mean"] * 2
+    assert [row["protocol"]["dimensions"] for row in rows] == [3, 3]
+    assert len(times) == 1
+    # The same path with other weights: another network.
+    saved_model(tmp_path / "network", scale=0.5)
+    assert CliRunner().invoke(cli, [*command, "--sweep", "seed=7"]).exit_code == 0
+    assert len(times) == 2
+
+
+@pytest.mark.optimized
+def test_a_runs_reference_serves_other_comparisons_in_the_same_features_alone(finished, tmp_path):
+    (reference,) = (finished.directory / "pipeline_root/ReferenceStatistics/reference").glob("*/train.npz")
+    (classifier, *_) = versions(finished, "classifier")
+    pictures = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "samples.npz", pictures)
+    command = ["evaluate", str(tmp_path / "samples.npz"), str(reference)]
+    output = tmp_path / "scores.json"
+    done = CliRunner().invoke(
+        cli, [*command, "--features", f"classifier:{classifier}", "--output", str(output)]
+    )
+    assert done.exit_code == 0, done.output
+    known = json.loads(output.read_text())["reference"]
+    assert known["path"] == "train split"
+    assert known["count"] == finished.metrics["generation"]["counts"]["train_images"]
+    other = f"savedmodel:{saved_model(tmp_path / 'network')}#mean"
+    refused = CliRunner().invoke(cli, [*command, "--features", other])
+    assert refused.exit_code == 1
+    assert "must have moments in savedmodel#mean" in refused.output
 
 
 def test_a_sweep_that_was_killed_while_scoring_does_not_draw_again(finished, tmp_path, monkeypatch):
@@ -318,7 +363,7 @@ def test_imported_tokenizer_scores_like_the_trained_one(finished):
     metrics = local_runner.run(small, str(finished.directory)).metrics
     from_images = {
         "ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "Trainer-classifier",
-        "ModelValidator-classifier", "Pusher-classifier",
+        "ModelValidator-classifier", "Pusher-classifier", "ReferenceStatistics",
     }  # fmt: skip
     assert states(metrics) == {
         **dict.fromkeys(COMPONENTS - {"Trainer-tokenizer"} | {"TokenizerImporter"}, "ran"),
@@ -416,6 +461,7 @@ EXECUTORS = {
     "Trainer": "tfx.components.trainer.executor.GenericExecutor",
     "TokenTransform": "components.token_transform.executor.Executor",
     "ReconstructionEvaluator": "components.evaluators.reconstruction.executor.Executor",
+    "ReferenceStatistics": "components.reference_statistics.executor.Executor",
     "ImageSampler": "components.image_sampler.executor.Executor",
     "GenerationEvaluator": "components.evaluators.generation.executor.Executor",
     "LinearProbeEvaluator": "components.evaluators.linear_probe.executor.Executor",
@@ -574,6 +620,7 @@ def first(finished, pattern: str) -> Path:
         ("TokenTransform", False),
         ("ReconstructionEvaluator", True),
         ("ReconstructionEvaluator", False),
+        ("ReferenceStatistics", True),
         ("GenerationEvaluator", True),
         ("LinearProbeEvaluator", True),
     ],

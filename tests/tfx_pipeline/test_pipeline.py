@@ -4,13 +4,15 @@ import pytest
 import tensorflow as tf
 
 from components.evaluators.network_names import ProtocolError
+from tfx_pipeline import versions
 from tfx_pipeline.config import ConfigError, load
-from tfx_pipeline.pipeline import create_pipeline, network_version
+from tfx_pipeline.pipeline import create_pipeline
+from tfx_pipeline.versions import Versions
 
 
 def graph(*overrides):
     config = load("digits", overrides, small=True)
-    pipeline = create_pipeline(config, run_dir="run", dataset_version="1", beam_pipeline_args=[])
+    pipeline = create_pipeline(config, run_dir="run", versions=Versions("1"), beam_pipeline_args=[])
     return {component.id: component for component in pipeline.components}
 
 
@@ -43,6 +45,34 @@ def test_imported_tokenizer_replaces_the_trained_one():
     assert "tokenizer_run" not in components["RunReport"].inputs
 
 
+def test_pretrained_classifier_replaces_the_trained_one():
+    components = graph("classifier={network: ResNet101}")
+    assert "Trainer-classifier" not in components
+    assert len(components) == len(graph())
+    for consumer, channel in (
+        ("ReconstructionEvaluator", "classifier"),
+        ("GenerationEvaluator", "classifier"),
+        ("ModelValidator-classifier", "model"),
+        ("Pusher-classifier", "model"),
+    ):
+        assert source_of(components[consumer], channel) == "ClassifierImporter", consumer
+    assert source_of(components["ClassifierImporter"], "examples") == "ImageExampleGen"
+    assert "classifier_run" not in components["RunReport"].inputs
+
+
+def test_the_files_of_a_pretrained_classifier_are_in_the_caches_key(tmp_path):
+    weights = tmp_path / "net.weights.h5"
+    weights.write_bytes(b"weights")
+    made = load("digits", [f"classifier={{network: ResNet50, weights: {weights}}}"])
+    first = versions.classifier(made)
+    made_of = create_pipeline(made, run_dir="run", versions=Versions("v", classifier=first)).components
+    (importer,) = (one for one in made_of if one.id == "ClassifierImporter")
+    assert importer.exec_properties["version"] == first
+    weights.write_bytes(b"others")
+    assert versions.classifier(made) != first
+    assert versions.classifier(load("digits")) == ""
+
+
 def test_warm_start_is_settled_when_the_pipeline_is_made(tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path / "vim" / "7"))
     trainer = graph(f"stage2.train.warm_start={tmp_path / 'vim'}")["Trainer-vim"]
@@ -69,24 +99,22 @@ def test_the_feature_network_and_its_weights_are_in_the_caches_key(tmp_path):
     place = tmp_path / "graph.pb"
     place.write_bytes(b"weights")
     made = load("digits", [f"evaluation.features=inception_2015:{place}"])
-    first = network_version(made)
+    first = versions.features(made)
     components = {
         one.id: one
-        for one in create_pipeline(
-            made, run_dir="run", dataset_version="v", features_version=first
-        ).components
+        for one in create_pipeline(made, run_dir="run", versions=Versions("v", features=first)).components
     }
     for name in ("ReconstructionEvaluator", "GenerationEvaluator"):
         properties = components[name].exec_properties
         assert (properties["features"], properties["features_version"]) == (f"inception_2015:{place}", first)
     place.write_bytes(b"other weights")
-    assert network_version(made) != first
-    assert network_version(load("digits")) == ""
+    assert versions.features(made) != first
+    assert versions.features(load("digits")) == ""
     with pytest.raises(ConfigError, match=r"evaluation\.features must be one of|features must be one of"):
         load("digits", ["evaluation.features=inception"])
     place.unlink()
     with pytest.raises(ProtocolError, match="must be the file of the frozen graph"):
-        network_version(made)
+        versions.features(made)
 
 
 def test_the_limit_of_pixels_reaches_every_exported_model():

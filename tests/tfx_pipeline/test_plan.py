@@ -254,6 +254,16 @@ def test_classifier_is_counted():
         planned(stage=classifier, devices=Devices(count=7, tflops=1.0, utilization=1.0))
 
 
+def test_pretrained_classifier_is_not_planned():
+    with pytest.raises(ConfigError, match="classifier must be trained, got a pretrained ResNet50"):
+        planned("classifier={network: ResNet50}", stage=classifier)
+    shown = CliRunner().invoke(cli, ["plan", "--small", "--set", "classifier={network: ResNet50}"])
+    assert shown.exit_code == 0, shown.output
+    assert "Stage 1" in shown.output
+    assert "Stage 2" in shown.output
+    assert "classifier" not in shown.output
+
+
 @pytest.mark.slow
 def test_this_machine_is_measured():
     result = CliRunner().invoke(cli, ["plan", "--device", "cpu", "--small"])

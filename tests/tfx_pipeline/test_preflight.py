@@ -23,6 +23,14 @@ def check(*overrides: str) -> None:
         ("data.source=csv:photos", "csv:.* must be a file, got a folder"),
         ("data.source=tar:*.tar", r"tar:.*\*\.tar must match a file, got none"),
         ("stage1={savedmodel: photos}", "stage1.savedmodel must be the folder of a SavedModel, got photos"),
+        (
+            "classifier={network: ResNet50, weights: photos}",
+            r"classifier\.weights must be a file that exists, got photos",
+        ),
+        (
+            "classifier={network: ResNet50, classes: names.txt}",
+            r"classifier\.classes must be a file that exists, got names\.txt",
+        ),
     ],
 )
 def test_missing_inputs_are_named(tmp_path, monkeypatch, override, message):

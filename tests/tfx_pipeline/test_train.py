@@ -17,6 +17,7 @@ from tfx_pipeline import train, trainings
 from tfx_pipeline.cli import cli
 from tfx_pipeline.config import ConfigError
 from tfx_pipeline.pipeline import create_pipeline
+from tfx_pipeline.versions import Versions
 
 PRESET = ("--preset", "digits", "--small", "--set", "data.image_size=16")
 
@@ -66,7 +67,7 @@ def test_two_hosts_train_and_a_run_in_the_same_folder_only_exports(tmp_path):
 @pytest.mark.parametrize("name", ["tokenizer", "classifier", "vim"])
 def test_it_gets_what_the_pipelines_trainer_gets(name):
     config = configuration.load("digits")
-    pipeline = create_pipeline(config, run_dir="/run", dataset_version="1")
+    pipeline = create_pipeline(config, run_dir="/run", versions=Versions("1"))
     (trainer,) = (one for one in pipeline.components if one.id == f"Trainer-{name}")
     given = json.loads(trainer.exec_properties["custom_config"])
     assert given == trainings.custom_config(config, name, "/run")
@@ -116,6 +117,11 @@ def test_a_host_that_is_none_of_the_workers_is_refused(index, monkeypatch):
             "tokenizer",
             ("--set", "stage1={savedmodel: /t}"),
             "NAME must be one of classifier, vim, got tokenizer",
+        ),
+        (
+            "classifier",
+            ("--set", "classifier={network: ResNet50}"),
+            "NAME must be one of tokenizer, vim, got classifier",
         ),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -34,6 +36,7 @@ _ONLY_THERE = "if only the cluster can read it, name its version with"
     help="Version of images that only the cluster can read; a new one makes it read them again.",
 )
 @click.option("--tokenizer-version", metavar="TEXT", help="Likewise, of an imported tokenizer.")
+@click.option("--classifier-version", metavar="TEXT", help="Likewise, of a pretrained classifier.")
 @click.option("--features-version", metavar="TEXT", help="Likewise, of a feature network.")
 @click.option("--lpips-version", metavar="TEXT", help="Likewise, of the network of LPIPS.")
 @click.option("--beam", "beam_args", multiple=True, metavar="FLAG", help="A flag for Beam; repeatable.")
@@ -57,6 +60,7 @@ def compile_(
     pipeline_root: str | None,
     dataset_version: str | None,
     tokenizer_version: str | None,
+    classifier_version: str | None,
     features_version: str | None,
     lpips_version: str | None,
     beam_args: tuple[str, ...],
@@ -71,30 +75,33 @@ def compile_(
     checks.check_arguments(image, output, run=run_dir, pipeline_root=pipeline_root)
     checks.check_beam(config.beam.all_flags(beam_args))
     try:
-        preflight.check_inputs(config, source=not dataset_version, tokenizer=not tokenizer_version)
+        preflight.check_inputs(
+            config,
+            source=not dataset_version,
+            tokenizer=not tokenizer_version,
+            classifier=not classifier_version,
+        )
     except preflight.RunError as error:
         raise click.ClickException(
-            f"{error}; {_ONLY_THERE} --dataset-version or --tokenizer-version"
+            f"{error}; {_ONLY_THERE} --dataset-version, --tokenizer-version or --classifier-version"
         ) from error
+    from components.classifier_importer.network import ClassifierError
     from components.evaluators.network_names import ProtocolError
     from components.image_example_gen.sources import SourceError, source_version
     from components.tokenizer_importer.saved_tokenizer import TokenizerError
-    from tfx_pipeline import pipeline
+    from tfx_pipeline import pipeline, versions
     from tfx_pipeline.kubeflow import compiler, parameters
 
-    try:
+    with _only_there("--dataset-version", SourceError):
         version = dataset_version or source_version(config.data.source, config.data.options)
-    except SourceError as error:
-        raise click.ClickException(f"{error}; {_ONLY_THERE} --dataset-version") from error
-    try:
-        imported = tokenizer_version or pipeline.imported_version(config)
-    except TokenizerError as error:
-        raise click.ClickException(f"{error}; {_ONLY_THERE} --tokenizer-version") from error
-    try:
-        network = features_version or pipeline.network_version(config)
-        perceptual = lpips_version or pipeline.lpips_version(config)
-    except ProtocolError as error:
-        raise click.ClickException(f"{error}; {_ONLY_THERE} --features-version or --lpips-version") from error
+    with _only_there("--tokenizer-version", TokenizerError):
+        tokenizer = tokenizer_version or versions.tokenizer(config)
+    with _only_there("--classifier-version", ClassifierError):
+        classifier = classifier_version or versions.classifier(config)
+    with _only_there("--features-version", ProtocolError):
+        features = features_version or versions.features(config)
+    with _only_there("--lpips-version", ProtocolError):
+        perceptual = lpips_version or versions.perceptual(config)
     if trainer_jobs and run_dir:
         from tfx_pipeline.kubeflow import trainer_jobs as jobs
 
@@ -103,10 +110,9 @@ def compile_(
         config.with_seed(parameters.STAND_INS[parameters.SEED]),
         run_dir=parameters.STAND_INS[parameters.RUN_FOLDER],
         serving_dir=parameters.STAND_INS[parameters.SERVING_FOLDER],
-        dataset_version=parameters.STAND_INS[parameters.DATASET_VERSION],
-        tokenizer_version=imported,
-        features_version=network,
-        lpips_version=perceptual,
+        versions=versions.Versions(
+            parameters.STAND_INS[parameters.DATASET_VERSION], tokenizer, classifier, features, perceptual
+        ),
         beam_pipeline_args=beam_args,
         to=to or "",
     )
@@ -128,6 +134,15 @@ def compile_(
     if trainer_jobs and run_dir:
         for path in jobs.write(config, trainer_jobs, image=image, run=run_dir):
             click.echo(path)
+
+
+@contextlib.contextmanager
+def _only_there(option: str, error: type[Exception]) -> Iterator[None]:
+    """Name the option for what only the cluster can read."""
+    try:
+        yield
+    except error as raised:
+        raise click.ClickException(f"{raised}; {_ONLY_THERE} {option}") from raised
 
 
 @click.command()

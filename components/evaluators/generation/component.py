@@ -22,6 +22,7 @@ class GenerationEvaluatorSpec(component_spec.ComponentSpec):
     }
     INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
+        "reference": component_spec.ChannelParameter(type=standard_artifacts.ExampleStatistics),
         "samples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "classifier": component_spec.ChannelParameter(type=standard_artifacts.Model),
@@ -41,6 +42,7 @@ class GenerationEvaluator(base_beam_component.BaseBeamComponent):
     def __init__(
         self,
         examples: BaseChannel,
+        reference: BaseChannel,
         samples: BaseChannel,
         model: BaseChannel,
         classifier: BaseChannel,
@@ -54,6 +56,7 @@ class GenerationEvaluator(base_beam_component.BaseBeamComponent):
 
         Args:
           examples: image Examples with splits `train` and `eval`.
+          reference: of ReferenceStatistics, in the same features.
           samples: of ImageSampler.
           model: the generator SavedModel that drew them, to be blessed.
           classifier: a classifier SavedModel (`classify_pixels`).
@@ -68,6 +71,7 @@ class GenerationEvaluator(base_beam_component.BaseBeamComponent):
         super().__init__(
             spec=GenerationEvaluatorSpec(
                 examples=examples,
+                reference=reference,
                 samples=samples,
                 model=model,
                 classifier=classifier,

@@ -15,6 +15,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import Artifact, artifact_utils
 
 from components.evaluators import blessing, examples, features, files, scores
+from components.evaluators.features import FeatureNetwork
 from components.evaluators.generation import neighbours
 from components.evaluators.generation.neighbours import HELD_OUT
 from components.evaluators.generation.rejection import KeepLikeliest
@@ -33,9 +34,9 @@ from components.evaluators.generation.statistics import (
     SampleStatistics,
     score,
 )
-from components.evaluators.networks import ExtractHeldOut, Networks
+from components.evaluators.networks import Networks
 from components.metrics import registry
-from components.metrics.moments import MomentsFn
+from components.reference_statistics.stored import ReadReal, moments_path, read_reference
 from components.sampled_set import PUSHED, SAMPLES, SampledSet
 
 SAMPLES_FILE = "samples.npz"
@@ -68,22 +69,26 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         ResNet-101 and scores by Inception.
 
         Args:
-          input_dict: `examples`, `samples`, `model` (the generator that drew them), `classifier`.
+          input_dict: `examples`, `reference` (these images in the features), `samples`, `model` (the
+            generator that drew them), `classifier`.
           output_dict: `evaluation`, `blessing`.
           exec_properties: `batch_size`, `thresholds` (JSON), `features` (a name of
             `components.evaluators.network_names`), `features_version`.
 
         Raises:
-          ValueError: a split is empty; acceptance is below 1, and generator and classifier do not have the
-            same classes.
+          ValueError: acceptance is below 1, and generator and classifier do not have the same classes; or
+            the reference is of another network.
           ProtocolError: the feature network is not there.
         """
         started = time.monotonic()
         evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
-        real, batch_size = input_dict["examples"], exec_properties["batch_size"]
-        counts = {f"{split}_images": examples.count(real, split) for split in ("train", "eval")}
+        real, reference = input_dict["examples"], input_dict["reference"]
+        described = read_reference(reference)
+        counts = {f"{split}_images": count for split, count in described["counts"].items()}
         class_names = tuple(examples.dataset(real).class_names)
         networks = Networks.of(input_dict, exec_properties["features"])
+        _check_reference(described, networks.features)
+        train_moments = moments_path(artifact_utils.get_single_uri(reference), "train")
         sampled = read_set(input_dict["samples"])
         plan = sampled.plan
         told = networks.tells(sampled.class_names)
@@ -98,46 +103,38 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         counts["held_out_sought"] = min(counts["eval_images"], neighbours.MEASURED)
         counts["train_subset"] = min(counts["train_images"], SUBSET)
         splits = features.inception_splits(plan.samples)
-        needs = registry.available_needs(
-            plan.classes if told else 0, probabilities=networks.scores_classes(class_names)
-        )
+        needs = registry.available_needs(plan.classes if told else 0, probabilities=networks.scores_classes)
         paths = {split: os.path.join(evaluation.uri, f"{split}.json") for split in sampled.splits}
 
         with self._make_beam_pipeline() as pipeline:
             samples = {}
             for split in sampled.splits:
-                read = ReadSamples(shards(input_dict["samples"], split), networks, sampled, batch_size)
+                read = ReadSamples(
+                    shards(input_dict["samples"], split), networks, sampled, exec_properties["batch_size"]
+                )
                 samples[split] = pipeline | f"Extract {split}" >> read
                 if plan.acceptance < 1:
                     samples[split] |= f"Reject {split}" >> KeepLikeliest(plan)
-            held_out = (
-                pipeline
-                | "Read eval" >> examples.ReadImages(real, "eval", batch_size)
-                | beam.ParDo(ExtractHeldOut(networks, sampled.image_size))
+            held_out, train = (
+                pipeline | f"Read {split}" >> ReadReal(reference, split) for split in ("eval", "train")
             )
             found_in = shards(input_dict["samples"], SAMPLES)
             queries = {**samples, HELD_OUT: held_out} | "Queries" >> neighbours.MakeQueries(found_in, sampled)
-            train = (
-                pipeline
-                | "Read train" >> examples.ReadImages(real, "train", batch_size)
-                | beam.ParDo(
-                    neighbours.ExtractTrain(networks.features, sampled.image_size),
-                    beam.pvalue.AsSingleton(queries),
-                )
+            found = (
+                train
+                | beam.ParDo(neighbours.FindNearest(), beam.pvalue.AsSingleton(queries))
+                | beam.CombineGlobally(neighbours.FoundFn())
             )
-            found = train | scores.Combine("found", neighbours.FoundFn())
             real_statistics = {
-                "train": train | scores.Combine("features.features", MomentsFn()),
                 "train_subset": train | "Subset of train" >> FirstFeatures(counts["train_subset"]),
                 "held_out": held_out | "Combine eval" >> FirstMoments(counts["matched"]),
-                "accuracy": held_out | beam.Map(lambda batch: batch.hits) | scores.Accuracy(),
                 "found": found,
             }
             for split, path in paths.items():
                 scores.write_scores(
                     pipeline,
                     path,
-                    functools.partial(score, needs, split, plan.params.seed),
+                    functools.partial(score, needs, split, plan.params.seed, train=train_moments),
                     queries=queries,
                     **real_statistics,
                     **samples[split]
@@ -146,7 +143,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 )
             _ = samples[SAMPLES] | WriteShown(found_in, sampled, evaluation.uri)
             near = os.path.join(evaluation.uri, neighbours.NEIGHBOURS_FILE)
-            _ = found | beam.Map(neighbours.write, beam.pvalue.AsSingleton(queries), sampled.image_size, near)
+            _ = found | beam.Map(
+                neighbours.write,
+                beam.pvalue.AsSingleton(queries),
+                examples.image_shards(real, "train"),
+                sampled.image_size,
+                near,
+            )
 
         measured = {split: scores.take_scores(path) for split, path in paths.items()}
         metrics = {split: _metrics(one) for split, one in measured.items()}
@@ -157,8 +160,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             metrics=metrics[SAMPLES],
             thresholds=json.loads(exec_properties["thresholds"]),
             protocol={
-                **networks.protocol(class_names, measured[SAMPLES]["accuracy"]),
-                "dimensions": measured[SAMPLES]["dimensions"],
+                **networks.protocol(class_names, described["accuracy"]),
+                "dimensions": described["dimensions"],
                 "reference": "train split",
                 "classes": "in turn" if plan.classes else "none",
                 "acceptance": plan.acceptance,
@@ -171,6 +174,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             seconds=time.monotonic() - started,
             intervals=measured[SAMPLES]["intervals"],
             pushed=blessing.Pushed(sampled.pushed, metrics.get(PUSHED, {}), sampled.pushed_problem),
+        )
+
+
+def _check_reference(described: Mapping[str, Any], network: FeatureNetwork) -> None:
+    own = network.name, network.about()["weights"]
+    if (described["features"], described["weights"]) != own:
+        raise ValueError(
+            f"the reference must be in the features of {' '.join(own)}, got {described['features']} "
+            f"{described['weights']}: run ReferenceStatistics again"
         )
 
 

@@ -1,28 +1,26 @@
 """The training images that are nearest to samples: what a model that copies would give away.
 
-The first samples, and the first held-out images to compare with, are looked for in the train split while its
-features are computed, so that it is read once. Distances are Euclidean, of features and, of the few that are
-shown, of pixels at `PIXELS` a side.
+The first samples, and the first held-out images to compare with, are looked for in the features of the train
+split. Distances are Euclidean, of features and, of the few that are shown, of pixels of thumbnails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
 import tensorflow as tf
 
-from components.evaluators import features, files
-from components.evaluators.examples import ImageBatch
-from components.evaluators.features import FeatureNetwork, Features
+from components.evaluators import examples, features, files
+from components.evaluators.examples import ImageShard
 from components.evaluators.generation.samples import Samples, Shard, images
-from components.evaluators.networks import HeldOut
 from components.metrics import neighbours
 from components.metrics.distances import Centred
 from components.metrics.memorization import Memorization, memorization
 from components.metrics.neighbours import Neighbours
+from components.reference_statistics.stored import RealImages, thumbnails
 from components.sampled_set import SAMPLES, SampledSet
 
 NEIGHBOURS_FILE = "neighbours.npz"
@@ -31,7 +29,6 @@ HELD_OUT = "held-out"
 MEASURED = 1000
 # Samples that are shown, the first ones, and their neighbours: so many in features and one in pixels.
 SHOWN, NEAREST = 12, 3
-PIXELS = 32
 
 
 class Queries(NamedTuple):
@@ -40,7 +37,7 @@ class Queries(NamedTuple):
     Attributes:
       vectors: features float32 [Q, D] of the parts one after the other.
       sizes: of the parts, by name, in order.
-      pixels: float32 [K, 3 PIXELS^2], of the samples that are shown, which are also the first K vectors.
+      pixels: float32 [K, 3 P^2], thumbnails of the samples that are shown, also the first K vectors.
       shown: uint8 [K, S, S, 3].
       classes: int32 [K], requested.
     """
@@ -64,20 +61,10 @@ class Found(NamedTuple):
     Attributes:
       features: of every query.
       pixels: of every sample that is shown.
-      encoded: the images of the samples that are shown, by place.
     """
 
     features: Neighbours
     pixels: Neighbours
-    encoded: Mapping[int, bytes]
-
-
-class TrainBatch(NamedTuple):
-    """B training images as their features, and which of them are near a query."""
-
-    places: np.ndarray  # int64 [B], in the split
-    features: Features
-    found: Found
 
 
 class MakeQueries(beam.PTransform):
@@ -118,7 +105,7 @@ def _join(
     return Queries(
         np.concatenate(vectors),
         {name: len(array) for name, array in zip(names, vectors, strict=True)},
-        _thumbnails(pictures),
+        _flat(thumbnails(pictures)),
         pictures,
         sampled.plan.class_ids(numbers),
     )
@@ -131,7 +118,7 @@ def in_order(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np
     return rows[order], places[order]
 
 
-def first(batch: HeldOut | Samples | TrainBatch, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def first(batch: RealImages | Samples, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(places, features) of the images of a batch whose place is below `count`, if there is any."""
     rows = batch.places < count
     if rows.any():
@@ -145,28 +132,20 @@ def first_numbers(batch: Samples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield batch.places[rows], batch.indices[rows]
 
 
-class ExtractTrain(beam.DoFn):
-    """`ImageBatch` -> `TrainBatch`."""
-
-    def __init__(self, network: FeatureNetwork, image_size: int):
-        self._network = network
-        self._image_size = image_size
+class FindNearest(beam.DoFn):
+    """`RealImages` of the train split -> the `Found` among them."""
 
     def setup(self) -> None:
-        """Load the network."""
-        self._extract = self._network.load()
+        """Nothing is centred yet."""
         self._centred: tuple[Queries, Centred, Centred] | None = None
 
-    def process(self, batch: ImageBatch, queries: Queries) -> Iterator[TrainBatch]:
-        """Compute the features of one batch, and measure how near its images are."""
-        pixels = features.decode(tf.constant(batch.image_bytes), self._image_size)
-        levels = features.to_8_bits(pixels.numpy())
-        extracted = self._extract(levels)
+    def process(self, batch: RealImages, queries: Queries) -> Iterator[Found]:
+        """Measure how near the images of one batch are."""
         to_features, to_pixels = self._targets(queries)
-        by_features = neighbours.nearest(to_features, extracted.features, batch.places, NEAREST)
-        by_pixels = neighbours.nearest(to_pixels, _thumbnails(levels), batch.places, 1)
-        encoded = dict(zip(batch.places.tolist(), batch.image_bytes.tolist(), strict=True))
-        yield TrainBatch(batch.places, extracted, _of_shown(by_features, by_pixels, [encoded]))
+        yield Found(
+            neighbours.nearest(to_features, batch.features.features, batch.places, NEAREST),
+            neighbours.nearest(to_pixels, _flat(batch.thumbnails), batch.places, 1),
+        )
 
     def _targets(self, queries: Queries) -> tuple[Centred, Centred]:
         # A worker may get the same side input anew; equal content has equal centres.
@@ -201,8 +180,8 @@ def compare(found: Found, queries: Queries, part: str) -> Memorization:
     return memorization(queries.nearest(found, part), queries.nearest(found, HELD_OUT))
 
 
-def write(found: Found, queries: Queries, image_size: int, path: str) -> None:
-    """Write the samples that are shown and their neighbours.
+def write(found: Found, queries: Queries, train: list[ImageShard], image_size: int, path: str) -> None:
+    """Write the samples that are shown and their neighbours among the images of `train`.
 
     `samples` uint8 [K, S, S, 3], `classes` [K]; of each neighbour `of` (which sample), `by` (0 features, 1
     pixels), `images` uint8 [R, S, S, 3] and `distances`, of features as multiples of the median that held-out
@@ -221,7 +200,8 @@ def write(found: Found, queries: Queries, image_size: int, path: str) -> None:
         )
         if place != neighbours.NOBODY
     ]
-    encoded = tf.constant([found.encoded[place] for _, _, place, _ in rows])
+    near = examples.images_at(train, {place for _, _, place, _ in rows})
+    encoded = tf.constant([near[place] for _, _, place, _ in rows])
     of, by, _, distances = zip(*rows, strict=True)
     files.write_arrays(
         path,
@@ -237,25 +217,12 @@ def write(found: Found, queries: Queries, image_size: int, path: str) -> None:
 
 
 def _merged(parts: list[Found]) -> Found:
-    by_features = neighbours.merge([part.features for part in parts], NEAREST)
-    by_pixels = neighbours.merge([part.pixels for part in parts], 1)
-    return _of_shown(by_features, by_pixels, [part.encoded for part in parts])
-
-
-def _of_shown(by_features: Neighbours, by_pixels: Neighbours, encoded: list[Mapping[int, bytes]]) -> Found:
-    """With the images of those that are shown alone."""
-    shown = len(by_pixels.places)
-    wanted = np.unique(np.concatenate([by_features.places[:shown].ravel(), by_pixels.places.ravel()]))
-    known = {place: image for part in encoded for place, image in part.items()}
     return Found(
-        by_features,
-        by_pixels,
-        {place: known[place] for place in wanted.tolist() if place != neighbours.NOBODY},
+        neighbours.merge([part.features for part in parts], NEAREST),
+        neighbours.merge([part.pixels for part in parts], 1),
     )
 
 
-def _thumbnails(levels: np.ndarray) -> np.ndarray:
-    """Images uint8 [B, S, S, 3] at `PIXELS` a side or their own size, float32 [B, D] in [0, 1]."""
-    size = min(PIXELS, levels.shape[1])
-    small = tf.image.resize(tf.constant(levels), (size, size), method="area")
-    return small.numpy().reshape(len(levels), -1) / np.float32(255.0)
+def _flat(thumbnails: np.ndarray) -> np.ndarray:
+    """Thumbnails uint8 [B, P, P, 3] as float32 [B, D] in [0, 1]."""
+    return thumbnails.reshape(len(thumbnails), -1) / np.float32(255.0)

@@ -16,9 +16,6 @@ from components.evaluators.networks import Networks
 from components.sampled_set import SampledSet
 from serving.export.records import all_records, naming_damage
 
-# Records that are read at once when a few of them are wanted.
-BLOCK = 64
-
 _FEATURES = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),
     "image/number": tf.io.FixedLenFeature([], tf.int64),
@@ -129,7 +126,7 @@ def images(found: Sequence[Shard], sampled: SampledSet, numbers: Sequence[int]) 
     for shard in found:
         if not np.any((places >= shard.first) & (places < shard.first + shard.records)):
             continue
-        for png, present in _read(shard, BLOCK):
+        for png, present in _read(shard, examples.BLOCK):
             for row in np.flatnonzero(np.isin(present, wanted)):
                 pixels = features.decode(tf.constant([png[row]]), sampled.image_size)
                 chosen[int(present[row])] = features.to_8_bits(pixels.numpy())[0]

@@ -7,7 +7,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from components.evaluators import scores
+from components.evaluators import moments_file, scores
 from components.evaluators.generation import neighbours
 from components.evaluators.generation.neighbours import Found, Queries
 from components.evaluators.generation.samples import Samples
@@ -78,12 +78,11 @@ def score(
     part: str,
     seed: int,
     *,
-    accuracy: float,
+    train: str,
     queries: Queries,
     found: Found,
     groups: list[tuple[int, Moments]],
     subset: list[tuple[np.ndarray, np.ndarray]],
-    train: Moments,
     train_subset: list[tuple[np.ndarray, np.ndarray]],
     **statistics: Any,
 ) -> dict[str, Any]:
@@ -93,15 +92,15 @@ def score(
       needs: what data and networks have.
       part: the split of samples.
       seed: of the kernel distance's subsets.
-      accuracy: of the classifier on held-out images.
+      train: the file of the moments of the train split.
       queries: whose nearest training images were looked for.
       found: those.
       groups: moments of the features of random groups of samples, by number.
       subset: (places, features) of the first samples.
-      train: moments of the train split's features.
       train_subset: (places, features) of the first training images.
       **statistics: the other fields of `registry.GenerationStatistics`.
     """
+    real_moments = moments_file.read(train)
     by_group = [one for _, one in sorted(groups, key=lambda item: item[0])]
     samples, features = merge(by_group), neighbours.in_order(subset)[0]
     real = neighbours.in_order(train_subset)[0]
@@ -111,7 +110,7 @@ def score(
         registry.GENERATION,
         registry.GenerationStatistics(
             samples=samples,
-            train=train,
+            train=real_moments,
             kernel=kernel,
             manifold=shares,
             memorization=copied.share,
@@ -120,7 +119,7 @@ def score(
         needs | _needs(len(features), len(real)),
     )
     found_intervals = {
-        "fid": frechet_samples.interval(by_group, train, computed["fid"]),
+        "fid": frechet_samples.interval(by_group, real_moments, computed["fid"]),
         "precision": intervals.of_share(shares.precision, len(features)),
         "memorization": copied.interval,
     }
@@ -128,8 +127,6 @@ def score(
         found_intervals["class_accuracy"] = intervals.of_share(computed["class_accuracy"], samples.count)
     return {
         **computed,
-        "accuracy": accuracy,
-        "dimensions": len(train.mean),
         # None where there are too few images.
         "intervals": {name: ends for name, ends in found_intervals.items() if np.isfinite(ends).all()},
     }

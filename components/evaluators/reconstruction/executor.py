@@ -100,11 +100,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
     ) -> dict[str, Any]:
         """The scores of a tokenizer; what the report shows is written to `folder`."""
         scores_path = os.path.join(folder, "scores.json")
-        class_names = tuple(examples.dataset(input_dict["examples"]).class_names)
         lpips = exec_properties[LPIPS]
-        needs = registry.available_needs(
-            0, probabilities=networks.scores_classes(class_names), lpips=bool(lpips)
-        )
+        needs = registry.available_needs(0, probabilities=networks.scores_classes, lpips=bool(lpips))
         metadata = tokenizer.metadata()
         splits = features.inception_splits(examples.count(input_dict["examples"], "eval"))
         with self._make_beam_pipeline() as pipeline:

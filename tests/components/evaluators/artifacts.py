@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_artifacts
 
+from components.reference_statistics import executor as reference_statistics
 from tests import stand_ins
 
 # The brightness that the stand-in classifier expects of each class.
@@ -55,6 +56,23 @@ def write_examples(folder: Path, splits, class_names=stand_ins.CLASSES):
 def write_model(folder: Path, write, identity: int = 1, **options):
     write(str(folder / "Format-Serving"), **options)
     return artifact(standard_artifacts.Model, folder, identity)
+
+
+def write_reference(folder: Path, inputs, batch_size: int = 4, features: str = "classifier", beam_args=()):
+    """Run ReferenceStatistics on `inputs` (`examples`, `classifier`)."""
+    reference = artifact(standard_artifacts.ExampleStatistics, folder)
+    folder.mkdir(parents=True)
+    reference_statistics.Executor(beam_context(*beam_args)).Do(
+        inputs,
+        as_lists(reference=reference),
+        {
+            "image_size": stand_ins.SIZE,
+            "batch_size": batch_size,
+            "features": features,
+            "features_version": "",
+        },
+    )
+    return reference
 
 
 def outputs(folder: Path):

@@ -9,11 +9,18 @@ from components.evaluators.reconstruction.component import ReconstructionEvaluat
 from components.image_sampler.component import ImageSampler
 
 EXAMPLES = Channel(type=standard_artifacts.Examples)
+REFERENCE = Channel(type=standard_artifacts.ExampleStatistics)
 MODEL = Channel(type=standard_artifacts.Model)
+# What each compares images with.
+EVALUATORS = [
+    (ReconstructionEvaluator, [EXAMPLES]),
+    (GenerationEvaluator, [EXAMPLES, REFERENCE, EXAMPLES]),
+]
 
 
 @pytest.mark.parametrize(
-    ("component", "examples"), [(ReconstructionEvaluator, [EXAMPLES]), (GenerationEvaluator, [EXAMPLES] * 2)]
+    ("component", "examples"),
+    EVALUATORS,
 )
 def test_evaluator_outputs_an_evaluation_and_a_blessing(component, examples):
     node = component(*examples, MODEL, MODEL, thresholds={"fid": {"max": 9.0}})
@@ -23,7 +30,8 @@ def test_evaluator_outputs_an_evaluation_and_a_blessing(component, examples):
 
 
 @pytest.mark.parametrize(
-    ("component", "examples"), [(ReconstructionEvaluator, [EXAMPLES]), (GenerationEvaluator, [EXAMPLES] * 2)]
+    ("component", "examples"),
+    EVALUATORS,
 )
 def test_unknown_metric_is_rejected_at_construction(component, examples):
     with pytest.raises(ValueError, match=r"must name one of .*fid.*, got 'speed'"):

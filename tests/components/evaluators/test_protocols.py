@@ -1,7 +1,8 @@
 import numpy as np
+import onnx
 import pytest
 import tensorflow as tf
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from components.evaluators.network_names import ProtocolError
@@ -26,10 +27,10 @@ def frozen(path, *, pool="pool_3", bias=True):
     return str(path)
 
 
-def saved_model(path, dtype=tf.uint8):
+def saved_model(path, dtype=tf.uint8, scale=1.0):
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], dtype, "images")])
     def features(images):
-        mean = tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2])
+        mean = scale * tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2])
         return {"mean": mean, "map": tf.cast(images, tf.float32)}
 
     tf.saved_model.save(tf.Module(), str(path), signatures={"features": features})
@@ -124,6 +125,10 @@ def test_onnx_files_that_do_not_fit_are_one_line(tmp_path):
     )
     onnx_file(net, BYTES, ["b", "h", "w", 3], inputs=("images", "tokens"))
     refused("onnx", net, "must have one input, got images, tokens")
+    model = onnx.load(onnx_file(net, BYTES, ["b", "h", "w", 3]))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(300, np.float32), "zeros"))
+    onnx.save(model, net, save_as_external_data=True, size_threshold=0, location="net.data")
+    refused("onnx", net, "must hold its weights itself")
     net.write_bytes(b"no network")
     refused("onnx", net, "cannot be loaded")
 
@@ -158,7 +163,8 @@ def test_a_classifier_of_a_run_gives_its_features(tmp_path):
     network = open_protocol(f"classifier:{tmp_path / 'classifier'}")
     answer = network.extract(LEVELS)
     np.testing.assert_allclose(answer.probabilities.sum(axis=1), 1.0, rtol=1e-5)
-    assert "8 pixels a side" in network.resize
+    assert network.resize == "none: images must have 8 pixels a side"
+    assert network.digest == version(f"classifier:{tmp_path / 'classifier'}")
 
 
 def test_the_digest_is_of_the_weights(tmp_path):

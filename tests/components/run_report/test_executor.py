@@ -55,6 +55,14 @@ def run(inputs, tmp_path, output_dir):
     )
 
 
+def test_what_was_imported_has_no_curves(inputs, tmp_path):
+    for name in ("tokenizer_run", "classifier_run"):
+        del inputs[name]
+    run(inputs, tmp_path, str(tmp_path / "run"))
+    report = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
+    assert set(report["histories"]) == {"vim"}
+
+
 def test_report_is_written_to_the_artifact_and_the_run_folder(inputs, tmp_path):
     run(inputs, tmp_path, str(tmp_path / "run"))
     for place in ("report", "run"):

@@ -14,6 +14,7 @@ from tfx_pipeline.kubeflow import compiler
 from tfx_pipeline.kubeflow.parameters import DATASET_VERSION, RUN_FOLDER, SEED, SERVING_FOLDER, STAND_INS
 from tfx_pipeline.kubeflow.task import Task
 from tfx_pipeline.pipeline import create_pipeline
+from tfx_pipeline.versions import Versions
 
 IMAGE = "registry.example/tfx-vim:1"
 DEFAULTS = {RUN_FOLDER: "", SERVING_FOLDER: "", DATASET_VERSION: "7", SEED: 3}
@@ -29,7 +30,7 @@ def whole_graph(*overrides, preset="digits"):
         config.load(preset, overrides).with_seed(STAND_INS[SEED]),
         run_dir=STAND_INS[RUN_FOLDER],
         serving_dir=STAND_INS[SERVING_FOLDER],
-        dataset_version=STAND_INS[DATASET_VERSION],
+        versions=Versions(STAND_INS[DATASET_VERSION]),
     )
 
 
@@ -41,8 +42,12 @@ def imported_graph():
     return whole_graph("stage1={savedmodel: theirs}")
 
 
+def pretrained_graph():
+    return whole_graph("classifier={network: ResNet101}")
+
+
 # The graphs that must compile.
-GRAPHS = [three_tasks, whole_graph, imported_graph]
+GRAPHS = [three_tasks, whole_graph, imported_graph, pretrained_graph]
 
 
 def described(executor):

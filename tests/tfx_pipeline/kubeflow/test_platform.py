@@ -13,6 +13,7 @@ from tfx_pipeline.kubeflow import compiler, platform
 from tfx_pipeline.kubeflow.parameters import DATASET_VERSION, RUN_FOLDER, SEED, SERVING_FOLDER, STAND_INS
 from tfx_pipeline.kubeflow.platform import Platform
 from tfx_pipeline.pipeline import create_pipeline
+from tfx_pipeline.versions import Versions
 
 DEFAULTS = {RUN_FOLDER: "", SERVING_FOLDER: "", DATASET_VERSION: "", SEED: 0}
 FULL = {
@@ -150,7 +151,7 @@ def test_an_unknown_task_is_one_line_with_the_nearest_name():
     with pytest.raises(
         ConfigError, match=r"platform\.tasks must be of .*, got Trainer-vin; did you mean Trainer-vim\?"
     ):
-        create_pipeline(loaded, run_dir="/run", dataset_version="1")
+        create_pipeline(loaded, run_dir="/run", versions=Versions("1"))
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_a_run_is_started_in_its_experiment_with_parameters_and_its_link_is_prin
     assert run["display_name"] == "first"
     assert run["runtime_config"]["parameters"] == {"seed": 7, "run_folder": "s3://bucket/a=b"}
     specification = run["pipeline_spec"].get("pipeline_spec", run["pipeline_spec"])
-    assert len(specification["root"]["dag"]["tasks"]) == 19
+    assert len(specification["root"]["dag"]["tasks"]) == 20
 
 
 def test_each_task_is_said_once_when_it_has_ended(api, compiled):

@@ -55,13 +55,21 @@ def pod(manifests):
     return job["template"]["spec"]["template"]
 
 
-@pytest.mark.parametrize("preset", ["digits", "imagenet256_bb", "ablations/patchgan"])
-def test_every_manifest_fits_its_schema(tmp_path, preset):
+@pytest.mark.parametrize(
+    ("preset", "trained"),
+    [
+        ("digits", ["tokenizer", "classifier", "vim"]),
+        ("imagenet256_bb", ["tokenizer", "vim"]),
+        ("ablations/patchgan", ["tokenizer", "vim"]),
+    ],
+)
+def test_every_manifest_fits_its_schema(tmp_path, preset, trained):
     tasks = {"Trainer-vim": POD, "Trainer-tokenizer": {"tpu": TPU, "cpu": 4}}
     files = written(tmp_path, tasks, preset=preset)
-    assert set(files) == {"Trainer-tokenizer.yaml", "Trainer-classifier.yaml", "Trainer-vim.yaml"}
+    assert set(files) == {f"Trainer-{name}.yaml" for name in trained}
     kinds = [[manifest["kind"] for manifest in manifests] for manifests in files.values()]
-    assert kinds == [["ConfigMap", "Job"], *[["ConfigMap", "TrainingRuntime", "TrainJob"]] * 2]
+    others = [["ConfigMap", "TrainingRuntime", "TrainJob"]] * (len(trained) - 1)
+    assert kinds == [["ConfigMap", "Job"], *others]
     for manifests in files.values():
         for manifest in manifests:
             check(manifest)

@@ -7,11 +7,13 @@ import pytest
 import tensorflow as tf
 from tfx.types import standard_artifacts
 
+from components.evaluators.generation import executor
 from components.evaluators.generation.executor import Executor
 from components.image_sampler import executor as image_sampler
 from components.metrics import frechet_samples
 from components.metrics.frechet import frechet_distance
 from components.metrics.moments import moments
+from serving.export.classifier import ROTATIONS
 from serving.export.sampling_params import SamplingParams
 from tests import stand_ins
 from tests.components.evaluators import artifacts
@@ -38,6 +40,7 @@ def evaluate(tmp_path_factory):
         thresholds="{}",
         features="classifier",
         real=REAL,
+        told=stand_ins.CLASSES,
         **drawing,
     ):
         folder = tmp_path_factory.mktemp("evaluation")
@@ -59,13 +62,13 @@ def evaluate(tmp_path_factory):
                 **drawing,
             },
         )
+        inputs = artifacts.as_lists(
+            examples=artifacts.write_examples(folder / "examples", splits, class_names),
+            classifier=model(stand_ins.write_classifier, class_names=told),
+        )
+        reference = artifacts.write_reference(folder / "reference", inputs, batch_size, features, beam_args)
         Executor(artifacts.beam_context(*beam_args)).Do(
-            artifacts.as_lists(
-                examples=artifacts.write_examples(folder / "examples", splits, class_names),
-                samples=samples,
-                model=generator,
-                classifier=model(stand_ins.write_classifier),
-            ),
+            {**inputs, **artifacts.as_lists(reference=reference, samples=samples, model=generator)},
             artifacts.as_lists(**made),
             {
                 "batch_size": batch_size,
@@ -188,8 +191,16 @@ def test_samples_depend_on_the_seed_and_not_on_batch_size(evaluate):
     assert (sets[0][1]["images"] != sets[2][1]["images"]).any()
 
 
-def test_unconditional_model_has_no_class_accuracy_and_misses_a_threshold_on_it(evaluate):
-    evaluation, samples, _ = evaluate(class_names=(), thresholds=json.dumps({"class_accuracy": {"min": 0.9}}))
+def test_real_images_in_other_features_are_refused(evaluate, nothing_runs, monkeypatch):
+    read = executor.read_reference
+    monkeypatch.setattr(executor, "read_reference", lambda artifact: {**read(artifact), "weights": "0ld"})
+    with pytest.raises(ValueError, match=r"must be in the features of .*, got classifier 0ld"):
+        evaluate(samples=3)
+
+
+def test_without_labels_nothing_is_recognized_and_a_threshold_on_it_is_missed(evaluate):
+    thresholds = json.dumps({"class_accuracy": {"min": 0.9}})
+    evaluation, samples, _ = evaluate(class_names=(), told=ROTATIONS, thresholds=thresholds)
     assert {"class_accuracy", "is"}.isdisjoint(evaluation["metrics"])
     assert evaluation["protocol"]["recognizer"]["classes"] == "rotations"
     assert "held_out_accuracy" not in evaluation["protocol"]["recognizer"]
@@ -197,6 +208,13 @@ def test_unconditional_model_has_no_class_accuracy_and_misses_a_threshold_on_it(
     (failed,) = evaluation["failed_thresholds"]
     assert failed["reason"] == "class_accuracy was not measured, it needs images with classes"
     assert len(samples["images"]) == 30
+
+
+def test_a_recognizer_of_its_own_classes_gives_an_inception_score_without_labels(evaluate):
+    evaluation, *_ = evaluate(class_names=())
+    assert "class_accuracy" not in evaluation["metrics"]
+    assert 1.0 <= evaluation["metrics"]["is"] <= 3.0
+    assert evaluation["protocol"]["recognizer"]["classes"] == 3
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""ClassifierImporter: a network of keras.applications instead of a classifier that the run trains."""
