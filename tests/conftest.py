@@ -1,7 +1,9 @@
-"""The order of the tests, how much graphs are optimized in them, and Python's garbage collector."""
+"""The order of the tests, how much graphs are optimized in them, and memory."""
 
+import ctypes
 import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 import tensorflow as tf
@@ -32,3 +34,11 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory_is_given_back() -> Iterator[None]:
+    """Give the memory of a module's models back to the system, which glibc keeps otherwise."""
+    yield
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
