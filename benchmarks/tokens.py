@@ -32,9 +32,9 @@ from components.token_transform.encode import LOAD
 from components.token_transform.executor import Executor
 from components.token_transform.tokenizer import SIGNATURE
 from serving.export.metadata import Metadata
+from serving.export.signatures import exportable
 from serving.export.tokenizer import export_tokenizer
 from tfx_pipeline.config import Config, load
-from trainers.training import job
 from trainers.vit_vqgan.model import ViTVQGAN
 
 SPLIT = "train"
@@ -204,7 +204,7 @@ def _write_tokenizer(directory: str, config: Config) -> None:
         (),
         {"tensorflow": tf.__version__},
     )
-    export_tokenizer(directory, job.exportable(model), metadata, encode=model.encode, decode=model.decode)
+    export_tokenizer(directory, exportable(model), metadata, encode=model.encode, decode=model.decode)
 
 
 def _write_images(folder: Path, size: Size, count: int) -> types.Artifact:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import metadata as distributions
 from typing import Any
 
-import tensorflow as tf
 from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
@@ -16,7 +14,8 @@ from components.classifier_importer.names import NetworkFiles
 from components.dataset import Dataset
 from serving.export.atomic import atomic_folder
 from serving.export.classifier import export_classifier
-from serving.export.metadata import Metadata
+from serving.export.metadata import Metadata, library_versions
+from serving.export.signatures import exportable
 
 
 class Executor(base_executor.BaseExecutor):
@@ -45,17 +44,17 @@ class Executor(base_executor.BaseExecutor):
             tokens=0,
             codebook_size=0,
             class_names=recognizer.class_names,
-            versions={name: distributions.version(name) for name in ("tfx-vim", "tensorflow", "keras")},
+            versions=library_versions(),
             ground=exec_properties["ground"],
             max_image_pixels=exec_properties["max_image_pixels"],
             architecture=f"{files.network} of keras.applications",
             resize=recognizer.resize,
         )
-        # Not the Keras model itself, to which Keras would add a signature of its own.
-        module = tf.Module()
-        module.variables_of_model = [variable.value for variable in recognizer.model.variables]
         uri = artifact_utils.get_single_uri(output_dict["model"])
         with atomic_folder(uri):
             export_classifier(
-                path_utils.serving_model_dir(uri), module, metadata, classify=recognizer.classify
+                path_utils.serving_model_dir(uri),
+                exportable(recognizer.model),
+                metadata,
+                classify=recognizer.classify,
             )

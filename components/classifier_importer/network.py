@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from components.classifier_importer.names import NETWORKS, NetworkFiles
 from serving.export.atomic import copy_file, is_remote
+from serving.export.versions import blocks
 from serving.wire.errors import one_line
 
 # The WordNet IDs of ImageNet's classes, sorted: the order of all published networks. TFDS ships them.
@@ -27,7 +28,6 @@ _SYNSETS = "tensorflow_datasets/datasets/imagenet2012/labels.txt"
 IMAGENET_CLASSES = 1000
 # Of the side, as in 224 of 256 (He et al. 2016, section 3.4).
 _CENTRE = 7 / 8
-_BLOCK_BYTES = 2**24
 # By default Python waits for an unresponsive server as long as the kernel does: minutes.
 _DOWNLOAD_SECONDS = 10.0
 
@@ -62,10 +62,9 @@ def version(files: NetworkFiles) -> str:
     digest = hashlib.sha256()
     for path in filter(None, files[1:]):
         try:
-            with tf.io.gfile.GFile(path, "rb") as file:
-                while block := file.read(_BLOCK_BYTES):
-                    digest.update(block)
-        except tf.errors.OpError as error:
+            for block in blocks(path):
+                digest.update(block)
+        except (OSError, tf.errors.OpError) as error:
             raise ClassifierError(f"classifier must have the file {path}: {one_line(error)}") from error
     kept = "" if files.weights else f"keras-{distributions.version('keras')}-"
     return kept + digest.hexdigest()[:16]

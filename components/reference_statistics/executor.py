@@ -48,6 +48,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         reference = artifact_utils.get_single_instance(output_dict["reference"])
         reference.split_names = artifact_utils.encode_split_names(list(stored.SPLITS))
         counts = {split: examples.count(real, split) for split in stored.SPLITS}
+        found = {split: examples.image_shards(real, split) for split in stored.SPLITS}
         networks = Networks.of(input_dict, exec_properties["features"])
         about = networks.features.about()
         dataset = examples.dataset(real).fingerprint
@@ -55,7 +56,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         with self._make_beam_pipeline() as pipeline:
             for split in stored.SPLITS:
                 make_folder(os.path.join(reference.uri, f"Split-{split}"))
-                shards = examples.image_shards(real, split)
+                shards = found[split]
                 # How well classes are recognized is asked of held-out images.
                 asked = networks if split == "eval" else networks.features
                 write = WriteReal(asked, exec_properties, reference.uri, split, len(shards))
@@ -83,10 +84,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 **about,
                 "dimensions": len(moments_file.read(stored.moments_path(reference.uri, "train")).mean),
                 "counts": counts,
-                "files": {
-                    split: [shard.records for shard in examples.image_shards(real, split)]
-                    for split in stored.SPLITS
-                },
+                "files": {split: [shard.records for shard in shards] for split, shards in found.items()},
                 "dataset": dataset,
                 **scores.take_scores(accuracy_path),
             },

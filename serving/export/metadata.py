@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from importlib import metadata as distributions
 
 # Every image is RGB.
 CHANNELS = 3
@@ -73,3 +74,8 @@ class Metadata:
     def to_json(self) -> str:
         """One line of JSON, identical for identical metadata."""
         return json.dumps(asdict(self), sort_keys=True)
+
+
+def library_versions() -> dict[str, str]:
+    """The releases of what makes a model."""
+    return {name: distributions.version(name) for name in ("tfx-vim", "tensorflow", "keras")}

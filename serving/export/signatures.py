@@ -139,3 +139,16 @@ def save(directory: str, model: tf.Module, metadata: Metadata, signatures: Mappi
         signatures={**signatures, "metadata": describe},
     )
     write_atomic(os.path.join(directory, METADATA_FILE), metadata.to_json())
+
+
+def exportable(model: Any, **loaded: Any) -> tf.Module:
+    """A module that holds the variables of a Keras model, and SavedModels loaded beside it.
+
+    Not the Keras model itself: Keras adds a signature of its own to whatever it is saved in, which fails for
+    a model of more than one input.
+    """
+    module = tf.Module()
+    module.variables_of_model = [variable.value for variable in model.variables]
+    for name, saved_model in loaded.items():
+        setattr(module, name, saved_model)
+    return module

@@ -68,7 +68,7 @@ def content_digest(folder: str) -> str:
     files = _files(folder)
     for path in files:
         own = hashlib.sha256()
-        for block in _blocks(os.path.join(folder, path)):
+        for block in blocks(os.path.join(folder, path)):
             own.update(block)
         digest.update(f"{path}\0{own.hexdigest()}\n".encode())
     return digest.hexdigest()[:16] if files else ""
@@ -115,7 +115,8 @@ def _files(folder: str) -> list[str]:
     return sorted(found, key=lambda path: (path == SAVED_MODEL, path))
 
 
-def _blocks(path: str) -> Iterator[bytes]:
+def blocks(path: str) -> Iterator[bytes]:
+    """The content of a file, a part at a time."""
     opened: Callable[..., Any] = open
     if is_remote(path):
         import tensorflow as tf

@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from serving.export.classifier import ROTATIONS, export_classifier
+from serving.export.signatures import exportable
 from trainers.classifier.config import Classifier
 from trainers.classifier.model import ResNet
 from trainers.training import examples, job
@@ -56,7 +57,7 @@ def run_fn(fn_args: Any) -> None:
         with job.export_folder(fn_args, history, [state]) as directory:
             export_classifier(
                 directory,
-                job.exportable(model),
+                exportable(model),
                 job.describe("classifier", run, class_names=class_names),
                 classify=model.call,
             )

@@ -9,7 +9,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata as distributions
 from typing import Any, NamedTuple, TypeVar
 
 import keras
@@ -17,7 +16,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from serving.export.atomic import write_atomic
-from serving.export.metadata import Metadata
+from serving.export.metadata import Metadata, library_versions
 from serving.export.records import naming_damage
 from serving.export.versions import versions
 from serving.wire.errors import is_out_of_memory, one_line
@@ -179,18 +178,5 @@ def describe(
         class_names=class_names,
         ground=job.ground,
         max_image_pixels=job.max_image_pixels,
-        versions={name: distributions.version(name) for name in ("tfx-vim", "tensorflow", "keras")},
+        versions=library_versions(),
     )
-
-
-def exportable(model: keras.Model, **loaded: Any) -> tf.Module:
-    """A module that holds a model's variables, and SavedModels loaded beside it.
-
-    Not the Keras model itself: Keras adds a signature of its own to whatever it is saved in, which fails for
-    a model of more than one input.
-    """
-    module = tf.Module()
-    module.variables_of_model = [variable.value for variable in model.variables]
-    for name, saved_model in loaded.items():
-        setattr(module, name, saved_model)
-    return module

@@ -14,7 +14,7 @@ from serving.export.compiled import export_compiled
 from serving.export.fingerprint import fingerprint
 from serving.export.generator import Generator, export_generator
 from serving.export.sampling_params import BatchSamplingParams, SamplingRequest
-from serving.export.signatures import read_metadata
+from serving.export.signatures import exportable, read_metadata
 from trainers.training import examples, job
 from trainers.training.alarms import OVERFITTING
 from trainers.training.errors import TrainingError
@@ -120,11 +120,11 @@ def run_fn(fn_args: Any) -> None:
             features=model.features,
         )
         with job.export_folder(fn_args, history, [state], [OVERFITTING]) as directory:
-            export_generator(directory, job.exportable(model, tokenizer=tokenizer), generator)
+            export_generator(directory, exportable(model, tokenizer=tokenizer), generator)
             if stage.sampler.compiled:
                 export_compiled(
                     compiled.beside(directory),
-                    job.exportable(model, tokenizer=tokenizer),
+                    exportable(model, tokenizer=tokenizer),
                     generator.metadata,
                     sample=lambda request, guided: (
                         CompiledSampler(model, Program(guided), stage.sampler)(request).tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from serving.export.signatures import exportable
 from serving.export.tokenizer import export_tokenizer
 from trainers.training import examples, job
 from trainers.training.evaluation import averaged_pictures, held_out_metrics
@@ -59,7 +60,7 @@ def run_fn(fn_args: Any) -> None:
         with job.export_folder(fn_args, history, objective.states, stage.alarms) as directory:
             export_tokenizer(
                 directory,
-                job.exportable(model),
+                exportable(model),
                 job.describe(
                     "tokenizer",
                     run,
